@@ -1,0 +1,248 @@
+"""Configuration of the model, its objective, its training and its generation; presets are data.
+
+Frozen, keyword-only, validated on construction; unknown keys are refused. A release carries ``ModelConfig`` and
+``GenerationConfig``; nothing at serving time reads any other setting of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from enum import StrEnum
+from typing import Any, Self
+
+from pinrec_core.errors import ConfigError, require
+
+
+class Variant(StrEnum):
+    """What the output head is conditioned on (pinrec.md §3)."""
+
+    UC = "uc"  # nothing
+    OC = "oc"  # the outcome
+    MT = "mt"  # the time offset
+    MT_OC = "mt_oc"  # both
+
+    @property
+    def outcome_conditioned(self) -> bool:
+        return self in (Variant.OC, Variant.MT_OC)
+
+    @property
+    def multi_token(self) -> bool:
+        return self in (Variant.MT, Variant.MT_OC)
+
+
+class WindowReduction(StrEnum):
+    """How the targets of one window are combined (eq. 5; not recoverable from the paper, so both are offered)."""
+
+    MEAN = "mean"
+    MIN = "min"
+
+
+class Allocation(StrEnum):
+    """How a budget becomes whole items: largest remainder, or the same in expectation with drawn remainders."""
+
+    DETERMINISTIC = "deterministic"
+    STOCHASTIC = "stochastic"
+
+
+class _Config:
+    """Building from and to plain data, with unknown keys refused."""
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Self:
+        known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+        unknown = sorted(set(raw) - known)
+        require(not unknown, f"{cls.__name__} keys", unknown, f"only {sorted(known)}", error=ConfigError)
+        try:
+            return cls(**raw)
+        except TypeError as error:
+            raise ConfigError(f"{cls.__name__}: {error}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        plain: dict[str, Any] = {}
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            plain[field.name] = list(value) if isinstance(value, tuple) else value
+        return plain
+
+    def _positive(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            require(value > 0, name, value, "a value above 0", error=ConfigError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig(_Config):
+    """Shape of the model. Letters are those of ``pinrec_core.contract.DIMENSIONS``.
+
+    ``num_outcomes``, ``num_surfaces`` and ``feature_width`` come from the dataset; the rest from a preset.
+    """
+
+    variant: Variant
+    layers: int  # L
+    heads: int
+    hidden_width: int  # H
+    item_width: int  # D
+    id_width: int  # I; 0 leaves the ID tables out
+    id_hashes: int  # K
+    id_rows: int  # rows per hash table, a power of two
+    embedder_layers: int  # fully connected layers of each item embedder, 2 or 3 in the paper
+    max_history: int  # longest T; the start token and the generated tokens come on top
+    max_steps: int  # longest S
+    max_offset: int  # Δmax; 1 unless the variant is multi-token
+    dropout: float
+    num_outcomes: int  # O
+    num_surfaces: int
+    feature_width: int  # F
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "variant", Variant(self.variant))
+        self._positive(
+            "layers", "heads", "hidden_width", "item_width", "embedder_layers", "max_history", "max_steps",
+            "max_offset", "num_outcomes", "num_surfaces", "feature_width", "id_hashes", "id_rows",
+        )  # fmt: skip
+        require(self.hidden_width % self.heads == 0, "hidden_width", self.hidden_width,
+                f"a multiple of heads={self.heads}", error=ConfigError)  # fmt: skip
+        require(self.id_width % self.id_hashes == 0, "id_width", self.id_width,
+                f"a multiple of id_hashes={self.id_hashes}", error=ConfigError)  # fmt: skip
+        require(self.id_rows & (self.id_rows - 1) == 0, "id_rows", self.id_rows, "a power of two", error=ConfigError)
+        require(0 <= self.dropout < 1, "dropout", self.dropout, "a value in [0, 1)", error=ConfigError)
+        if not self.variant.multi_token:
+            object.__setattr__(self, "max_offset", 1)
+
+    @property
+    def num_conditions(self) -> int:
+        """Outcomes the head tells apart: O, or 1 where it is not conditioned on them."""
+        return self.num_outcomes if self.variant.outcome_conditioned else 1
+
+    @property
+    def max_positions(self) -> int:
+        """Positions of the decoder: start token, history, generated tokens."""
+        return 1 + self.max_history + self.max_steps - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectiveConfig(_Config):
+    """The sampled softmax and its targets (pinrec.md §3)."""
+
+    in_batch_negatives: int = 1024
+    random_negatives: int = 1024
+    queries_per_step: int = 2048  # (position, offset) pairs whose window is scored, drawn from the batch
+    window: int = 4  # W; 1 unless the variant is multi-token
+    window_reduction: WindowReduction = WindowReduction.MEAN
+    init_temperature: float = 0.07  # λ starts at its inverse
+    max_inverse_temperature: float = 100.0
+    sketch_width: int = 1 << 16
+    sketch_depth: int = 4
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "window_reduction", WindowReduction(self.window_reduction))
+        self._positive(
+            "queries_per_step", "window", "init_temperature", "max_inverse_temperature", "sketch_width", "sketch_depth"
+        )
+        require(self.in_batch_negatives + self.random_negatives > 0, "random_negatives", self.random_negatives,
+                "at least one negative, in-batch or random", error=ConfigError)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingConfig(_Config):
+    """One training run."""
+
+    epochs: int = 10
+    batch_users: int = 64  # B
+    learning_rate: float = 1e-3
+    id_learning_rate: float = 3e-3
+    weight_decay: float = 0.01
+    warmup_share: float = 0.05
+    gradient_clip: float = 1.0
+    evaluation_share: float = 0.1  # users held out of training, by hash
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._positive("epochs", "batch_users", "learning_rate", "id_learning_rate", "gradient_clip")
+        require(
+            0 < self.evaluation_share < 1,
+            "evaluation_share",
+            self.evaluation_share,
+            "a value in (0, 1)",
+            error=ConfigError,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationConfig(_Config):
+    """Generation, compression, allocation and retrieval at serving time (pinrec.md §4)."""
+
+    steps: int = 6  # S
+    offsets: tuple[int, ...] = (1,)  # δ of the W embeddings of a step; holds 1, which feeds back
+    merge_cosine: float = 0.9  # an embedding merges into a kept one above this; calibrated when a release is made
+    allocation: Allocation = Allocation.DETERMINISTIC
+    overfetch: float = 2.0  # an embedding with quota q looks up q · overfetch items
+    nprobe: int = 8
+    default_num_items: int = 100
+    max_num_items: int = 3000
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "offsets", tuple(self.offsets))
+        object.__setattr__(self, "allocation", Allocation(self.allocation))
+        self._positive("steps", "nprobe", "default_num_items", "max_num_items")
+        require(1 in self.offsets and len(set(self.offsets)) == len(self.offsets) and min(self.offsets) >= 1,
+                "offsets", self.offsets, "distinct offsets of at least 1, with 1 among them", error=ConfigError)  # fmt: skip
+        require(
+            -1 <= self.merge_cosine <= 1, "merge_cosine", self.merge_cosine, "a cosine in [-1, 1]", error=ConfigError
+        )
+        require(self.overfetch >= 1, "overfetch", self.overfetch, "a factor of at least 1", error=ConfigError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset(_Config):
+    """A named starting point. ``model`` lacks the three sizes that the dataset decides."""
+
+    model: Mapping[str, Any]
+    objective: ObjectiveConfig
+    training: TrainingConfig
+
+    def model_for(self, *, variant: Variant, num_outcomes: int, num_surfaces: int, feature_width: int) -> ModelConfig:
+        return ModelConfig(
+            variant=variant,
+            num_outcomes=num_outcomes,
+            num_surfaces=num_surfaces,
+            feature_width=feature_width,
+            **self.model,
+        )
+
+
+PRESETS: dict[str, Preset] = {
+    "tiny": Preset(
+        model=dict(layers=2, heads=2, hidden_width=64, item_width=32, id_width=32, id_hashes=2, id_rows=1 << 12,
+                   embedder_layers=2, max_history=64, max_steps=8, max_offset=4, dropout=0.0),
+        objective=ObjectiveConfig(in_batch_negatives=512, random_negatives=512, queries_per_step=1024),
+        training=TrainingConfig(epochs=12, batch_users=32, learning_rate=2e-3),
+    ),
+    "small": Preset(
+        model=dict(layers=4, heads=4, hidden_width=128, item_width=64, id_width=64, id_hashes=2, id_rows=1 << 15,
+                   embedder_layers=2, max_history=128, max_steps=8, max_offset=8, dropout=0.1),
+        objective=ObjectiveConfig(in_batch_negatives=1024, random_negatives=2048, queries_per_step=2048),
+        training=TrainingConfig(epochs=20, batch_users=64, learning_rate=1e-3),
+    ),
+    "base": Preset(
+        model=dict(layers=12, heads=12, hidden_width=768, item_width=256, id_width=256, id_hashes=4, id_rows=1 << 20,
+                   embedder_layers=3, max_history=512, max_steps=16, max_offset=16, dropout=0.1),
+        objective=ObjectiveConfig(in_batch_negatives=8192, random_negatives=16384, queries_per_step=8192),
+        training=TrainingConfig(epochs=5, batch_users=64, learning_rate=3e-4, id_learning_rate=1e-3),
+    ),
+}  # fmt: skip
+"""``tiny`` for tests and the demo, ``small`` for a CPU, ``base`` at the size reported for production."""
+
+
+def preset(name: str) -> Preset:
+    require(name in PRESETS, "preset", name, f"one of {sorted(PRESETS)}", error=ConfigError)
+    return PRESETS[name]
+
+
+def with_changes(config: Any, changes: Mapping[str, Any]) -> Any:
+    """A copy with fields replaced; unknown names are refused. For ``--set objective.window=8`` and for tests."""
+    known = {f.name for f in fields(config)}
+    unknown = sorted(set(changes) - known)
+    require(not unknown, f"{type(config).__name__} keys", unknown, f"only {sorted(known)}", error=ConfigError)
+    return replace(config, **changes)

@@ -1,0 +1,22 @@
+"""INT8 features with one scale per vector: ``vector ≈ feature · scale`` (pinrec.md §5: INT8 on the wire).
+
+Training and serving both read the quantised form, so the model never sees a feature that serving could not send.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def quantize_int8(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """float ``[n, F]`` → (int8 ``[n, F]``, float32 ``[n]`` scales). A zero vector gets scale 0."""
+    n, _ = vectors.shape
+    vectors = np.asarray(vectors, dtype=np.float32)
+    scale = np.abs(vectors).max(axis=1, initial=0.0) / 127.0
+    safe = np.where(scale > 0, scale, 1.0)
+    return np.rint(vectors / safe[:, None]).astype(np.int8), scale.astype(np.float32)
+
+
+def dequantize_int8(feature: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """(int8 ``[n, F]``, float32 ``[n]``) → float32 ``[n, F]``."""
+    return feature.astype(np.float32) * scale[:, None]
