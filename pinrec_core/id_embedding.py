@@ -1,0 +1,42 @@
+"""Hashed ID embeddings (pinrec.md §2): the id is hashed K ways into K tables of width I/K, and the parts concatenated.
+
+Memory is K · rows · I/K whatever the number of items; two items collide in full only when all K hashes agree. The
+module is TorchScript-able: a release carries it as the CPU ID embedder.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class HashedIdEmbedding(nn.Module):
+    """K tables of ``rows`` rows each. ``rows`` is a power of two."""
+
+    def __init__(self, *, width: int, hashes: int, rows: int) -> None:
+        super().__init__()
+        self.tables = nn.Parameter(torch.empty(hashes, rows, width // hashes))
+        nn.init.normal_(self.tables, std=0.02)
+        # One seed per hash, far apart, so that the K hash functions are independent for any range of keys.
+        seeds = torch.arange(1, hashes + 1, dtype=torch.int64) * 0x2545F4914F6CDD1D
+        self.register_buffer("hash_seeds", seeds, persistent=False)
+        self.row_mask = rows - 1
+
+    def forward(self, item_key: Tensor) -> Tensor:
+        """int64 ``[n]`` → float ``[n, I]``."""
+        (n,) = item_key.shape
+        row = mix64(item_key.unsqueeze(0) + self.hash_seeds.unsqueeze(1)) & self.row_mask  # [K, n]
+        table = torch.arange(row.shape[0], device=row.device).unsqueeze(1)
+        return self.tables[table, row].transpose(0, 1).reshape(n, -1)
+
+
+def mix64(x: Tensor) -> Tensor:
+    """The splitmix64 finaliser on int64: every input bit reaches every output bit. Multiplication wraps."""
+    x = (x ^ _shift_right(x, 30)) * -0x40A7B892E31B1A47
+    x = (x ^ _shift_right(x, 27)) * -0x6B2FB644ECCEEE15
+    return x ^ _shift_right(x, 31)
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    """Logical shift: int64's own shift repeats the sign bit."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)

@@ -1,0 +1,33 @@
+"""Conditioned output head (pinrec.md §2): a small MLP on [hidden state ‖ conditioning], L2-normalised, in item space.
+
+The conditioning is a learned embedding per outcome and per time offset. A variant that lacks one of them has a single
+row there, so that all four variants are this module with other sizes.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class OutputHead(nn.Module):
+    """``num_conditions`` outcomes and ``max_offset`` offsets."""
+
+    def __init__(self, *, hidden_width: int, item_width: int, num_conditions: int, max_offset: int) -> None:
+        super().__init__()
+        self.outcome_embedding = nn.Embedding(num_conditions, hidden_width)
+        self.offset_embedding = nn.Embedding(max_offset, hidden_width)
+        # One linear layer on the concatenation, kept as its two blocks: the hidden state's product is then computed
+        # once for all conditions.
+        self.from_hidden = nn.Linear(hidden_width, 2 * hidden_width)
+        self.from_condition = nn.Linear(2 * hidden_width, 2 * hidden_width, bias=False)
+        self.out = nn.Linear(2 * hidden_width, item_width)
+
+    def forward(self, hidden: Tensor, outcome: Tensor, offset: Tensor) -> Tensor:
+        """Hidden states ``[..., H]``, outcomes and offsets (δ ≥ 1) ``[...]`` → unit vectors ``[..., D]``.
+
+        Leading dimensions broadcast: ``[B, 1, H]`` against ``[1, O]`` gives every outcome of every row.
+        """
+        condition = torch.cat([self.outcome_embedding(outcome), self.offset_embedding(offset - 1)], dim=-1)
+        return F.normalize(self.out(F.gelu(self.from_hidden(hidden) + self.from_condition(condition))), dim=-1)
