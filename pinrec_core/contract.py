@@ -114,6 +114,7 @@ RESOLVED = (
 SEEN = TensorSpec("seen_item_key", DType.INT64, ("X",))
 
 ID_EMBEDDING = TensorSpec("history_id_embedding", DType.FP16, ("T", "I"))
+"""Of every key, a query's too: the generator ignores those, which is cheaper than sending the types along."""
 
 GENERATED = (
     TensorSpec("embedding", DType.FP16, ("M", "D")),
@@ -129,7 +130,7 @@ RESPONSE = (
 )
 
 SIGNAL_FETCH = StageSpec("signal_fetch", REQUEST, (HISTORY_KEY, HISTORY_TYPE, *HISTORY_CONTEXT, *RESOLVED, SEEN))
-ID_EMBEDDER = StageSpec("id_embedder", (HISTORY_KEY, HISTORY_TYPE), (ID_EMBEDDING,))
+ID_EMBEDDER = StageSpec("id_embedder", (HISTORY_KEY,), (ID_EMBEDDING,))
 GENERATOR = StageSpec("generator", (HISTORY_TYPE, *HISTORY_CONTEXT, ID_EMBEDDING, *RESOLVED), GENERATED)
 FAISS_RETRIEVAL = StageSpec("faiss_retrieval", (*GENERATED, SEEN), RESPONSE)
 

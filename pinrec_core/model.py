@@ -24,10 +24,12 @@ from pinrec_core.output_head import OutputHead
 class HistoryBatch:
     """B histories padded on the right to T positions. Row b holds ``length[b]`` real ones; the rest is ignored.
 
-    ``id_embedding`` is what the ID embedder made of the keys; it is zero for queries, which have no ID table.
+    Features stay INT8 until the model's device de-quantises them. ``id_embedding`` is what the ID embedder made of the
+    keys; queries have no ID table, so theirs is ignored.
     """
 
-    feature: Tensor  # float [B, T, F], de-quantised
+    feature: Tensor  # int8 [B, T, F]
+    scale: Tensor  # float [B, T]
     id_embedding: Tensor  # float [B, T, I]
     item_type: Tensor  # int64 [B, T]
     surface: Tensor  # int64 [B, T]
@@ -70,14 +72,22 @@ class PinRec(nn.Module):
         nn.init.normal_(self.start_token, std=0.02)
         nn.init.normal_(self.surface_embedding.weight, std=0.02)
 
-    def represent_pins(self, feature: Tensor, id_embedding: Tensor) -> Tensor:
-        """Content ``[..., F]`` and ID embeddings ``[..., I]`` → item representations ``[..., D]``."""
-        return self.pin_embedder(torch.cat([feature, id_embedding], dim=-1))
+    def represent_pins(self, feature: Tensor, scale: Tensor, id_embedding: Tensor) -> Tensor:
+        """INT8 content ``[..., F]`` with scales ``[...]`` and ID embeddings ``[..., I]`` → item space ``[..., D]``."""
+        return self.pin_embedder(torch.cat([self._dequantize(feature, scale), id_embedding], dim=-1))
 
-    def represent_items(self, feature: Tensor, id_embedding: Tensor, item_type: Tensor) -> Tensor:
-        """As ``represent_pins`` for a mixture of types. Both embedders run on all: static shapes cost less than a gather."""
-        is_query = (item_type == ItemType.QUERY).unsqueeze(-1)
-        return torch.where(is_query, self.query_embedder(feature), self.represent_pins(feature, id_embedding))
+    def represent_items(self, batch: HistoryBatch) -> Tensor:
+        """A history's pins and queries → item space ``[B, T, D]``.
+
+        Both embedders run on every position: static shapes cost less than a gather by type.
+        """
+        pin = self.represent_pins(batch.feature, batch.scale, batch.id_embedding)
+        query = self.query_embedder(self._dequantize(batch.feature, batch.scale))
+        return torch.where((batch.item_type == ItemType.QUERY).unsqueeze(-1), query, pin)
+
+    def _dequantize(self, feature: Tensor, scale: Tensor) -> Tensor:
+        dtype = self.start_token.dtype
+        return feature.to(dtype) * scale.to(dtype).unsqueeze(-1)
 
     def tokens(self, item: Tensor, surface: Tensor, timestamp: Tensor, previous_timestamp: Tensor) -> Tensor:
         """Item representations ``[B, T, D]`` with surface and time ``[B, T]`` → decoder tokens ``[B, T, H]``."""
@@ -103,5 +113,5 @@ class PinRec(nn.Module):
 
         Hidden state t has seen the start token and the first t items: it predicts item t (counting from 0).
         """
-        item = self.represent_items(batch.feature, batch.id_embedding, batch.item_type)
+        item = self.represent_items(batch)
         return self.decoder(self.history_tokens(batch, item), cache), item

@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from pinrec_core.errors import InvalidRequestError, PinRecError
+from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError
 
 Tensors = Mapping[str, np.ndarray]
 Row = TypeVar("Row")
@@ -48,6 +48,13 @@ class StageParameters:
     realtime: Path | None
     device: str
     threads: int
+
+    @property
+    def release_folder(self) -> Path:
+        """The release, for a stage that cannot do without. Raises ``ConfigError``."""
+        if self.release is None:
+            raise ConfigError("release=None: expected the folder of a release")
+        return self.release
 
 
 def run_batch(stage: Stage[Row], requests: Sequence[Tensors]) -> list[Tensors | PinRecError]:

@@ -1,0 +1,114 @@
+"""Requests and events to tensors, tensors to answers. Shared by both clients; touches no network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from tritonclient.grpc import InferInput, InferResult
+from tritonclient.grpc.service_pb2 import ModelMetadataResponse
+from tritonclient.utils import triton_to_np_dtype
+
+from pinrec_client.contract import EVENTS, ID, REQUEST, RESPONSE, STORED
+from pinrec_client.errors import ServerError, require
+from pinrec_client.types import Event, ItemId, Recommendations, RecommendedItem, RecommendRequest
+
+
+def encode_request(request: RecommendRequest) -> list[InferInput]:
+    """The tensors of one request; what is None is not sent."""
+    values: dict[str, Sequence | np.ndarray | None] = {
+        "user_id": [request.user_id],
+        "num_items": _one(request.num_items),
+        "surface": _one(request.surface),
+        "query": _one(request.query),
+        "query_embedding": request.query_embedding,
+        "exclude_seen": _one(request.exclude_seen),
+        "request_time": _one(request.request_time),
+        "seed": _one(request.seed),
+    }
+    if request.budget is not None:
+        values["budget"] = list(request.budget.values())
+        values["budget_outcome"] = list(request.budget)
+    return [_tensor(name, REQUEST[name], value) for name, value in values.items() if value is not None]
+
+
+def decode_recommendations(result: InferResult, request_id: str) -> Recommendations:
+    """An answer in rank order. Raises ``ServerError`` when tensors are missing or do not fit together."""
+    columns = {name: _column(result, name, request_id) for name in RESPONSE}
+    item_ids, scores, outcomes = (columns[name] for name in ("item_id", "score", "outcome"))
+    if not (len(item_ids) == len(scores) == len(outcomes) and len(columns["release"]) == 1):
+        lengths = {name: len(column) for name, column in columns.items()}
+        raise ServerError(f"response lengths={lengths}: expected N, N, N and 1", request_id=request_id)
+    return Recommendations(
+        release=columns["release"][0],
+        items=tuple(
+            RecommendedItem(item_id=item_id, score=score, outcome=outcome, rank=rank)
+            for rank, (item_id, score, outcome) in enumerate(zip(item_ids, scores, outcomes, strict=True), start=1)
+        ),
+    )
+
+
+def no_item_beside(events: Sequence[Event]) -> ItemId | None:
+    """What stands for "no item" in a search's place: 0 or "", of one type with the items of the other events.
+
+    None when no event has an item; the type must then be asked of the server (``no_item_of``).
+    """
+    item_id = next((event.item_id for event in events if event.item_id is not None), None)
+    return None if item_id is None else _no_item(isinstance(item_id, str))
+
+
+def no_item_of(metadata: ModelMetadataResponse) -> ItemId:
+    """The same, from the metadata of the ingest model."""
+    return _no_item(any(t.name == "event_item_id" and t.datatype == "BYTES" for t in metadata.inputs))
+
+
+def encode_events(events: Sequence[Event], no_item: ItemId) -> list[InferInput]:
+    """The tensors of Q events, each [1, Q]."""
+    values: dict[str, Sequence] = {
+        "event_id": [event.event_id for event in events],
+        "event_user_id": [event.user_id for event in events],
+        "event_item_id": [no_item if event.item_id is None else event.item_id for event in events],
+        "event_action": [event.action for event in events],
+        "event_timestamp": [event.timestamp for event in events],
+        "event_surface": [event.surface for event in events],
+        "event_query": [event.query or "" for event in events],
+    }
+    return [_tensor(name, EVENTS[name], value) for name, value in values.items()]
+
+
+def decode_stored(result: InferResult, request_id: str) -> int:
+    """How many of the events were new to the store."""
+    (name,) = STORED
+    return int(_column(result, name, request_id)[0])
+
+
+def _no_item(text: bool) -> ItemId:
+    return "" if text else 0
+
+
+def _one(value: object) -> list | None:
+    return None if value is None else [value]
+
+
+def _tensor(name: str, dtype: str, values: Sequence | np.ndarray) -> InferInput:
+    """A [1, n] tensor."""
+    if dtype == ID:
+        texts = [isinstance(value, str) for value in values]
+        require(all(texts) or not any(texts), name, list(values)[:8], "ids of one type, all integers or all texts")
+        dtype = "BYTES" if texts[0] else "INT64"
+    if dtype == "BYTES":
+        values = [value.encode("utf-8") for value in values]
+    array = np.asarray(values, triton_to_np_dtype(dtype))[None, :]
+    tensor = InferInput(name, list(array.shape), dtype)
+    tensor.set_data_from_numpy(array)
+    return tensor
+
+
+def _column(result: InferResult, name: str, request_id: str) -> list:
+    """The values of a [1, n] output: Python numbers, or text for BYTES."""
+    array = result.as_numpy(name)
+    if array is None or array.ndim != 2 or len(array) != 1:
+        got = "nothing" if array is None else list(array.shape)
+        raise ServerError(f"{name} shape={got}: expected [1, n]", request_id=request_id)
+    values = array[0].tolist()
+    return [value.decode("utf-8") for value in values] if array.dtype == np.object_ else values

@@ -1,0 +1,44 @@
+"""Requests from text and answers to text: what the command lines share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pinrec_client.errors import InvalidRequestError, PinRecClientError
+from pinrec_client.types import Recommendations, UserId
+
+
+def parse_id(text: str, *, string_ids: bool = False) -> int | str:
+    """A user or item id: an integer where it looks like one, unless ``string_ids``."""
+    if not string_ids and text.removeprefix("-").isdecimal():
+        return int(text)
+    return text
+
+
+def parse_budget(text: str) -> dict[str, float]:
+    """``like=.7,neutral=.3`` as a mapping. Raises ``InvalidRequestError``."""
+    budget: dict[str, float] = {}
+    for part in text.split(","):
+        outcome, separator, weight = part.rpartition("=")
+        outcome = outcome.strip()
+        try:
+            value = float(weight)
+        except ValueError:
+            separator = ""
+        if not separator or not outcome:
+            raise InvalidRequestError(f"budget={text!r}: expected outcome=weight, …, as in like=.7,neutral=.3")
+        if outcome in budget:
+            raise InvalidRequestError(f"budget={text!r}: expected each outcome once, {outcome!r} is there twice")
+        budget[outcome] = value
+    return budget
+
+
+def document(user_id: UserId, answer: Recommendations | PinRecClientError) -> dict[str, Any]:
+    """An answer as a JSON object: ``user_id`` with ``release`` and ``items``, or with ``error`` and ``message``."""
+    if isinstance(answer, PinRecClientError):
+        return {"user_id": user_id, "error": type(answer).__name__, "message": str(answer)}
+    items = [
+        {"rank": item.rank, "item_id": item.item_id, "outcome": item.outcome, "score": item.score}
+        for item in answer.items
+    ]
+    return {"user_id": user_id, "release": answer.release, "items": items}

@@ -1,0 +1,161 @@
+"""What goes in and what comes out. Requests check themselves, so a malformed one never leaves the process.
+
+Checked here is only what holds for every release; whether an outcome or a surface exists, the server knows.
+"""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pinrec_client.errors import require
+
+UserId = int | str
+ItemId = int | str
+
+BUDGET_TOLERANCE = 1e-3
+"""How far the weights of a budget may be from summing to 1: room for weights written with three decimals."""
+
+_INT32_MAX = (1 << 31) - 1
+_INT64_MAX = (1 << 63) - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RecommendRequest:
+    """One user's request. What is None is left to the service's default.
+
+    ``budget`` maps outcomes to weights: finite, non-negative, summing to 1. ``query`` (text) or ``query_embedding``
+    (float [F]) makes it a search. ``request_time`` is in Unix seconds. ``seed`` makes sampling repeatable.
+    Raises ``InvalidRequestError``.
+    """
+
+    user_id: UserId
+    num_items: int | None = None
+    budget: Mapping[str, float] | None = None
+    surface: str | None = None
+    query: str | None = None
+    query_embedding: Sequence[float] | np.ndarray | None = None
+    exclude_seen: bool | None = None
+    request_time: int | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        _require_id("user_id", self.user_id)
+        if self.num_items is not None:
+            _require_int("num_items", self.num_items, 1, _INT32_MAX)
+        if self.budget is not None:
+            _require_budget(self.budget)
+        for name in ("surface", "query"):
+            value = getattr(self, name)
+            if value is not None:
+                _require_text(name, value)
+        if self.query_embedding is not None:
+            _require_embedding(self.query_embedding)
+        require(isinstance(self.exclude_seen, (bool, np.bool_, type(None))), "exclude_seen", self.exclude_seen,
+                "a boolean")  # fmt: skip
+        for name in ("request_time", "seed"):
+            value = getattr(self, name)
+            if value is not None:
+                _require_int(name, value, 0, _INT64_MAX)
+
+
+@dataclass(frozen=True, slots=True)
+class RecommendedItem:
+    """One item of an answer. ``outcome`` is the one whose share of the budget it fills; ``rank`` counts from 1."""
+
+    item_id: ItemId
+    score: float
+    outcome: str
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendations:
+    """An answer: distinct items in rank order, and the id of the release that made them."""
+
+    release: str
+    items: tuple[RecommendedItem, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something a user did: an action on an item, or a search query (a text and no item).
+
+    ``timestamp`` is in Unix seconds. ``event_id`` identifies the event for good: the service stores an id once, which
+    is what makes a repeated write safe. Raises ``InvalidRequestError``.
+    """
+
+    user_id: UserId
+    action: str
+    timestamp: int
+    item_id: ItemId | None = None
+    query: str | None = None
+    surface: str = ""
+    event_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def __post_init__(self) -> None:
+        _require_id("user_id", self.user_id)
+        for name in ("action", "event_id"):
+            _require_text(name, getattr(self, name), min_length=1)
+        _require_int("timestamp", self.timestamp, 0, _INT64_MAX)
+        if self.item_id is not None:
+            _require_id("item_id", self.item_id)
+        require((self.item_id is None) != (self.query is None), "item_id, query", (self.item_id, self.query),
+                "exactly one of them, an action has an item and a search has a text")  # fmt: skip
+        if self.query is not None:
+            _require_text("query", self.query, min_length=1)
+        _require_text("surface", self.surface)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """TLS of the channel; each field is the path of a PEM file. Without ``root_certificates`` gRPC's own are used."""
+
+    root_certificates: str | None = None
+    private_key: str | None = None
+    certificate_chain: str | None = None
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _require_int(name: str, value: object, low: int, high: int) -> None:
+    require(_is_int(value) and low <= value <= high, name, value, f"an integer from {low} to {high}")  # type: ignore[operator]
+
+
+def _require_text(name: str, value: object, *, min_length: int = 0) -> None:
+    text = isinstance(value, str) and len(value) >= min_length
+    require(text, name, value, "a non-empty text" if min_length else "a text")
+    # A lone surrogate (from a badly decoded argument, say) has no UTF-8 form and could not be sent.
+    require(not any("\ud800" <= c <= "\udfff" for c in str(value)), name, value, "text that UTF-8 can hold")
+
+
+def _require_id(name: str, value: object) -> None:
+    if isinstance(value, str):
+        _require_text(name, value, min_length=1)
+    else:
+        require(_is_int(value) and -_INT64_MAX - 1 <= value <= _INT64_MAX, name, value,  # type: ignore[operator]
+                "a 64-bit integer, or a text where the release's ids are strings")  # fmt: skip
+
+
+def _require_budget(budget: Mapping[str, float]) -> None:
+    require(isinstance(budget, Mapping) and len(budget) > 0, "budget", budget, "a weight for at least one outcome")
+    for outcome, weight in budget.items():
+        finite = isinstance(weight, (int, float, np.number)) and math.isfinite(weight)
+        require(finite and weight >= 0, f"budget[{outcome!r}]", weight, "a finite weight of at least 0")
+    total = float(sum(budget.values()))
+    require(
+        abs(total - 1) <= BUDGET_TOLERANCE, "budget", dict(budget), f"weights that sum to 1, these sum to {total:g}"
+    )
+
+
+def _require_embedding(query_embedding: Sequence[float] | np.ndarray) -> None:
+    values = np.asarray(query_embedding)
+    require(values.ndim == 1 and values.size > 0 and values.dtype.kind in "fiu", "query_embedding shape, type",
+            (values.shape, str(values.dtype)), "numbers in one dimension")  # fmt: skip
+    require(bool(np.isfinite(values).all()), "query_embedding", "non-finite values", "finite numbers")

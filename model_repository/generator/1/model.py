@@ -1,0 +1,22 @@
+"""`generator` in Triton's Python backend: the stage of `pinrec_core.stages.generator` behind the one Triton boundary."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pinrec_core import contract
+from pinrec_core.serving import triton_boundary
+
+
+class TritonPythonModel:
+    def initialize(self, args: dict[str, str]) -> None:
+        triton_boundary.prepare_process()
+        from pinrec_core.stages.generator import GeneratorStage  # may import torch: after the process is prepared
+
+        self.stage = GeneratorStage(triton_boundary.stage_parameters(args))
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        return triton_boundary.execute(contract.GENERATOR, self.stage, requests)
+
+    def finalize(self) -> None:
+        del self.stage  # closes its files and stores

@@ -1,0 +1,22 @@
+"""`id_embedder` in Triton's Python backend: the stage of `id_embedder.stage` behind the one Triton boundary."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pinrec_core import contract
+from pinrec_core.serving import triton_boundary
+
+
+class TritonPythonModel:
+    def initialize(self, args: dict[str, str]) -> None:
+        triton_boundary.prepare_process()
+        from id_embedder.stage import IdEmbedderStage  # may import torch: after the process is prepared
+
+        self.stage = IdEmbedderStage(triton_boundary.stage_parameters(args))
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        return triton_boundary.execute(contract.ID_EMBEDDER, self.stage, requests)
+
+    def finalize(self) -> None:
+        del self.stage  # closes its files and stores

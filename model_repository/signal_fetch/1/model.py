@@ -1,0 +1,22 @@
+"""`signal_fetch` in Triton's Python backend: the stage of `signal_service.fetch_stage` behind the one Triton boundary."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pinrec_core import contract
+from pinrec_core.serving import triton_boundary
+
+
+class TritonPythonModel:
+    def initialize(self, args: dict[str, str]) -> None:
+        triton_boundary.prepare_process()
+        from signal_service.fetch_stage import SignalFetchStage  # may import torch: after the process is prepared
+
+        self.stage = SignalFetchStage(triton_boundary.stage_parameters(args))
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        return triton_boundary.execute(contract.SIGNAL_FETCH, self.stage, requests)
+
+    def finalize(self) -> None:
+        del self.stage  # closes its files and stores

@@ -1,0 +1,22 @@
+"""`signal_ingest` in Triton's Python backend: the stage of `signal_service.ingest_stage` behind the one Triton boundary."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pinrec_core import contract
+from pinrec_core.serving import triton_boundary
+
+
+class TritonPythonModel:
+    def initialize(self, args: dict[str, str]) -> None:
+        triton_boundary.prepare_process()
+        from signal_service.ingest_stage import SignalIngestStage  # may import torch: after the process is prepared
+
+        self.stage = SignalIngestStage(triton_boundary.stage_parameters(args))
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        return triton_boundary.execute(contract.SIGNAL_INGEST, self.stage, requests)
+
+    def finalize(self) -> None:
+        del self.stage  # closes its files and stores

@@ -1,0 +1,101 @@
+"""Lookup of a plan's embeddings, de-duplication across them, and top-up (pinrec.md §4.6).
+
+An item that several embeddings find belongs to the one that scores it highest; the others go deeper. Exactly N
+distinct items come back, each outcome with exactly its share of the budget, as long as the index holds enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pinrec_core.item_index import ItemIndex
+from pinrec_core.retrieval_plan import RetrievalPlan
+
+DEEPER = 4
+"""Factor by which a search that came up short is deepened."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankedItems:
+    """The answer to one request, best score first."""
+
+    item_row: np.ndarray  # int64 [N]
+    score: np.ndarray  # float32 [N], inner product with the embedding that brought the item
+    embedding: np.ndarray  # int32 [N], which of the plan's embeddings that was
+    outcome: np.ndarray  # int32 [N], that embedding's outcome
+
+
+def retrieve(
+    index: ItemIndex, plans: Sequence[RetrievalPlan], excluded: Sequence[np.ndarray], *, overfetch: float
+) -> list[RankedItems]:
+    """Answer a batch: one search for the embeddings of all requests, then each request's merge.
+
+    ``excluded`` holds rows per request that must not come back (int64 ``[X]``).
+    """
+    depth = max(_depth(plan, rows, overfetch) for plan, rows in zip(plans, excluded, strict=True))
+    score, row = index.search(np.concatenate([plan.embedding for plan in plans]), depth)
+    ends = np.cumsum([len(plan.quota) for plan in plans])
+    answers = []
+    for plan, rows, end in zip(plans, excluded, ends, strict=True):
+        own = slice(end - len(plan.quota), end)
+        answers.append(_merge_or_deepen(index, plan, rows, score[own], row[own]))
+    return answers
+
+
+def merge(plan: RetrievalPlan, score: np.ndarray, row: np.ndarray, excluded: np.ndarray) -> RankedItems:
+    """Fill the quotas from candidates ``[M, k]`` (row −1: none). May hold fewer than N items; never a repeat.
+
+    Candidates are taken best first. A first pass gives each embedding up to its quota; a second tops outcomes up that
+    lost items to another embedding.
+    """
+    M, _ = row.shape
+    embedding, column = np.nonzero((row >= 0) & ~np.isin(row, excluded))
+    order = np.argsort(-score[embedding, column], kind="stable")
+    embedding, column = embedding[order], column[order]
+    candidates = list(zip(embedding.tolist(), row[embedding, column].tolist(), range(len(order)), strict=True))
+
+    outcome_of = plan.outcome.tolist()
+    left = plan.quota.tolist()
+    wanted = np.bincount(plan.outcome, weights=plan.quota).astype(int).tolist()
+    taken: dict[int, int] = {}  # row → position among the candidates
+    for m, item_row, position in candidates:
+        if left[m] and item_row not in taken:
+            taken[item_row] = position
+            left[m] -= 1
+            wanted[outcome_of[m]] -= 1
+    if any(wanted):
+        for m, item_row, position in candidates:
+            if wanted[outcome_of[m]] and item_row not in taken:
+                taken[item_row] = position
+                wanted[outcome_of[m]] -= 1
+
+    chosen = np.sort(np.fromiter(taken.values(), np.int64, len(taken)))  # positions are already in order of score
+    embedding, column = embedding[chosen], column[chosen]
+    return RankedItems(
+        item_row=row[embedding, column],
+        score=score[embedding, column],
+        embedding=embedding.astype(np.int32),
+        outcome=plan.outcome[embedding],
+    )
+
+
+def _merge_or_deepen(
+    index: ItemIndex, plan: RetrievalPlan, excluded: np.ndarray, score: np.ndarray, row: np.ndarray
+) -> RankedItems:
+    num_items = int(plan.quota.sum())
+    depth = row.shape[1]
+    while True:
+        items = merge(plan, score, row, excluded)
+        if len(items.item_row) == num_items or depth >= len(index):
+            return items
+        depth = min(depth * DEEPER, len(index))
+        score, row = index.search(plan.embedding, depth, exhaustive=True)
+
+
+def _depth(plan: RetrievalPlan, excluded: np.ndarray, overfetch: float) -> int:
+    """How deep to look: the largest quota with room for repeats, and for seen items, which tend to rank first."""
+    room = int(np.ceil(plan.quota.max() * overfetch))
+    return room + min(len(excluded), room)

@@ -1,0 +1,46 @@
+"""From generated embeddings to retrieval queries: compress, then share the budget out (pinrec.md §4.4–5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from pinrec_core.budget import allocate
+from pinrec_core.compression import compress
+from pinrec_core.config import GenerationConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetrievalPlan:
+    """The M embeddings of one request that are looked up, each with the number of items it is to bring."""
+
+    embedding: np.ndarray  # float [M, D]
+    outcome: np.ndarray  # int32 [M]
+    quota: np.ndarray  # int32 [M], each above zero; their sum is N
+
+
+def plan_retrieval(
+    embedding: Tensor,
+    budgets: Sequence[np.ndarray],
+    num_items: Sequence[int],
+    seeds: Sequence[int],
+    config: GenerationConfig,
+) -> list[RetrievalPlan]:
+    """Embeddings ``[B, O, n, D]`` and per request a budget ``[O]``, N and seed → one plan per request."""
+    counts = compress(embedding, config.merge_cosine).cpu().numpy()  # the plan is made on the host, once per batch
+    on_host = embedding.float().cpu().numpy()
+    plans = []
+    for vectors, count, budget, n, seed in zip(on_host, counts, budgets, num_items, seeds, strict=True):
+        quota = allocate(budget, count, n, config.allocation, seed)
+        outcome, position = np.nonzero(quota)
+        plans.append(
+            RetrievalPlan(
+                embedding=vectors[outcome, position],
+                outcome=outcome.astype(np.int32),
+                quota=quota[outcome, position].astype(np.int32),
+            )
+        )
+    return plans

@@ -1,0 +1,169 @@
+"""Where the real Triton Inference Server is on this machine, and whether its Python backend can run here.
+
+Two places carry the same binary: Triton's own image under ``/opt/tritonserver``, and the ``nvidia-pytriton`` wheel,
+which hides it behind an API that this project does not use. Everything that can make the Python backend fail late,
+or silently, is checked here first and told in one sentence. Knows nothing of models or releases.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+
+import pinrec_core
+from pinrec_core.errors import ServerError
+
+IMAGE_ROOT = Path("/opt/tritonserver")
+SHARED_MEMORY = Path("/dev/shm")
+MIN_SHARED_MEMORY = 256 << 20  # ten stage processes during a swap, 16 MiB each to begin with, and room to grow
+BACKEND_FILES = ("libtriton_python.so", "triton_python_backend_utils.py")
+STUB = "triton_python_backend_stub"
+LIBRARY_PATH = "LD_LIBRARY_PATH"
+
+
+class TritonSource(StrEnum):
+    """Which installation to run."""
+
+    AUTO = "auto"  # Triton's own image where this is one, else the wheel
+    IMAGE = "image"
+    WHEEL = "wheel"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TritonInstallation:
+    """A runnable server: its binary, the folder of its backends, and the environment both need."""
+
+    binary: Path
+    backends: Path
+    environment: dict[str, str]
+
+
+def find_installation(build_folder: Path, source: TritonSource = TritonSource.AUTO) -> TritonInstallation:
+    """Locate Triton, put its Python backend together under ``build_folder`` and check that it can start.
+
+    Raises ``ServerError`` with what to install or change.
+    """
+    if source is TritonSource.IMAGE or (source is TritonSource.AUTO and _image_binary().is_file()):
+        return _from_image()
+    return _from_wheel(Path(build_folder))
+
+
+def check_machine(ports: Sequence[tuple[str, str, int]]) -> None:
+    """Check what any installation needs of the machine: free ``(purpose, host, port)`` and shared memory.
+
+    Raises ``ServerError``.
+    """
+    for purpose, host, port in ports:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                raise ServerError(
+                    f"--{purpose}-port={port}: cannot listen on {host} ({error.strerror}); choose another port, "
+                    f"or stop the program that holds it"
+                ) from error
+    free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else 0
+    if free < MIN_SHARED_MEMORY:
+        raise ServerError(
+            f"{SHARED_MEMORY} has {free >> 20} MiB free: Triton's stages pass tensors through it and need "
+            f"{MIN_SHARED_MEMORY >> 20} MiB (in a container: --shm-size=1g)"
+        )
+
+
+def _image_binary() -> Path:
+    return IMAGE_ROOT / "bin" / "tritonserver"
+
+
+def _from_image() -> TritonInstallation:
+    binary = _image_binary()
+    stub = IMAGE_ROOT / "backends" / "python" / STUB
+    for path in (binary, stub):
+        if not path.is_file():
+            raise ServerError(f"{path}: not found; run inside Triton's own image, or with --triton wheel")
+    environment = _stub_environment([IMAGE_ROOT / "lib", _libpython_folder()])
+    _check_stub(stub, environment)
+    return TritonInstallation(binary=binary, backends=IMAGE_ROOT / "backends", environment=environment)
+
+
+def _from_wheel(build_folder: Path) -> TritonInstallation:
+    spec = importlib.util.find_spec("pytriton")  # found, not imported: its import starts things of its own
+    if spec is None or spec.origin is None:
+        raise ServerError("Triton is not installed: pip install 'pinrec-on-triton[serve]'")
+    package = Path(spec.origin).parent
+    root, libraries = package / "tritonserver", package.parent / "nvidia_pytriton.libs"
+    if int(np.__version__.split(".")[0]) >= 2:
+        raise ServerError(
+            f"numpy {np.__version__} is installed: with numpy 2 every tensor of this Triton arrives empty; "
+            f"pip install 'numpy<2'"
+        )
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    stub = root / "python_backend_stubs" / version / STUB
+    if not stub.is_file():
+        raise ServerError(f"nvidia-pytriton has no Python-backend stub for Python {version}: use Python 3.11 or 3.12")
+    backends = build_folder / "backends"
+    _link([root / "backends" / "python" / name for name in BACKEND_FILES] + [stub], backends / "python")
+    environment = _stub_environment([libraries, _libpython_folder()])
+    _check_stub(backends / "python" / STUB, environment)
+    return TritonInstallation(binary=root / "bin" / "tritonserver", backends=backends, environment=environment)
+
+
+def _link(files: Sequence[Path], folder: Path) -> None:
+    """Symlinks, not copies: the shared object finds its libraries by its own path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        link = folder / file.name
+        link.unlink(missing_ok=True)
+        link.symlink_to(file)
+
+
+def _libpython_folder() -> Path:
+    return Path(sysconfig.get_config_var("LIBDIR") or sys.base_prefix + "/lib")
+
+
+def _stub_environment(libraries: Sequence[Path]) -> dict[str, str]:
+    """The environment of the server, and through it of its stubs: *this* interpreter's library and packages.
+
+    The stub embeds Python and knows of no virtual environment, so it is told where the standard library, this
+    environment's packages and this project's packages (which an editable install keeps elsewhere) are.
+    """
+    environment = dict(os.environ)
+    packages = [Path(pinrec_core.__file__).parents[1]]
+    packages += [Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")]
+    environment["PYTHONPATH"] = _joined([*packages, *_split(environment.get("PYTHONPATH"))])
+    environment["PYTHONHOME"] = sys.base_prefix
+    environment[LIBRARY_PATH] = _joined([*libraries, *_split(environment.get(LIBRARY_PATH))])
+    return environment
+
+
+def _split(paths: str | None) -> list[Path]:
+    return [Path(p) for p in (paths or "").split(os.pathsep) if p]
+
+
+def _joined(paths: Sequence[Path]) -> str:
+    return os.pathsep.join(dict.fromkeys(str(p) for p in paths))
+
+
+def _check_stub(stub: Path, environment: dict[str, str]) -> None:
+    """Ask the loader what the stub lacks: without this Triton would wait minutes for a stub that cannot start."""
+    answer = subprocess.run(["ldd", str(stub)], env=environment, capture_output=True, text=True, check=False)
+    if answer.returncode != 0:
+        raise ServerError(f"{stub}: cannot be loaded ({answer.stderr.strip()})")
+    missing = [line.split()[0] for line in answer.stdout.splitlines() if "not found" in line]
+    if missing:
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        raise ServerError(
+            f"Triton's Python backend lacks {', '.join(missing)}: install it (Debian: apt-get install "
+            f"libpython{version}; pyenv: rebuild Python {version} with --enable-shared)"
+        )

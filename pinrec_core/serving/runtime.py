@@ -1,0 +1,186 @@
+"""One Triton process: start it, wait until it is live, keep its log, say why it died, stop it.
+
+The server runs in EXPLICIT model control on an empty repository; what it serves is loaded afterwards by
+``pinrec_core.serving.deployment``. Knows nothing of releases, stages or signals.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from pinrec_core.errors import ServerError
+from pinrec_core.serving.installation import TritonInstallation, TritonSource, check_machine, find_installation
+
+STAGE_SHARED_MEMORY = 16 << 20  # bytes each stage process starts with; it grows by itself
+ADMIN_KEY = "pinrec-admin"
+RESTRICTED = ("model-repository", "shared-memory", "trace", "logging")
+START_TIMEOUT = 60.0  # seconds until an empty server must be live
+EXIT_TIMEOUT = 30  # seconds Triton itself waits for requests in flight
+POLL_INTERVAL = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Where a server listens."""
+
+    host: str = "127.0.0.1"
+    grpc_port: int = 8001
+    http_port: int = 8000
+    metrics_port: int = 8002
+
+    @property
+    def grpc(self) -> str:
+        return f"{self.host}:{self.grpc_port}"
+
+    @property
+    def http(self) -> str:
+        return f"http://{self.host}:{self.http_port}"
+
+    @property
+    def metrics(self) -> str:
+        return f"http://{self.host}:{self.metrics_port}/metrics"
+
+    @property
+    def local(self) -> Endpoint:
+        """The same server as reached from this machine: the wildcard address is not one to connect to."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
+        return Endpoint(
+            host=host, grpc_port=self.grpc_port, http_port=self.http_port, metrics_port=self.metrics_port
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class TritonServer:
+    """A running server, as a context manager: entering starts it and waits until it is live, leaving stops it.
+
+    ``folder`` receives ``triton.log``, the linked backend and the empty repository. ``progress`` is called with the
+    seconds waited. Entering raises ``ServerError`` when something is missing or the server does not come up.
+    """
+
+    endpoint: Endpoint
+    folder: Path
+    source: TritonSource = TritonSource.AUTO
+    progress: Callable[[float], None] | None = None
+    _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+    _admin_secret: str = field(default_factory=lambda: secrets.token_hex(16), init=False, repr=False)
+
+    @property
+    def log_file(self) -> Path:
+        return self.folder / "triton.log"
+
+    @property
+    def repository(self) -> Path:
+        """The model repository of this process; empty until something is deployed."""
+        return self.folder / "repository"
+
+    @property
+    def admin_headers(self) -> dict[str, str]:
+        """The gRPC metadata that model control asks for: loading a model runs its code, so only the owner may."""
+        return {f"triton-grpc-protocol-{ADMIN_KEY}": self._admin_secret}
+
+    def __enter__(self) -> Self:
+        shutil.rmtree(self.repository, ignore_errors=True)  # of an earlier process
+        self.repository.mkdir(parents=True)
+        installation = find_installation(self.folder, self.source)
+        endpoint = self.endpoint
+        check_machine(
+            [
+                ("grpc", endpoint.host, endpoint.grpc_port),
+                ("http", endpoint.host, endpoint.http_port),
+                ("metrics", endpoint.host, endpoint.metrics_port),
+            ]
+        )
+        with self.log_file.open("wb") as log:
+            # A session of its own: Ctrl-C in a terminal must reach only the owner, who drains before it stops Triton.
+            self._process = subprocess.Popen(
+                self._command(installation),
+                env=installation.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            self._wait_until_live()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def poll(self) -> int | None:
+        """The exit status of the process, None while it runs."""
+        if self._process is None:
+            raise ServerError("the server was not started")
+        return self._process.poll()
+
+    def stop(self, timeout: float = EXIT_TIMEOUT + 5.0) -> None:
+        """SIGTERM, then after ``timeout`` seconds SIGKILL. Does nothing when the process has ended already."""
+        if self._process is None or self._process.poll() is not None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def last_words(self, lines: int = 8) -> str:
+        """The errors at the end of the log, or its last lines when it holds none."""
+        text = self.log_file.read_text("utf-8", errors="replace").splitlines()
+        errors = [line for line in text if line[:1] in ("E", "F") or "error" in line.lower()]
+        return "\n".join((errors or text)[-lines:])
+
+    def _command(self, installation: TritonInstallation) -> list[str]:
+        endpoint = self.endpoint
+        restricted = f"{','.join(RESTRICTED)}:{ADMIN_KEY}={self._admin_secret}"
+        return [
+            str(installation.binary),
+            "--model-control-mode=explicit",
+            f"--model-repository={self.repository}",
+            f"--backend-directory={installation.backends}",
+            f"--backend-config=python,shm-default-byte-size={STAGE_SHARED_MEMORY}",
+            "--disable-auto-complete-config",  # the configurations are complete; completing starts each stub twice
+            f"--grpc-address={endpoint.host}",
+            f"--grpc-port={endpoint.grpc_port}",
+            f"--grpc-restricted-protocol={restricted}",
+            f"--http-address={endpoint.host}",
+            f"--http-port={endpoint.http_port}",
+            f"--http-restricted-api={restricted}",
+            f"--metrics-address={endpoint.host}",
+            f"--metrics-port={endpoint.metrics_port}",
+            f"--exit-timeout-secs={EXIT_TIMEOUT}",
+        ]
+
+    def _wait_until_live(self) -> None:
+        started = time.monotonic()
+        while True:
+            waited = time.monotonic() - started
+            if (status := self.poll()) is not None:
+                raise ServerError(f"Triton ended with status {status} while starting:\n{self.last_words()}")
+            if _answers(f"{self.endpoint.local.http}/v2/health/live"):
+                return
+            if waited > START_TIMEOUT:
+                raise ServerError(f"Triton is not live after {START_TIMEOUT:.0f} s:\n{self.last_words()}")
+            if self.progress is not None:
+                self.progress(waited)
+            time.sleep(POLL_INTERVAL)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=1.0) as response:
+            return response.status == 200
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return False

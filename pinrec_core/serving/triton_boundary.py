@@ -1,0 +1,178 @@
+"""The Triton boundary: Python-backend requests → a stage's tensors, its answers → responses. All of it, once.
+
+The only module that touches ``triton_python_backend_utils``, which exists inside a Python-backend process alone and is
+imported where it is used. It checks what every stage relies on (batch dimension, element type, rank), so a ``model.py``
+holds no tensor maths and a stage nothing of Triton. Knows nothing of what a stage computes.
+"""
+
+from __future__ import annotations
+
+import json
+import locale
+import logging
+import sys
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pinrec_core.contract import DType, StageSpec, TensorSpec
+from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError
+from pinrec_core.stages.base import Stage, StageParameters, Tensors, run_batch
+
+log = logging.getLogger(__name__)
+
+TRITON_CODES: dict[str, str] = {
+    "INVALID_ARGUMENT": "INVALID_ARG",
+    "UNAVAILABLE": "UNAVAILABLE",
+    "FAILED_PRECONDITION": "INTERNAL",  # Triton has no such code; a caller can do nothing about it
+    "INTERNAL": "INTERNAL",
+}
+"""``PinRecError.code`` → name of the ``TritonError`` code. The one table; a test holds it against the hierarchy."""
+
+NUMPY_TYPES: dict[DType, tuple[np.dtype, ...]] = {
+    DType.BOOL: (np.dtype(np.bool_),),
+    DType.UINT8: (np.dtype(np.uint8),),
+    DType.INT8: (np.dtype(np.int8),),
+    DType.INT16: (np.dtype(np.int16),),
+    DType.INT32: (np.dtype(np.int32),),
+    DType.INT64: (np.dtype(np.int64),),
+    DType.FP16: (np.dtype(np.float16),),
+    DType.FP32: (np.dtype(np.float32),),
+    DType.BYTES: (np.dtype(np.object_),),
+    DType.USER_ID: (np.dtype(np.int64), np.dtype(np.object_)),
+    DType.ITEM_ID: (np.dtype(np.int64), np.dtype(np.object_)),
+}
+"""The array types of each tensor type. Which of the two an id is, is the release's; the stage checks that."""
+
+
+def prepare_process() -> None:
+    """Set up a Python-backend process. Call it before anything imports torch.
+
+    The process starts in an ASCII locale, in which ``torch.compile`` fails on its own source files.
+    """
+    locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname).1s %(name)s: %(message)s")
+
+
+def stage_parameters(args: Mapping[str, str]) -> StageParameters:
+    """The ``parameters`` of the model's configuration, as ``initialize`` receives it.
+
+    Raises ``ConfigError`` when one is unknown, missing or malformed.
+    """
+    raw: dict[str, dict[str, str]] = json.loads(args["model_config"]).get("parameters", {})
+    values = {name: parameter["string_value"] for name, parameter in raw.items()}
+    model = args["model_name"]
+    unknown = sorted(set(values) - {"release", "signals", "realtime", "device", "threads"})
+    if unknown:
+        raise ConfigError(f"{model}: parameters {unknown} are unknown")
+    if not values.get("signals"):
+        raise ConfigError(f"{model}: parameters.signals is missing; models are loaded by `pinrec serve`")
+    threads = values.get("threads", "1")
+    if not threads.isdecimal() or int(threads) < 1:
+        raise ConfigError(f"{model}: parameters.threads={threads!r}: expected a whole number of at least 1")
+    return StageParameters(
+        release=_path(values.get("release")),
+        signals=Path(values["signals"]),
+        realtime=_path(values.get("realtime")),
+        device=values.get("device", "cpu"),
+        threads=int(threads),
+    )
+
+
+def execute(spec: StageSpec, stage: Stage[Any], requests: Sequence[Any]) -> list[Any]:
+    """Answer N ``InferenceRequest`` with exactly N ``InferenceResponse``, in order.
+
+    A request that is malformed is answered with its own error; the others are run together, as if it were not there.
+    """
+    checked = _Checked(spec, stage)
+    answers = run_batch(checked, [_arrays(request) for request in requests])
+    return [_response(spec, answer, request) for answer, request in zip(answers, requests, strict=True)]
+
+
+class _Checked:
+    """A stage behind the checks of its contract: what it is given, and what it gives."""
+
+    def __init__(self, spec: StageSpec, stage: Stage[Any]) -> None:
+        self._spec = spec
+        self._stage = stage
+
+    def parse(self, tensors: Tensors) -> Any:
+        return self._stage.parse(check_inputs(self._spec, tensors))
+
+    def run(self, rows: Sequence[Any]) -> Sequence[Tensors | PinRecError]:
+        answers = self._stage.run(rows)
+        if len(answers) != len(rows):
+            raise RuntimeError(f"{self._spec.name} gave {len(answers)} answers: expected {len(rows)}, one per request")
+        return [a if isinstance(a, PinRecError) else check_outputs(self._spec, a) for a in answers]
+
+
+def check_inputs(spec: StageSpec, tensors: Tensors) -> dict[str, np.ndarray]:
+    """The tensors of one request, the batch dimension removed. Raises ``InvalidRequestError``."""
+    by_name = {t.name: t for t in spec.inputs}
+    for name in tensors:
+        if name not in by_name:
+            raise InvalidRequestError(f"{name}: {spec.name} has no such input")
+    checked = {}
+    for name, tensor in by_name.items():
+        if name in tensors:
+            checked[name] = _without_batch(tensor, tensors[name])
+        elif not tensor.optional:
+            raise InvalidRequestError(f"{name} is missing: {spec.name} needs it")
+    return checked
+
+
+def check_outputs(spec: StageSpec, tensors: Tensors) -> dict[str, np.ndarray]:
+    """What a stage answered, if it is what its contract promises. Raises ``RuntimeError``: the stage is at fault."""
+    checked = {}
+    for tensor in spec.outputs:
+        values = tensors[tensor.name]
+        fits = values.dtype in NUMPY_TYPES[tensor.dtype] and _fits(tensor, values.shape)
+        if not fits:
+            raise RuntimeError(
+                f"{spec.name} answered {tensor.name} as {values.dtype}{list(values.shape)}: "
+                f"expected {tensor.dtype.value}{list(tensor.dims)}"
+            )
+        checked[tensor.name] = values
+    return checked
+
+
+def _without_batch(tensor: TensorSpec, values: np.ndarray) -> np.ndarray:
+    if values.dtype not in NUMPY_TYPES[tensor.dtype]:
+        raise InvalidRequestError(f"{tensor.name} has element type {values.dtype}: expected {tensor.dtype.value}")
+    if values.ndim == 0 or values.shape[0] != 1:
+        rows = values.shape[0] if values.ndim else "no"
+        raise InvalidRequestError(f"{tensor.name} has {rows} rows: expected 1 per request")
+    if not _fits(tensor, values.shape[1:]):
+        raise InvalidRequestError(f"{tensor.name} has shape {list(values.shape[1:])}: expected {list(tensor.dims)}")
+    return values[0]
+
+
+def _fits(tensor: TensorSpec, shape: tuple[int, ...]) -> bool:
+    expected = tensor.shape
+    return len(shape) == len(expected) and all(e in (-1, s) for e, s in zip(expected, shape, strict=True))
+
+
+def _arrays(request: Any) -> dict[str, np.ndarray]:
+    return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+
+
+def _response(spec: StageSpec, answer: Tensors | PinRecError, request: Any) -> Any:
+    import triton_python_backend_utils as pb_utils
+
+    if isinstance(answer, PinRecError):
+        message = str(answer)
+        if TRITON_CODES.get(answer.code, "INTERNAL") == "INTERNAL":
+            request_id = request.request_id() or uuid.uuid4().hex[:12]
+            message = f"{message} (request id {request_id})"
+            log.error("%s: %s", spec.name, message)
+        code = getattr(pb_utils.TritonError, TRITON_CODES.get(answer.code, "INTERNAL"))
+        return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(message, code))
+    outputs = [pb_utils.Tensor(t.name, np.ascontiguousarray(answer[t.name][None])) for t in spec.outputs]
+    return pb_utils.InferenceResponse(output_tensors=outputs)
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text else None

@@ -1,0 +1,78 @@
+"""The retrieval stage: embeddings with quotas → exactly N distinct items in rank order (``contract.FAISS_RETRIEVAL``)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+
+from pinrec_core.errors import InvalidRequestError, PinRecError
+from pinrec_core.ids import IdKind
+from pinrec_core.merging import retrieve
+from pinrec_core.release import Release
+from pinrec_core.retrieval_plan import RetrievalPlan
+from pinrec_core.stages.base import StageParameters, Tensors
+
+ANY_OUTCOME = "any"
+"""The outcome that a release without outcome conditioning answers with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetrievalRequest:
+    """One request's plan and the catalogue rows that must not come back."""
+
+    plan: RetrievalPlan
+    excluded: np.ndarray  # int64 [X]
+
+
+class FaissRetrievalStage:
+    """Batched index lookup, merge and translation to external ids."""
+
+    def __init__(self, parameters: StageParameters) -> None:
+        faiss.omp_set_num_threads(parameters.threads)
+        release = Release.open(parameters.release_folder)
+        self.index = release.index
+        self.catalogue = release.catalogue
+        self.overfetch = release.manifest.generation.overfetch
+        conditioned = release.manifest.model.variant.outcome_conditioned
+        names = release.manifest.dataset.outcomes if conditioned else (ANY_OUTCOME,)
+        self.outcome_name = np.array([name.encode() for name in names], dtype=object)
+        self.string_ids = release.manifest.dataset.item_id_kind is IdKind.STRING
+        self.release_id = np.array([release.manifest.release_id.encode()], dtype=object)
+
+    def parse(self, tensors: Tensors) -> RetrievalRequest:
+        embedding = tensors["embedding"].astype(np.float32)
+        M, D = embedding.shape
+        if D != self.index.width:
+            raise InvalidRequestError(f"embedding has width {D}: expected {self.index.width}")
+        if not np.isfinite(embedding).all():
+            raise InvalidRequestError("embedding holds a value that is not finite: expected finite values")
+        seen = self.catalogue.rows_of(tensors["seen_item_key"])
+        return RetrievalRequest(
+            plan=RetrievalPlan(
+                embedding=embedding, outcome=tensors["embedding_outcome"], quota=tensors["embedding_quota"]
+            ),
+            excluded=np.unique(seen[seen >= 0]),
+        )
+
+    def run(self, rows: Sequence[RetrievalRequest]) -> Sequence[Tensors | PinRecError]:
+        answers = retrieve(
+            self.index, [row.plan for row in rows], [row.excluded for row in rows], overfetch=self.overfetch
+        )
+        return [
+            {
+                "item_id": self._external(answer.item_row),
+                "score": answer.score.astype(np.float32),
+                "outcome": self.outcome_name[answer.outcome],
+                "release": self.release_id,
+            }
+            for answer in answers
+        ]
+
+    def _external(self, item_row: np.ndarray) -> np.ndarray:
+        item_id = self.catalogue.item_ids(item_row)
+        if self.string_ids:
+            return np.array([i.encode() for i in item_id], dtype=object)
+        return item_id.astype(np.int64)
