@@ -21,13 +21,14 @@ class HashedIdEmbedding(nn.Module):
         seeds = torch.arange(1, hashes + 1, dtype=torch.int64) * 0x2545F4914F6CDD1D
         self.register_buffer("hash_seeds", seeds, persistent=False)
         self.row_mask = rows - 1
+        self.width = width
 
     def forward(self, item_key: Tensor) -> Tensor:
         """int64 ``[n]`` → float ``[n, I]``."""
         (n,) = item_key.shape
         row = mix64(item_key.unsqueeze(0) + self.hash_seeds.unsqueeze(1)) & self.row_mask  # [K, n]
         table = torch.arange(row.shape[0], device=row.device).unsqueeze(1)
-        return self.tables[table, row].transpose(0, 1).reshape(n, -1)
+        return self.tables[table, row].transpose(0, 1).reshape(n, self.width)
 
 
 def mix64(x: Tensor) -> Tensor:

@@ -85,14 +85,16 @@ def merge(plan: RetrievalPlan, score: np.ndarray, row: np.ndarray, excluded: np.
 def _merge_or_deepen(
     index: ItemIndex, plan: RetrievalPlan, excluded: np.ndarray, score: np.ndarray, row: np.ndarray
 ) -> RankedItems:
+    """The merge; where it falls short, again from an exact and ever deeper search, until the index is used up."""
     num_items = int(plan.quota.sum())
+    items = merge(plan, score, row, excluded)
     depth = row.shape[1]
-    while True:
-        items = merge(plan, score, row, excluded)
-        if len(items.item_row) == num_items or depth >= len(index):
-            return items
+    exhausted = False
+    while len(items.item_row) < num_items and not exhausted:
         depth = min(depth * DEEPER, len(index))
-        score, row = index.search(plan.embedding, depth, exhaustive=True)
+        exhausted = depth == len(index)
+        items = merge(plan, *index.search(plan.embedding, depth, exhaustive=True), excluded)
+    return items
 
 
 def _depth(plan: RetrievalPlan, excluded: np.ndarray, overfetch: float) -> int:

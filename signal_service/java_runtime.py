@@ -37,7 +37,10 @@ appender.stderr.name = stderr
 appender.stderr.target = SYSTEM_ERR
 appender.stderr.layout.type = PatternLayout
 appender.stderr.layout.pattern = spark %p %c{1}: %m%n
+logger.gateway.name = org.apache.spark.api.python.PythonGatewayServer
+logger.gateway.level = error
 """
+"""Errors only. The gateway's level is what Spark's announcement of its level goes by: equal to the root's, none."""
 
 
 def find_java(environment: Mapping[str, str] = os.environ) -> Path:

@@ -25,7 +25,12 @@ def built_beside(destination: Path) -> Iterator[Path]:
         yield building
         if destination.exists():
             destination.rename(replaced)
-        building.rename(destination)
+        try:
+            building.rename(destination)
+        except OSError:
+            if replaced.exists():
+                replaced.rename(destination)
+            raise
     finally:
         shutil.rmtree(building, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)

@@ -36,17 +36,17 @@ def texts(column: pa.Array, faults: Faults, field: str, *, required: bool) -> pa
         raise DataError(f"{field} is {column.type}: expected text or numbers")
     filled = pc.fill_null(decoded, "")
     if required:
-        faults.mark(_mask(pc.equal(pc.utf8_trim_whitespace(filled), "")), Reason.MISSING_VALUE, field, decoded)
+        faults.mark(mask(pc.equal(pc.utf8_trim_whitespace(filled), "")), Reason.MISSING_VALUE, field, decoded)
     return filled
 
 
 def whole_numbers(column: pa.Array, faults: Faults, field: str) -> np.ndarray:
     """int64 ``[n]``, 0 where marked: missing, non-finite, not whole, or beyond int64."""
     column = _plain(column)
-    faults.mark(_mask(pc.is_null(column)), Reason.MISSING_VALUE, field, column)
+    faults.mark(mask(pc.is_null(column)), Reason.MISSING_VALUE, field, column)
     if pt.is_integer(column.type):
         if column.type == pa.uint64():
-            beyond = _mask(pc.greater(column, pa.scalar(_INT64_MAX, pa.uint64())))
+            beyond = mask(pc.greater(column, pa.scalar(_INT64_MAX, pa.uint64())))
             faults.mark(beyond, Reason.OUT_OF_RANGE, field, column)
             column = pc.if_else(pa.array(~beyond), column, pa.scalar(0, pa.uint64()))
         return pc.fill_null(pc.cast(column, pa.int64()), 0).to_numpy(zero_copy_only=False)
@@ -63,7 +63,7 @@ def seconds(column: pa.Array, unit: str, faults: Faults, field: str) -> np.ndarr
     Columns of Arrow timestamp or date type ignore ``unit``. Range is the caller's to check.
     """
     column = _plain(column)
-    faults.mark(_mask(pc.is_null(column)), Reason.MISSING_VALUE, field, column)
+    faults.mark(mask(pc.is_null(column)), Reason.MISSING_VALUE, field, column)
     if pt.is_timestamp(column.type) or pt.is_date(column.type):
         micros = pc.cast(pc.cast(column, pa.timestamp("us"), safe=False), pa.int64())
         return np.floor_divide(pc.fill_null(micros, 0).to_numpy(zero_copy_only=False), 10**6)
@@ -76,9 +76,9 @@ def seconds(column: pa.Array, unit: str, faults: Faults, field: str) -> np.ndarr
     text = pc.utf8_trim_whitespace(texts(column, faults, field, required=True))
     if unit == "iso8601":
         return _iso_seconds(text, faults, field)
-    faults.mark(_mask(pc.match_substring_regex(text, _NON_FINITE)), Reason.NON_FINITE, field, text)
+    faults.mark(mask(pc.match_substring_regex(text, _NON_FINITE)), Reason.NON_FINITE, field, text)
     number = pc.match_substring_regex(text, _NUMBER)
-    faults.mark(~_mask(number), Reason.WRONG_TYPE, field, text)
+    faults.mark(~mask(number), Reason.WRONG_TYPE, field, text)
     values = pc.cast(pc.if_else(number, text, "0"), pa.float64()).to_numpy(zero_copy_only=False)
     return _float_seconds(values, text, unit, faults, field)
 
@@ -114,6 +114,11 @@ def text_keys(texts: pa.StringArray) -> np.ndarray:
     return distinct[encoded.indices.to_numpy()] if len(distinct) else np.empty(0, np.int64)
 
 
+def mask(condition: pa.BooleanArray) -> np.ndarray:
+    """A nullable condition as a boolean array; null counts as false."""
+    return pc.fill_null(condition, False).to_numpy(zero_copy_only=False)
+
+
 def _whole_floats(column: pa.Array, faults: Faults, field: str) -> np.ndarray:
     values = column.to_numpy(zero_copy_only=False).astype(np.float64)
     finite = np.isfinite(values)
@@ -126,14 +131,14 @@ def _whole_floats(column: pa.Array, faults: Faults, field: str) -> np.ndarray:
 
 
 def _whole_texts(text: pa.StringArray, faults: Faults, field: str) -> np.ndarray:
-    faults.mark(_mask(pc.match_substring_regex(text, _NON_FINITE)), Reason.NON_FINITE, field, text)
+    faults.mark(mask(pc.match_substring_regex(text, _NON_FINITE)), Reason.NON_FINITE, field, text)
     whole = pc.match_substring_regex(text, _WHOLE)
-    faults.mark(~_mask(whole), Reason.WRONG_TYPE, field, text)
+    faults.mark(~mask(whole), Reason.WRONG_TYPE, field, text)
     digits = pc.replace_substring_regex(pc.if_else(whole, text, "0"), r"^[+-]|\.0*$", "")
     magnitude = pc.cast(digits, pa.uint64()).to_numpy(zero_copy_only=False)  # 19 digits fit
     faults.mark(magnitude > _INT64_MAX, Reason.OUT_OF_RANGE, field, text)
     value = np.where(magnitude > _INT64_MAX, 0, magnitude).astype(np.int64)
-    return np.where(_mask(pc.starts_with(text, "-")), -value, value)
+    return np.where(mask(pc.starts_with(text, "-")), -value, value)
 
 
 def _float_seconds(values: np.ndarray, shown: pa.Array, unit: str, faults: Faults, field: str) -> np.ndarray:
@@ -189,8 +194,3 @@ def _is_bytes(type_: pa.DataType) -> bool:
         pt.is_string(type_) or pt.is_large_string(type_) or pt.is_binary(type_) or pt.is_large_binary(type_)
         or pt.is_string_view(type_) or pt.is_binary_view(type_)
     )  # fmt: skip
-
-
-def _mask(condition: pa.BooleanArray) -> np.ndarray:
-    """A nullable condition as a boolean array; null counts as false."""
-    return pc.fill_null(condition, False).to_numpy(zero_copy_only=False)

@@ -72,6 +72,15 @@ class Faults:
             )
         )
 
+    def adopt(self, other: Faults, *, except_where: np.ndarray) -> None:
+        """Take over the faults of ``other``, made over the positions 0 … n − 1 of the same batch."""
+        for fault in other._parts:
+            position = fault["row"].to_numpy()
+            keep = self.ok[position] & ~except_where[position]
+            self.ok[position[keep]] = False
+            kept = fault.filter(pa.array(keep))
+            self._parts.append(kept.set_column(0, "row", pa.array(self._rows[position[keep]])))
+
     def table(self) -> pa.Table | None:
         """row, reason, field, value of every marked row; None where all are good."""
         return pa.concat_tables(self._parts).sort_by("row") if self._parts else None
@@ -111,7 +120,9 @@ class QuarantineWriter:
     def __enter__(self) -> QuarantineWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._writer.close()
 
 

@@ -39,18 +39,22 @@ class RawBatch:
         return self.batch.num_rows + (self.malformed.num_rows if self.malformed is not None else 0)
 
 
-def resolve_files(folder: Path, patterns: Sequence[str]) -> list[Path]:
-    """Files that the names or globs match, sorted within each pattern. Raises ``DataError`` when one matches none."""
-    found: dict[Path, None] = {}
+def resolve_files(folder: Path, patterns: Sequence[str]) -> dict[str, Path]:
+    """Files that the names or globs match, by their path relative to ``folder``, sorted within each pattern.
+
+    Raises ``DataError`` when a pattern matches nothing or something else than Parquet and CSV.
+    """
+    found: dict[str, Path] = {}
     for pattern in patterns:
-        matches = sorted(p for p in Path(folder).glob(pattern) if p.is_file())
+        relative = not Path(pattern).is_absolute()
+        matches = sorted(p for p in Path(folder).glob(pattern) if p.is_file()) if relative else []
         if not matches:
-            raise DataError(f"files={pattern!r}: expected at least one file in {folder}")
+            raise DataError(f"files={pattern!r}: expected a name or glob of at least one file in {folder}")
         for path in matches:
             if path.suffix != ".parquet" and _csv_suffix(path) is None:
                 raise DataError(f"files={path.name!r}: expected .parquet, .csv, .tsv, .csv.gz or .tsv.gz")
-        found.update(dict.fromkeys(matches))
-    return list(found)
+            found[path.relative_to(folder).as_posix()] = path
+    return found
 
 
 def estimate_rows(path: Path) -> int:

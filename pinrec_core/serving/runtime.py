@@ -6,14 +6,17 @@ The server runs in EXPLICIT model control on an empty repository; what it serves
 
 from __future__ import annotations
 
+import ctypes
 import secrets
 import shutil
+import signal
 import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -26,6 +29,11 @@ RESTRICTED = ("model-repository", "shared-memory", "trace", "logging")
 START_TIMEOUT = 60.0  # seconds until an empty server must be live
 EXIT_TIMEOUT = 30  # seconds Triton itself waits for requests in flight
 POLL_INTERVAL = 0.1
+NO_GPU = ("CudaDriverHelper", "unable to create stream")
+"""Errors that Triton logs on every machine without a GPU, and that are none."""
+
+PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,34 +61,41 @@ class Endpoint:
     def local(self) -> Endpoint:
         """The same server as reached from this machine: the wildcard address is not one to connect to."""
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
-        return Endpoint(
-            host=host, grpc_port=self.grpc_port, http_port=self.http_port, metrics_port=self.metrics_port
-        )
+        return replace(self, host=host)
 
 
-@dataclass(slots=True, kw_only=True)
 class TritonServer:
     """A running server, as a context manager: entering starts it and waits until it is live, leaving stops it.
 
-    ``folder`` receives ``triton.log``, the linked backend and the empty repository. ``progress`` is called with the
-    seconds waited. Entering raises ``ServerError`` when something is missing or the server does not come up.
+    ``triton.log`` is appended to in ``log_folder``; the linked backend and the model repository live in a temporary
+    folder of their own, so several servers can run side by side. ``progress`` is called with the seconds waited.
+    Entering raises ``ServerError`` when something is missing or the server does not come up. Enter from a thread that
+    outlives the server: Triton ends with the thread that started it.
     """
 
-    endpoint: Endpoint
-    folder: Path
-    source: TritonSource = TritonSource.AUTO
-    progress: Callable[[float], None] | None = None
-    _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
-    _admin_secret: str = field(default_factory=lambda: secrets.token_hex(16), init=False, repr=False)
-
-    @property
-    def log_file(self) -> Path:
-        return self.folder / "triton.log"
+    def __init__(
+        self,
+        *,
+        endpoint: Endpoint,
+        log_folder: Path,
+        source: TritonSource = TritonSource.AUTO,
+        progress: Callable[[float], None] = lambda _: None,
+    ) -> None:
+        self.endpoint = endpoint
+        self.log_file = Path(log_folder) / "triton.log"
+        self._source = source
+        self._progress = progress
+        self._admin_secret = secrets.token_hex(16)
+        self._folder: Path | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
 
     @property
     def repository(self) -> Path:
         """The model repository of this process; empty until something is deployed."""
-        return self.folder / "repository"
+        if self._folder is None:
+            raise ServerError("the server was not started")
+        return self._folder / "repository"
 
     @property
     def admin_headers(self) -> dict[str, str]:
@@ -88,28 +103,12 @@ class TritonServer:
         return {f"triton-grpc-protocol-{ADMIN_KEY}": self._admin_secret}
 
     def __enter__(self) -> Self:
-        shutil.rmtree(self.repository, ignore_errors=True)  # of an earlier process
-        self.repository.mkdir(parents=True)
-        installation = find_installation(self.folder, self.source)
         endpoint = self.endpoint
-        check_machine(
-            [
-                ("grpc", endpoint.host, endpoint.grpc_port),
-                ("http", endpoint.host, endpoint.http_port),
-                ("metrics", endpoint.host, endpoint.metrics_port),
-            ]
-        )
-        with self.log_file.open("wb") as log:
-            # A session of its own: Ctrl-C in a terminal must reach only the owner, who drains before it stops Triton.
-            self._process = subprocess.Popen(
-                self._command(installation),
-                env=installation.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        ports = {"grpc": endpoint.grpc_port, "http": endpoint.http_port, "metrics": endpoint.metrics_port}
+        check_machine([(purpose, endpoint.host, port) for purpose, port in ports.items()])
+        self._folder = Path(tempfile.mkdtemp(prefix="pinrec-triton-"))
         try:
+            self._start(find_installation(self._folder, self._source))
             self._wait_until_live()
         except BaseException:
             self.stop()
@@ -125,22 +124,46 @@ class TritonServer:
             raise ServerError("the server was not started")
         return self._process.poll()
 
+    def check_alive(self) -> None:
+        """Raises ``ServerError`` with the end of the log when the process has ended."""
+        if (status := self.poll()) is not None:
+            raise ServerError(f"Triton ended with status {status}; {self.log_file} ends:\n{self.last_words()}")
+
     def stop(self, timeout: float = EXIT_TIMEOUT + 5.0) -> None:
-        """SIGTERM, then after ``timeout`` seconds SIGKILL. Does nothing when the process has ended already."""
-        if self._process is None or self._process.poll() is not None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        """SIGTERM, then after ``timeout`` seconds SIGKILL; removes the temporary folder. The log stays."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def last_words(self, lines: int = 8) -> str:
-        """The errors at the end of the log, or its last lines when it holds none."""
-        text = self.log_file.read_text("utf-8", errors="replace").splitlines()
-        errors = [line for line in text if line[:1] in ("E", "F") or "error" in line.lower()]
+        """The errors at the end of this run's log, or its last lines when it holds none."""
+        with self.log_file.open("rb") as log:
+            log.seek(self._log_start)
+            text = log.read().decode("utf-8", errors="replace").splitlines()
+        errors = [line for line in text if line[:1] in ("E", "F") and not any(n in line for n in NO_GPU)]
         return "\n".join((errors or text)[-lines:])
+
+    def _start(self, installation: TritonInstallation) -> None:
+        self.repository.mkdir()
+        self.log_file.parent.mkdir(parents=True, exist_ok=True)
+        with self.log_file.open("ab") as log:
+            self._log_start = log.tell()
+            # A session of its own: Ctrl-C in a terminal must reach only the owner, who drains before it stops Triton.
+            self._process = subprocess.Popen(
+                self._command(installation),
+                env=installation.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_end_with_parent,
+            )
 
     def _command(self, installation: TritonInstallation) -> list[str]:
         endpoint = self.endpoint
@@ -167,15 +190,18 @@ class TritonServer:
         started = time.monotonic()
         while True:
             waited = time.monotonic() - started
-            if (status := self.poll()) is not None:
-                raise ServerError(f"Triton ended with status {status} while starting:\n{self.last_words()}")
+            self.check_alive()
             if _answers(f"{self.endpoint.local.http}/v2/health/live"):
                 return
             if waited > START_TIMEOUT:
                 raise ServerError(f"Triton is not live after {START_TIMEOUT:.0f} s:\n{self.last_words()}")
-            if self.progress is not None:
-                self.progress(waited)
+            self._progress(waited)
             time.sleep(POLL_INTERVAL)
+
+
+def _end_with_parent() -> None:
+    """Runs in the child: ask the kernel for SIGTERM when the parent dies, so that a killed owner leaves no server."""
+    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _answers(url: str) -> bool:

@@ -87,19 +87,19 @@ def execute(spec: StageSpec, stage: Stage[Any], requests: Sequence[Any]) -> list
 
     A request that is malformed is answered with its own error; the others are run together, as if it were not there.
     """
-    checked = _Checked(spec, stage)
-    answers = run_batch(checked, [_arrays(request) for request in requests])
+    answers = run_batch(_Checked(spec, stage), requests)
     return [_response(spec, answer, request) for answer, request in zip(answers, requests, strict=True)]
 
 
 class _Checked:
-    """A stage behind the checks of its contract: what it is given, and what it gives."""
+    """The stage as one of Triton's requests, behind the checks of its contract: what it is given, what it gives."""
 
     def __init__(self, spec: StageSpec, stage: Stage[Any]) -> None:
         self._spec = spec
         self._stage = stage
 
-    def parse(self, tensors: Tensors) -> Any:
+    def parse(self, request: Any) -> Any:
+        tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         return self._stage.parse(check_inputs(self._spec, tensors))
 
     def run(self, rows: Sequence[Any]) -> Sequence[Tensors | PinRecError]:
@@ -153,10 +153,6 @@ def _without_batch(tensor: TensorSpec, values: np.ndarray) -> np.ndarray:
 def _fits(tensor: TensorSpec, shape: tuple[int, ...]) -> bool:
     expected = tensor.shape
     return len(shape) == len(expected) and all(e in (-1, s) for e, s in zip(expected, shape, strict=True))
-
-
-def _arrays(request: Any) -> dict[str, np.ndarray]:
-    return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
 
 
 def _response(spec: StageSpec, answer: Tensors | PinRecError, request: Any) -> Any:

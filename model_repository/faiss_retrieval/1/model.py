@@ -1,4 +1,4 @@
-"""`faiss_retrieval` in Triton's Python backend: the stage of `pinrec_core.stages.faiss_retrieval` behind the one Triton boundary."""
+"""`faiss_retrieval` in Triton's Python backend: the stage, behind the one Triton boundary."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from pinrec_core.serving import triton_boundary
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         triton_boundary.prepare_process()
-        from pinrec_core.stages.faiss_retrieval import FaissRetrievalStage  # may import torch: after the process is prepared
+        from pinrec_core.stages.faiss_retrieval import (
+            FaissRetrievalStage,
+        )  # may import torch: after the process is prepared
 
         self.stage = FaissRetrievalStage(triton_boundary.stage_parameters(args))
 

@@ -1,4 +1,4 @@
-"""`generator` in Triton's Python backend: the stage of `pinrec_core.stages.generator` behind the one Triton boundary."""
+"""`generator` in Triton's Python backend: the stage, behind the one Triton boundary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`id_embedder` in Triton's Python backend: the stage of `id_embedder.stage` behind the one Triton boundary."""
+"""`id_embedder` in Triton's Python backend: the stage, behind the one Triton boundary."""
 
 from __future__ import annotations
 

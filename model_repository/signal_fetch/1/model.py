@@ -1,4 +1,4 @@
-"""`signal_fetch` in Triton's Python backend: the stage of `signal_service.fetch_stage` behind the one Triton boundary."""
+"""`signal_fetch` in Triton's Python backend: the stage, behind the one Triton boundary."""
 
 from __future__ import annotations
 

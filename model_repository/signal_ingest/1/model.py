@@ -1,4 +1,4 @@
-"""`signal_ingest` in Triton's Python backend: the stage of `signal_service.ingest_stage` behind the one Triton boundary."""
+"""`signal_ingest` in Triton's Python backend: the stage, behind the one Triton boundary."""
 
 from __future__ import annotations
 

@@ -1,0 +1,34 @@
+"""The client's errors as this project's, so that every command fails in the same way.
+
+The client is a distribution of its own and cannot raise ``PinRecError`` itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pinrec_client import DeadlineExceededError, PinRecClientError, UnavailableError
+from pinrec_client import InvalidRequestError as ClientInvalidRequestError
+
+from pinrec_core.errors import InvalidRequestError, PinRecError, ServerError
+
+
+def as_pinrec_error(error: PinRecClientError) -> PinRecError:
+    """The error of this project that a client's error stands for; its message is kept."""
+    if isinstance(error, ClientInvalidRequestError):
+        return InvalidRequestError(str(error))
+    if isinstance(error, UnavailableError):
+        return ServerError(f"{error}; is the service running (`pinrec serve`), and is --url right?")
+    if isinstance(error, DeadlineExceededError):
+        return ServerError(f"no answer in time ({error}); --timeout allows more")
+    return PinRecError(str(error))
+
+
+@contextmanager
+def client_errors() -> Iterator[None]:
+    """Raise the client's errors within as ``PinRecError``."""
+    try:
+        yield
+    except PinRecClientError as error:
+        raise as_pinrec_error(error) from error

@@ -1,0 +1,53 @@
+"""``pinrec log-event``: write one event to a running service; the user's next request sees it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def log_event(
+    user: Annotated[str, typer.Argument(help="Who acted: a user id.")],
+    action: Annotated[str, typer.Argument(help="What the user did, as the log names it: like, click, search.")],
+    item: Annotated[str | None, typer.Option(help="The item acted on; a search has --query instead.")] = None,
+    query: Annotated[str | None, typer.Option(help="The text of a search.")] = None,
+    surface: Annotated[str, typer.Option(help="Where it happened, as the log names it.")] = "",
+    timestamp: Annotated[int | None, typer.Option(metavar="SECONDS", help="Unix time; now otherwise.")] = None,
+    event_id: Annotated[
+        str | None, typer.Option(help="Identity of the event: one id is stored once. A new one otherwise.")
+    ] = None,
+    string_ids: Annotated[
+        bool, typer.Option("--string-ids", help="Take ids as text even where they look like integers.")
+    ] = False,
+    url: Annotated[str, typer.Option(help="host:port of the service's gRPC endpoint.")] = "127.0.0.1:8001",
+    timeout: Annotated[float, typer.Option(help="Seconds that the write may take.")] = 10.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Write one event of a user to a running service."""
+    import json
+    import time
+
+    from pinrec_client import Event, PinRecClient
+    from pinrec_client.text import parse_id
+
+    from pinrec_core.cli.client_errors import client_errors
+
+    with client_errors(), PinRecClient(url, timeout=timeout) as client:
+        identity = {} if event_id is None else {"event_id": event_id}
+        event = Event(
+            user_id=parse_id(user, string_ids=string_ids),
+            action=action,
+            timestamp=int(time.time()) if timestamp is None else timestamp,
+            item_id=None if item is None else parse_id(item, string_ids=string_ids),
+            query=query,
+            surface=surface,
+            **identity,
+        )
+        stored = client.log_events([event])
+    if as_json:
+        typer.echo(json.dumps({"event_id": event.event_id, "stored": stored}))
+    elif stored:
+        typer.echo(f"stored event {event.event_id}")
+    else:
+        typer.echo(f"event {event.event_id} was stored before")

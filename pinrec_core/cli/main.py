@@ -1,0 +1,48 @@
+"""The command line: ``pinrec <command>``. One thin module per command; this one registers them and ends a run well.
+
+Commands import what they need when they run, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from pinrec_core.cli.evaluate import evaluate
+from pinrec_core.cli.log_event import log_event
+from pinrec_core.cli.prepare import prepare
+from pinrec_core.cli.recommend import recommend
+from pinrec_core.cli.release import release
+from pinrec_core.cli.serve import serve
+from pinrec_core.cli.synth import synth
+from pinrec_core.cli.train import train
+from pinrec_core.errors import PinRecError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="pinrec",
+    help="From an event log to recommendations through a Triton Inference Server: "
+    "synth → prepare → train → release → serve → recommend.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+for command in (synth, prepare, train, evaluate, release, serve, recommend, log_event):
+    app.command()(command)
+
+
+def main() -> None:
+    """Entry point. A foreseen error ends with one sentence and its own exit code, never with a traceback."""
+    try:
+        app()
+    except PinRecError as error:
+        print(f"pinrec: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        print("pinrec: interrupted", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
+    except BrokenPipeError:  # `pinrec recommend … | head` is not an error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

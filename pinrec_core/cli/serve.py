@@ -1,0 +1,115 @@
+"""``pinrec serve``: the real Triton Inference Server with one release of the ensemble."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def serve(
+    signals: Annotated[
+        Path, typer.Option(help="Signals folder of a prepared dataset (DATASET/signals).", show_default=False)
+    ],
+    release: Annotated[Path | None, typer.Option(help="The release folder to serve.", show_default=False)] = None,
+    releases: Annotated[
+        Path | None,
+        typer.Option(
+            help="Or: a folder of releases; serves the one its `current` file names, and looks again on SIGHUP.",
+            show_default=False,
+        ),
+    ] = None,
+    realtime: Annotated[
+        Path | None, typer.Option(help="Folder of the real-time store.", show_default="SIGNALS/realtime")
+    ] = None,
+    batch_only: Annotated[
+        bool, typer.Option("--batch-only", help="Serve without a real-time store: no event is read or accepted.")
+    ] = False,
+    grpc_port: Annotated[int, typer.Option(help="Port for recommendations and events.")] = 8001,
+    http_port: Annotated[int, typer.Option(help="Port for the same over HTTP, and for health.")] = 8000,
+    metrics_port: Annotated[int, typer.Option(help="Port for Prometheus.")] = 8002,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every interface.")] = "127.0.0.1",
+    device: Annotated[str, typer.Option(help="Where the generator runs: cpu, cuda, cuda:1.")] = "cpu",
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of each stage process.", show_default="all cores")
+    ] = None,
+    instances: Annotated[
+        list[str] | None, typer.Option(help="Processes of a stage, e.g. generator=2. Repeatable.", show_default=False)
+    ] = None,
+    model_repository: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the model templates.", show_default="model_repository beside the package"),
+    ] = None,
+    log_dir: Annotated[
+        Path | None, typer.Option(help="Folder for triton.log.", show_default="a temporary folder")
+    ] = None,
+    drain_timeout: Annotated[float, typer.Option(help="Seconds to finish accepted requests when stopping.")] = 30.0,
+    triton: Annotated[
+        str, typer.Option(help="Which Triton: image (/opt/tritonserver), wheel (nvidia-pytriton), or auto.")
+    ] = "auto",
+    json_: Annotated[bool, typer.Option("--json", help="When ready, print one line of JSON.")] = False,
+) -> None:
+    """Serve a release: start Triton, load the ensemble, say where it listens, drain and stop on SIGTERM or Ctrl-C.
+
+    Example: pinrec serve --releases releases --signals data/ml100k/signals
+    """
+    import os
+    import tempfile
+
+    from pinrec_core.cli.console import print_json, stderr, stdout
+    from pinrec_core.errors import require
+    from pinrec_core.release import Release, current_release
+    from pinrec_core.serving.deployment import ServingOptions, parse_instances
+    from pinrec_core.serving.installation import TritonSource
+    from pinrec_core.serving.model_repository import default_templates
+    from pinrec_core.serving.runtime import Endpoint, TritonServer
+    from pinrec_core.serving.service import run_service
+
+    require((release is None) != (releases is None), "--release", str(release), "exactly one of --release, --releases")
+    require(triton in set(TritonSource), "--triton", triton, f"one of {', '.join(TritonSource)}")
+    require(not (batch_only and realtime), "--realtime", str(realtime), "no folder with --batch-only")
+    options = ServingOptions(
+        signals=signals,
+        realtime=None if batch_only else (realtime or signals / "realtime"),
+        device=device,
+        threads=threads if threads is not None else os.cpu_count() or 1,
+        instances=parse_instances(instances or []),
+    )
+    endpoint = Endpoint(host=host, grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port)
+    server = TritonServer(
+        endpoint=endpoint,
+        log_folder=log_dir or Path(tempfile.gettempdir()) / f"pinrec-serve-{grpc_port}",
+        source=TritonSource(triton),
+    )
+
+    def ready(served: Release) -> None:
+        release_id = served.manifest.release_id
+        if json_:
+            print_json(
+                {
+                    "release": release_id,
+                    "grpc": endpoint.grpc,
+                    "http": endpoint.http,
+                    "metrics": endpoint.metrics,
+                    "log": str(server.log_file),
+                }
+            )
+        else:
+            stdout.print(f"serving release {release_id}", soft_wrap=True)
+            stdout.print(f"  gRPC     {endpoint.grpc}")
+            stdout.print(f"  HTTP     {endpoint.http}")
+            stdout.print(f"  metrics  {endpoint.metrics}")
+            stdout.print(f"  log      {server.log_file}", soft_wrap=True)
+            stdout.print("Ctrl-C drains and stops it.")
+        stdout.file.flush()
+
+    run_service(
+        server=server,
+        templates=model_repository or default_templates(),
+        options=options,
+        choose_release=lambda: release if release is not None else current_release(releases or Path()),
+        drain_timeout=drain_timeout,
+        ready=ready,
+        report=lambda sentence: stderr.print(sentence, soft_wrap=True),
+    )

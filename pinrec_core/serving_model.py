@@ -1,0 +1,118 @@
+"""A trained model with its index and calibrated generation settings: what evaluation judges and a release freezes.
+
+It can come from a run (indexed and calibrated now) or from a release (as frozen).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pinrec_core.catalogue import ItemCatalogue
+from pinrec_core.compression import compress, compression_ratio
+from pinrec_core.config import GenerationConfig, ModelConfig
+from pinrec_core.dataset import DatasetManifest
+from pinrec_core.evaluation import EvaluationCase, generate_for, serving_budget
+from pinrec_core.item_index import ItemIndex
+from pinrec_core.model import PinRec
+from pinrec_core.release import Release, represent_catalogue
+from pinrec_core.training import Run
+
+INDEX_RECALL_TARGET = 0.99
+INDEX_RECALL_DEPTH = 100
+CALIBRATION_USERS = 64
+CALIBRATION_QUERIES = 2048
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingModel:
+    """Everything between a history and its items."""
+
+    model: PinRec
+    embed_ids: Callable[[Tensor], Tensor]
+    catalogue: ItemCatalogue
+    index: ItemIndex
+    generation: GenerationConfig
+    dataset: DatasetManifest
+    calibration: dict[str, Any]
+
+    @staticmethod
+    def from_release(release: Release, device: str = "cpu") -> ServingModel:
+        return ServingModel(
+            model=release.load_model(device),
+            embed_ids=release.load_id_embedder(),
+            catalogue=release.catalogue,
+            index=release.index,
+            generation=release.manifest.generation,
+            dataset=release.manifest.dataset,
+            calibration=release.manifest.index,
+        )
+
+    @staticmethod
+    def from_run(
+        run: Run, dataset: Path, cases: list[EvaluationCase], *, generation: GenerationConfig, compression_target: float
+    ) -> ServingModel:
+        """Index the catalogue, then calibrate nprobe and the merge threshold on what held-out users generate.
+
+        ``compression_target`` is the wanted number of generated embeddings per kept one.
+        """
+        model = run.load_model()
+        catalogue = ItemCatalogue.open(dataset)
+        manifest = DatasetManifest.load(dataset)
+        index = ItemIndex.build(represent_catalogue(model, model.id_embedding, catalogue))
+        sample = (
+            generate_for(
+                model, model.id_embedding, cases[:CALIBRATION_USERS], serving_budget(model, manifest), generation
+            )
+            if cases
+            else torch.from_numpy(index.reconstruct(np.arange(min(len(index), CALIBRATION_QUERIES)))[None, None])
+        )
+        queries = sample.reshape(-1, index.width).cpu().numpy()[:CALIBRATION_QUERIES]
+        nprobe, recall = index.calibrate(queries, INDEX_RECALL_DEPTH, recall=INDEX_RECALL_TARGET)
+        merge_cosine = calibrate_merge_cosine(sample, compression_target)
+        return ServingModel(
+            model=model,
+            embed_ids=model.id_embedding,
+            catalogue=catalogue,
+            index=index,
+            generation=replace(generation, nprobe=nprobe, merge_cosine=merge_cosine),
+            dataset=manifest,
+            calibration={
+                "type": "IVF_HNSW",
+                "nlist": index.nlist,
+                "nprobe": nprobe,
+                f"recall_at_{INDEX_RECALL_DEPTH}": recall,
+                "compression_ratio": compression_ratio(compress(sample, merge_cosine)),
+            },
+        )
+
+
+def default_generation(config: ModelConfig) -> GenerationConfig:
+    """Six steps, as in production; a multi-token variant uses every offset that it was trained on."""
+    return GenerationConfig(
+        steps=min(6, config.max_steps),
+        offsets=tuple(range(1, config.max_offset + 1)) if config.variant.multi_token else (1,),
+    )
+
+
+def default_compression_target(config: ModelConfig) -> float:
+    """The median ratios that the paper reports: 6 for UC, 3 for {MT,OC}; the others follow their conditioning."""
+    return 3.0 if config.variant.outcome_conditioned else 6.0
+
+
+def calibrate_merge_cosine(embedding: Tensor, target_ratio: float) -> float:
+    """The threshold that compresses ``[users, O, n, D]`` to about ``target_ratio`` embeddings per kept one.
+
+    The ratio falls as the threshold rises, so it is found by bisection.
+    """
+    low, high = -1.0, 1.0
+    for _ in range(16):
+        middle = (low + high) / 2
+        low, high = (middle, high) if compression_ratio(compress(embedding, middle)) > target_ratio else (low, middle)
+    return round(high, 4)

@@ -1,0 +1,37 @@
+"""``--set section.key=value`` on a preset: parsed as TOML values, unknown names refused."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+
+from pinrec_core.config import Preset, with_changes
+from pinrec_core.errors import ConfigError
+
+SECTIONS = ("model", "objective", "training")
+
+
+def apply_settings(preset: Preset, settings: Sequence[str]) -> Preset:
+    """A copy of ``preset`` with settings such as ``objective.window=8`` applied. Raises ``ConfigError``."""
+    for setting in settings:
+        section, key, value = _parse(setting)
+        if section == "model":
+            if key not in preset.model:
+                raise ConfigError(f"--set {setting}: expected one of {sorted(preset.model)} after model.")
+            changed = {**preset.model, key: value}
+        else:
+            changed = with_changes(getattr(preset, section), {key: value})
+        preset = with_changes(preset, {section: changed})
+    return preset
+
+
+def _parse(setting: str) -> tuple[str, str, object]:
+    name, equals, text = setting.partition("=")
+    section, dot, key = name.strip().partition(".")
+    if not (equals and dot and section in SECTIONS):
+        raise ConfigError(f"--set {setting}: expected section.key=value with a section of {', '.join(SECTIONS)}")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()  # a bare word, such as a name of an enumeration
+    return section, key.strip(), value

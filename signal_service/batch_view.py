@@ -1,0 +1,105 @@
+"""The batch sequences as a key-value view: one RocksDB read gives a user's history. Built whole, then only read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from rocksdict import AccessType, BlockBasedOptions, DBCompressionType, Options, Rdict, WriteBatch, WriteOptions
+
+from pinrec_core.dataset import DatasetManifest
+from pinrec_core.errors import DataError, StoreError
+from pinrec_core.history import History
+from pinrec_core.ids import user_store_key
+from pinrec_core.sequences import BatchInfo, iter_histories
+from signal_service.history_codec import decode_history, encode_history
+from signal_service.publish import built_beside
+
+SEQUENCES = "sequences"
+VIEW = "batch"
+_DATABASE = "users"
+_WRITE_BYTES = 4 << 20
+
+
+def build_batch_view(signals: Path, *, progress: Callable[[int], None] | None = None) -> Path:
+    """Write ``signals/batch`` anew from ``signals/sequences`` and return its path.
+
+    Memory stays bounded; ``progress`` is told the number of users written so far. Raises ``DataError`` when the
+    sequences are absent or do not belong to ``signals/dataset.json``.
+    """
+    signals = Path(signals)
+    manifest = DatasetManifest.load(signals)
+    info = BatchInfo.load(signals / SEQUENCES)
+    written = 0
+    with built_beside(signals / VIEW) as folder:
+        without_log = WriteOptions()
+        without_log.disable_wal = True  # type: ignore[assignment, method-assign]  # an unfinished view is never published
+        database = Rdict(str(folder / _DATABASE), _options())
+        batch = WriteBatch(raw_mode=True)
+        for user_id, history in iter_histories(signals / SEQUENCES):
+            if history.feature.shape[1] != manifest.feature_width:
+                raise DataError(
+                    f"user_id={user_id!r}: features are {history.feature.shape[1]} wide, expected "
+                    f"{manifest.feature_width}"
+                )
+            batch[user_store_key(user_id, manifest.user_id_kind)] = encode_history(history)
+            written += 1
+            if batch.size_in_bytes() >= _WRITE_BYTES:
+                database.write(batch, without_log)
+                batch.clear()
+                if progress:
+                    progress(written)
+        database.write(batch, without_log)
+        database.flush()
+        database.compact_range(None, None)
+        database.close()
+        if written != info.num_users:
+            raise DataError(f"{signals / SEQUENCES}: holds {written} users, expected num_users={info.num_users}")
+        info.save(folder)
+    if progress:
+        progress(written)
+    return signals / VIEW
+
+
+class BatchView:
+    """The view, read-only; any number of processes open it at once."""
+
+    def __init__(self, database: Rdict, info: BatchInfo, manifest: DatasetManifest) -> None:
+        self.info = info
+        self.manifest = manifest
+        self._database = database
+
+    @staticmethod
+    def open(signals: Path) -> BatchView:
+        """Raises ``DataError`` when there is no view, ``StoreError`` when RocksDB cannot open it."""
+        folder = Path(signals) / VIEW
+        manifest = DatasetManifest.load(signals)
+        info = BatchInfo.load(folder)
+        try:
+            access = AccessType.read_only(error_if_log_file_exist=False)
+            database = Rdict(str(folder / _DATABASE), _options(), access_type=access)
+        except Exception as error:  # rocksdict raises nothing narrower
+            raise StoreError(f"{folder}: cannot be opened: {error}") from error
+        return BatchView(database, info, manifest)
+
+    def get(self, user_key: bytes) -> History | None:
+        """The user's batch history, oldest first, as read-only views of the bytes read; None for an unknown user."""
+        try:
+            data = self._database.get(user_key)
+        except Exception as error:  # rocksdict raises nothing narrower
+            raise StoreError(f"the batch view cannot be read: {error}") from error
+        return None if data is None else decode_history(data)
+
+    def close(self) -> None:
+        self._database.close()
+
+
+def _options() -> Options:
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.set_max_open_files(-1)  # what is open stays readable when a newer view replaces this one
+    options.set_compression_type(DBCompressionType.none())  # quantised features do not compress
+    tables = BlockBasedOptions()
+    tables.set_bloom_filter(10, False)  # an unknown user costs no read
+    options.set_block_based_table_factory(tables)
+    return options

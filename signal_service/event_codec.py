@@ -1,0 +1,67 @@
+"""An event as key and value of an ordered byte store.
+
+A key sorts by user, then time, then event id, so one user's events of a span of time are one range. Knows the order
+of bytes, not the database.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from pinrec_core.errors import StoreError
+from pinrec_core.history import ItemType
+from signal_service.store import Event
+
+VERSION = 1
+MAX_USER_KEY_BYTES = 1024
+MAX_NAME_BYTES = (1 << 16) - 1
+_LENGTH = struct.Struct(">H")
+_TIME = struct.Struct(">Q")
+_VALUE = struct.Struct("<BBqHHI")  # version, item type, item key, bytes of action, surface and query
+
+
+def range_start(user_key: bytes, timestamp: int) -> bytes:
+    """The smallest key a user's event at ``timestamp`` or later can have. The length keeps "ab" apart from "abc"."""
+    if not 0 < len(user_key) <= MAX_USER_KEY_BYTES:
+        raise StoreError(f"user_key has {len(user_key)} bytes: expected 1 to {MAX_USER_KEY_BYTES}")
+    biased = min(max(timestamp + (1 << 63), 0), (1 << 64) - 1)  # sign flipped: byte order is time order
+    return _LENGTH.pack(len(user_key)) + user_key + _TIME.pack(biased)
+
+
+def event_key(event: Event) -> bytes:
+    if not event.event_id:
+        raise StoreError("event_id='': expected an id; without one an append could not be repeated")
+    return range_start(event.user_key, event.timestamp) + event.event_id.encode("utf-8")
+
+
+def event_value(event: Event) -> bytes:
+    action, surface, query = (text.encode("utf-8") for text in (event.action, event.surface, event.query))
+    if max(len(action), len(surface)) > MAX_NAME_BYTES:
+        raise StoreError(f"an action or surface has more than {MAX_NAME_BYTES} bytes")
+    header = _VALUE.pack(VERSION, event.item_type, event.item_key, len(action), len(surface), len(query))
+    return header + action + surface + query
+
+
+def decode_event(key: bytes, value: bytes) -> Event:
+    """Raises ``StoreError`` on bytes that are not an event of this version."""
+    try:
+        (user_bytes,) = _LENGTH.unpack_from(key)
+        user_end = _LENGTH.size + user_bytes
+        (biased,) = _TIME.unpack_from(key, user_end)
+        version, item_type, item_key, *lengths = _VALUE.unpack_from(value)
+        if version != VERSION or len(value) != _VALUE.size + sum(lengths):
+            raise StoreError(f"a stored event has version {version}, {len(value)} bytes: expected version {VERSION}")
+        action_end = _VALUE.size + lengths[0]
+        surface_end = action_end + lengths[1]
+        return Event(
+            event_id=key[user_end + _TIME.size :].decode("utf-8"),
+            user_key=key[_LENGTH.size : user_end],
+            item_key=item_key,
+            item_type=ItemType(item_type),
+            action=value[_VALUE.size : action_end].decode("utf-8"),
+            surface=value[action_end:surface_end].decode("utf-8"),
+            timestamp=biased - (1 << 63),
+            query=value[surface_end:].decode("utf-8"),
+        )
+    except (struct.error, ValueError) as error:
+        raise StoreError(f"a stored event cannot be read: {error}") from error

@@ -1,0 +1,75 @@
+"""Stored events as a history of one release: its catalogue's features, its vocabulary's numbers, its text encoder.
+
+What this release does not know (an item added since, an action it has no outcome for) is left out and counted; it is
+no error, because the store outlives releases.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from pinrec_core.catalogue import ItemCatalogue
+from pinrec_core.dataset import DatasetManifest
+from pinrec_core.history import DTYPES, NO_OUTCOME, History, ItemType
+from pinrec_core.quantization import quantize_int8
+from pinrec_core.text import TextEncoder
+from signal_service.store import Event
+
+
+class EventHistoryBuilder:
+    """Turns events into histories. ``skipped`` counts what was left out, by reason."""
+
+    def __init__(self, manifest: DatasetManifest, catalogue: ItemCatalogue, encoder: TextEncoder) -> None:
+        self._outcome = {name: number for number, name in enumerate(manifest.outcomes)}
+        self._query_actions = frozenset(manifest.query_actions)
+        self._surface = {name: number for number, name in enumerate(manifest.surfaces)}
+        self._catalogue = catalogue
+        self._encoder = encoder
+        self.feature_width = manifest.feature_width
+        self.skipped: Counter[str] = Counter()
+
+    def build(self, events: Sequence[Event]) -> History:
+        """The events this release can read, in the order given."""
+        rows = self._catalogue.rows_of(np.fromiter((e.item_key for e in events), np.int64, len(events)))
+        kept: list[int] = []
+        outcome: list[int] = []
+        for position, event in enumerate(events):
+            is_query = event.item_type is ItemType.QUERY
+            if not is_query and event.action not in self._outcome:
+                self.skipped["action"] += 1
+            elif not is_query and rows[position] < 0:
+                self.skipped["item"] += 1
+            elif is_query and event.action not in self._query_actions:
+                self.skipped["query_action"] += 1
+            else:
+                kept.append(position)
+                outcome.append(NO_OUTCOME if is_query else self._outcome[event.action])
+        feature = np.empty((len(kept), self.feature_width), np.int8)
+        scale = np.empty(len(kept), np.float32)
+        for place, position in enumerate(kept):
+            event = events[position]
+            if event.item_type is ItemType.QUERY:
+                feature[place], scale[place] = self.query_feature(event.query)
+            else:
+                feature[place] = self._catalogue.feature[rows[position]]
+                scale[place] = self._catalogue.scale[rows[position]]
+        chosen = [events[position] for position in kept]
+        return History(
+            item_key=np.array([e.item_key for e in chosen], DTYPES["item_key"]),
+            item_type=np.array([e.item_type for e in chosen], DTYPES["item_type"]),
+            outcome=np.array(outcome, DTYPES["outcome"]),
+            surface=np.array([self._surface.get(e.surface, 0) for e in chosen], DTYPES["surface"]),
+            timestamp=np.array([e.timestamp for e in chosen], DTYPES["timestamp"]),
+            feature=feature,
+            scale=scale,
+        )
+
+    def query_feature(self, text: str) -> tuple[np.ndarray, np.float32]:
+        """A query's content vector: the text part, zeros behind it. int8 ``[F]`` and its scale."""
+        vector = np.zeros((1, self.feature_width), np.float32)
+        vector[0, : self._encoder.width] = self._encoder.encode_one(text)
+        feature, scale = quantize_int8(vector)
+        return feature[0], scale[0]

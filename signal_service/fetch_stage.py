@@ -1,0 +1,102 @@
+"""Stage ``signal_fetch``: a request becomes the user's history and its resolved settings.
+
+Knows neither the model nor Triton; what it answers is ``pinrec_core.contract.SIGNAL_FETCH.outputs``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from pinrec_core.errors import ConfigError, PinRecError, StoreError
+from pinrec_core.history import DTYPES, NO_OUTCOME, History, ItemType
+from pinrec_core.ids import string_key
+from pinrec_core.quantization import quantize_int8
+from pinrec_core.release import Release
+from pinrec_core.stages.base import StageParameters, Tensors
+from signal_service.merge import newest, seen_item_keys
+from signal_service.request import RecommendRequest, RequestParser
+from signal_service.user_histories import UserHistories
+
+NOTHING_SEEN = np.empty(0, np.int64)
+
+
+class SignalFetchStage:
+    """Built from ``parameters``; raises ``ReleaseError`` when signals and release do not belong together."""
+
+    def __init__(self, parameters: StageParameters, *, clock: Callable[[], float] = time.time) -> None:
+        if parameters.release is None:
+            raise ConfigError("release=None: signal_fetch expects the folder of a release")
+        release = Release.open(parameters.release)
+        manifest = release.manifest
+        histories = UserHistories.open(
+            manifest.dataset, release.catalogue, signals=parameters.signals, realtime=parameters.realtime
+        )
+        parser = RequestParser(manifest.dataset, manifest.model, manifest.generation, clock)
+        self._setup(parser, histories, manifest.model.max_history)
+
+    @classmethod
+    def of(cls, parser: RequestParser, histories: UserHistories, *, max_history: int) -> SignalFetchStage:
+        """A stage of given parts, for callers that have no release folder."""
+        stage = cls.__new__(cls)
+        stage._setup(parser, histories, max_history)
+        return stage
+
+    def _setup(self, parser: RequestParser, histories: UserHistories, max_history: int) -> None:
+        self.parse = parser.parse
+        self._histories = histories
+        self._max_history = max_history
+
+    def run(self, rows: Sequence[RecommendRequest]) -> Sequence[Tensors | PinRecError]:
+        """Histories of at most ``max_history`` positions, a search's query among them as the last."""
+        self._histories.refresh()
+        return [self._answer(row) for row in rows]
+
+    def _answer(self, request: RecommendRequest) -> Tensors | PinRecError:
+        try:
+            history = self._histories.at(request.user_key, request.time)
+        except StoreError as error:
+            return error
+        seen = seen_item_keys(history) if request.exclude_seen else NOTHING_SEEN
+        query = self._query_element(request)
+        if query is not None:
+            history = History.concatenate([newest(history, self._max_history - 1), query])
+        history = newest(history, self._max_history)
+        return {
+            "history_item_key": history.item_key,
+            "history_item_type": history.item_type,
+            "history_surface": history.surface,
+            "history_timestamp": history.timestamp,
+            "history_feature": history.feature,
+            "history_scale": history.scale,
+            "resolved_surface": np.array([request.surface], np.int16),
+            "resolved_time": np.array([request.time], np.int64),
+            "resolved_budget": request.budget,
+            "resolved_num_items": np.array([request.num_items], np.int32),
+            "resolved_seed": np.array([request.seed], np.int64),
+            "seen_item_key": seen,
+        }
+
+    def _query_element(self, request: RecommendRequest) -> History | None:
+        """The request's query as one position: what the user looks for now comes last (pinrec.md §4)."""
+        if request.query is not None:
+            key = string_key(request.query)
+            feature, scale = self._histories.builder.query_feature(request.query)
+        elif request.query_embedding is not None:
+            key = 0  # a vector has no text to be keyed by
+            features, scales = quantize_int8(request.query_embedding[None])
+            feature, scale = features[0], scales[0]
+        else:
+            return None
+        values = {
+            "item_key": key,
+            "item_type": int(ItemType.QUERY),
+            "outcome": NO_OUTCOME,
+            "surface": request.surface,
+            "timestamp": request.time,
+            "feature": feature,
+            "scale": scale,
+        }
+        return History(**{name: np.array([value], DTYPES[name]) for name, value in values.items()})

@@ -1,0 +1,46 @@
+"""A history as bytes: a header, then each field's array as it lies in memory. Little-endian, versioned, no pickle."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+
+from pinrec_core.errors import StoreError
+from pinrec_core.history import DTYPES, History
+
+VERSION = 1
+_HEADER = struct.Struct("<HHIQ")  # version, F, T, reserved: 16 bytes keep the arrays behind it aligned
+_ORDER = sorted(DTYPES, key=lambda name: (-DTYPES[name].itemsize, name))  # wide elements first: each field aligned
+
+
+def encode_history(history: History) -> bytes:
+    """The bytes of a history of any length."""
+    T, F = history.feature.shape
+    parts = [_HEADER.pack(VERSION, F, T, 0)]
+    parts += [getattr(history, name).astype(_stored(name), copy=False).tobytes() for name in _ORDER]
+    return b"".join(parts)
+
+
+def decode_history(data: bytes) -> History:
+    """The history behind ``data``: read-only views of it, nothing copied. Raises ``StoreError`` on foreign bytes."""
+    if len(data) < _HEADER.size:
+        raise StoreError(f"a stored history has {len(data)} bytes: expected at least {_HEADER.size}")
+    version, F, T, _ = _HEADER.unpack_from(data)
+    if version != VERSION:
+        raise StoreError(f"a stored history has version {version}: expected {VERSION}; build the view again")
+    expected = _HEADER.size + T * (F + sum(DTYPES[name].itemsize for name in _ORDER if name != "feature"))
+    if len(data) != expected:
+        raise StoreError(f"a stored history of T={T}, F={F} has {len(data)} bytes: expected {expected}")
+    columns: dict[str, np.ndarray] = {}
+    offset = _HEADER.size
+    for name in _ORDER:
+        count = T * F if name == "feature" else T
+        values = np.frombuffer(data, _stored(name), count, offset).astype(DTYPES[name], copy=False)
+        columns[name] = values.reshape(T, F) if name == "feature" else values
+        offset += values.nbytes
+    return History(**columns)
+
+
+def _stored(name: str) -> np.dtype:
+    return DTYPES[name].newbyteorder("<")

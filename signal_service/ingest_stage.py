@@ -1,0 +1,138 @@
+"""Stage ``signal_ingest``: events from the API into the real-time store, visible to the next request.
+
+It outlives releases, so it checks events against the signals' own manifest and knows no catalogue: an item that no
+release holds yet may be logged.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from pinrec_core.contract import SIGNAL_INGEST
+from pinrec_core.dataset import DatasetManifest
+from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError, require
+from pinrec_core.history import ItemType
+from pinrec_core.ids import IdKind, item_keys, string_key, user_store_key
+from pinrec_core.stages.base import StageParameters, Tensors, text
+from signal_service.event_codec import MAX_USER_KEY_BYTES
+from signal_service.rocksdb_store import RocksDbEventStore
+from signal_service.store import Event, EventStore
+
+MAX_EVENTS = 10_000
+MAX_EVENT_ID_BYTES = 256
+MAX_QUERY_BYTES = 4096
+CLOCK_SKEW_SECONDS = 300
+"""How far ahead of this machine's clock an event's may be; milliseconds taken for seconds are refused by it too."""
+
+
+class SignalIngestStage:
+    """Built from ``parameters``, whose ``realtime`` it holds for writing. Raises ``StoreError`` when another does."""
+
+    def __init__(self, parameters: StageParameters, *, clock: Callable[[], float] = time.time) -> None:
+        if parameters.realtime is None:
+            raise ConfigError("realtime=None: signal_ingest expects the folder of the real-time store")
+        manifest = DatasetManifest.load(parameters.signals)
+        self._setup(manifest, RocksDbEventStore.open_primary(parameters.realtime), clock)
+
+    @classmethod
+    def of(cls, manifest: DatasetManifest, store: EventStore, *, clock: Callable[[], float]) -> SignalIngestStage:
+        """A stage of given parts, as for another store."""
+        stage = cls.__new__(cls)
+        stage._setup(manifest, store, clock)
+        return stage
+
+    def _setup(self, manifest: DatasetManifest, store: EventStore, clock: Callable[[], float]) -> None:
+        self._manifest = manifest
+        self._store = store
+        self._clock = clock
+        self._actions = (*manifest.outcomes, *manifest.query_actions, *manifest.ignored_actions)
+
+    def parse(self, tensors: Tensors) -> list[Event]:
+        """All events of a request, or ``InvalidRequestError`` for the first fault: a request is stored whole or not."""
+        Q = self._checked_length(tensors)
+        latest = int(self._clock()) + CLOCK_SKEW_SECONDS
+        columns = [tensors[spec.name].tolist() for spec in SIGNAL_INGEST.inputs]
+        return [self._event(position, [column[position] for column in columns], latest) for position in range(Q)]
+
+    def run(self, rows: Sequence[list[Event]]) -> Sequence[Tensors | PinRecError]:
+        """Append the events of all requests in one write. Raises ``StoreError`` when nothing was stored."""
+        self._store.append([event for events in rows for event in events])
+        return [{"stored": np.array([len(events)], np.int32)} for events in rows]
+
+    def close(self) -> None:
+        self._store.close()
+
+    def _checked_length(self, tensors: Tensors) -> int:
+        """Q, the same for every field."""
+        Q: int | None = None
+        for spec in SIGNAL_INGEST.inputs:
+            values = tensors.get(spec.name)
+            if values is None:
+                raise InvalidRequestError(f"{spec.name} is missing: expected one value per event")
+            if values.ndim != 1 or (Q is not None and len(values) != Q):
+                expected = "[Q]" if Q is None else f"[{Q}], as event_id has"
+                raise InvalidRequestError(f"{spec.name} has shape {list(values.shape)}: expected {expected}")
+            Q = len(values)
+        if Q is None or not 1 <= Q <= MAX_EVENTS:
+            raise InvalidRequestError(f"event_id has {Q} events: expected 1 to {MAX_EVENTS}")
+        return Q
+
+    def _event(self, position: int, values: list, latest: int) -> Event:
+        event_id, user_id, item_id, action, timestamp, surface, query = values
+
+        def field(name: str) -> str:
+            return f"{name}[{position}]"
+
+        event_id = _short_text(event_id, field("event_id"), MAX_EVENT_ID_BYTES)
+        require(event_id != "", field("event_id"), event_id, "an id, which makes a repeated call harmless")
+        action = text(action, field("event_action"))
+        require(action in self._actions, field("event_action"), action, f"one of {list(self._actions)}")
+        surface = text(surface, field("event_surface"))
+        require(surface in self._manifest.surfaces, field("event_surface"), surface,
+                f"one of {list(self._manifest.surfaces)}")  # fmt: skip
+        require(0 < timestamp <= latest, field("event_timestamp"), timestamp,
+                f"Unix seconds, above 0 and at most {latest} ({CLOCK_SKEW_SECONDS} s ahead of now)")  # fmt: skip
+        query = _short_text(query, field("event_query"), MAX_QUERY_BYTES).strip()
+        is_query = action in self._manifest.query_actions
+        return Event(
+            event_id=event_id,
+            user_key=self._user_key(user_id, field("event_user_id")),
+            item_key=self._item_key(item_id, query, is_query, position),
+            item_type=ItemType.QUERY if is_query else ItemType.PIN,
+            action=action,
+            surface=surface,
+            timestamp=timestamp,
+            query=query,
+        )
+
+    def _user_key(self, user_id: object, field: str) -> bytes:
+        kind = self._manifest.user_id_kind
+        if kind is IdKind.STRING:
+            user_id = _short_text(user_id, field, MAX_USER_KEY_BYTES)
+            require(user_id != "", field, user_id, "a string that is not empty")
+        return user_store_key(user_id, kind)  # type: ignore[arg-type]
+
+    def _item_key(self, item_id: object, query: str, is_query: bool, position: int) -> int:
+        field = f"event_item_id[{position}]"
+        kind = self._manifest.item_id_kind
+        none: str | int = 0
+        if kind is IdKind.STRING:
+            item_id, none = text(item_id, field), ""
+        if is_query:
+            require(query != "", f"event_query[{position}]", query, "the text of the query")
+            require(item_id == none, field, item_id, f"{none!r}, a query has no item")
+            return string_key(query)
+        require(query == "", f"event_query[{position}]", query, "'', this action is on an item")
+        require(item_id != "", field, item_id, "the id of an item")
+        return int(item_keys(np.array([item_id]), kind)[0])
+
+
+def _short_text(value: object, field: str, most: int) -> str:
+    decoded = text(value, field)
+    size = len(decoded.encode("utf-8"))
+    if size > most:
+        raise InvalidRequestError(f"{field} has {size} bytes: expected at most {most}")
+    return decoded

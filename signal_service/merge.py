@@ -1,0 +1,54 @@
+"""Batch and real-time parts of a history become one (the Lambda architecture of pinrec.md §5). Pure functions."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pinrec_core.history import History, ItemType
+
+
+def merge_histories(batch: History, realtime: History, *, until: int) -> History:
+    """Both parts in order of time, without duplicates and without what happened after ``until`` (inclusive).
+
+    The same item with the same outcome at the same time is one interaction; the first of them stays, the batch's before
+    the real-time one. Equal times keep their order. Inputs need not be sorted.
+    """
+    merged = History.concatenate([batch, realtime]) if len(realtime) else batch
+    if len(merged) == 0:
+        return merged
+    step = np.diff(merged.timestamp)
+    if step.min(initial=0) < 0:
+        merged = merged.take(np.argsort(merged.timestamp, kind="stable"))
+        step = np.diff(merged.timestamp)
+    if merged.timestamp[-1] > until:
+        merged = before(merged, until + 1)
+        step = step[: max(len(merged) - 1, 0)]
+    if not (step == 0).any():  # duplicates share their time
+        return merged
+    return merged.take(first_occurrences(merged))
+
+
+def first_occurrences(history: History) -> np.ndarray:
+    """Positions, ascending, of the first interaction of each (time, item, outcome): int64."""
+    fields = (history.item_key, history.item_type, history.outcome, history.timestamp)
+    order = np.lexsort(fields)  # stable: equal interactions stay in their order
+    differs = np.zeros(max(len(history) - 1, 0), bool)
+    for values in fields:
+        ordered = values[order]
+        differs |= ordered[1:] != ordered[:-1]
+    return np.sort(order[np.concatenate([[True], differs])[: len(history)]])
+
+
+def before(history: History, time: int) -> History:
+    """What of a time-ordered history happened before ``time``: a view."""
+    return history.take(slice(0, int(np.searchsorted(history.timestamp, time))))
+
+
+def newest(history: History, limit: int) -> History:
+    """The last ``limit`` interactions: a view."""
+    return history.take(slice(max(len(history) - limit, 0), None))
+
+
+def seen_item_keys(history: History) -> np.ndarray:
+    """Keys of the pins of a history, ascending, each once: int64 ``[X]``."""
+    return np.unique(history.item_key[history.item_type == ItemType.PIN])

@@ -1,0 +1,82 @@
+"""A real-time store that may be absent: reading goes on without it, and it is looked for again from time to time."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from pinrec_core.errors import StoreError
+from signal_service.store import Event, EventReader
+
+log = logging.getLogger(__name__)
+
+
+class RealtimeSource:
+    """Events of users from a store that is opened when it appears.
+
+    ``open_reader`` raises ``StoreError`` while it cannot. A failure is logged once, until the store is back; it is
+    opened again at most every ``retry_seconds``. ``monotonic`` is a clock in seconds.
+    """
+
+    def __init__(
+        self,
+        open_reader: Callable[[], EventReader],
+        *,
+        retry_seconds: float = 5.0,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._open_reader = open_reader
+        self._retry_seconds = retry_seconds
+        self._monotonic = monotonic
+        self._reader: EventReader | None = None
+        self._retry_at = float("-inf")
+        self._failed = False
+
+    @property
+    def available(self) -> bool:
+        return self._reader is not None
+
+    def refresh(self) -> None:
+        """See all appends that have returned; called once per batch. Without a store it does nothing."""
+        if self._reader is None:
+            self._try_to_open()
+        if self._reader is not None:
+            try:
+                self._reader.refresh()
+            except StoreError as error:
+                self._lose(error)
+
+    def read(self, user_key: bytes, *, since: int, until: int, limit: int) -> list[Event]:
+        """As ``EventReader.read``; empty without a store."""
+        if self._reader is None:
+            return []
+        try:
+            return self._reader.read(user_key, since=since, until=until, limit=limit)
+        except StoreError as error:
+            self._lose(error)
+            return []
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def _try_to_open(self) -> None:
+        if self._monotonic() < self._retry_at:
+            return
+        try:
+            self._reader = self._open_reader()
+        except StoreError as error:
+            self._lose(error)
+            return
+        if self._failed:
+            log.warning("the real-time store is back")
+        self._failed = False
+
+    def _lose(self, error: StoreError) -> None:
+        if not self._failed:
+            log.warning("serving from the batch signals alone: %s", error)
+        self._failed = True
+        self._retry_at = self._monotonic() + self._retry_seconds
+        self.close()

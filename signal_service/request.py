@@ -1,0 +1,196 @@
+"""One recommendation request: every field checked, every default filled in. Knows nothing of stores.
+
+The fields are those of ``pinrec_core.contract.REQUEST``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from pinrec_core.config import GenerationConfig, ModelConfig
+from pinrec_core.dataset import UNKNOWN_SURFACE, DatasetManifest
+from pinrec_core.errors import InvalidRequestError, require
+from pinrec_core.ids import IdKind, user_store_key
+from pinrec_core.stages.base import Tensors, scalar, text
+
+BUDGET_TOLERANCE = 1e-4
+"""How far weights may be from summing to 1: float32 sums of decimal fractions are off by 1e-7, rounding to four digits
+by less than this, and a forgotten outcome by more."""
+
+MAX_REQUEST_TIME = 253_402_300_799
+"""The end of the year 9999 in Unix seconds; a present time in milliseconds is beyond it."""
+
+DEFAULT_SEED = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecommendRequest:
+    """A valid request. ``surface`` indexes the vocabulary, ``time`` is in Unix seconds, ``budget`` float32 ``[O]``."""
+
+    user_key: bytes
+    num_items: int
+    surface: int
+    budget: np.ndarray
+    query: str | None
+    query_embedding: np.ndarray | None  # float32 [F]
+    exclude_seen: bool
+    time: int
+    seed: int
+
+
+class RequestParser:
+    """Checks requests against one release. ``clock`` (Unix seconds) is asked for requests without a time."""
+
+    def __init__(
+        self,
+        dataset: DatasetManifest,
+        model: ModelConfig,
+        generation: GenerationConfig,
+        clock: Callable[[], float],
+    ) -> None:
+        self._dataset = dataset
+        self._model = model
+        self._generation = generation
+        self._clock = clock
+        self._surface = {name: number for number, name in enumerate(dataset.surfaces)}
+        self._default_budget = _normalised(np.asarray(dataset.outcome_share, np.float64))
+
+    def parse(self, tensors: Tensors) -> RecommendRequest:
+        """Raises ``InvalidRequestError`` naming the field, what it holds and what was expected."""
+        query, query_embedding = self._query(tensors)
+        return RecommendRequest(
+            user_key=self._user_key(tensors),
+            num_items=self._num_items(tensors),
+            surface=self._surface_number(tensors),
+            budget=self._budget(tensors),
+            query=query,
+            query_embedding=query_embedding,
+            exclude_seen=bool(_integer(tensors, "exclude_seen", 0)),
+            time=self._time(tensors),
+            seed=self._seed(tensors),
+        )
+
+    def _user_key(self, tensors: Tensors) -> bytes:
+        values = tensors.get("user_id")
+        if values is None:
+            raise InvalidRequestError("user_id is missing: expected one user")
+        if values.shape != (1,):
+            raise InvalidRequestError(
+                f"user_id has shape {list(values.shape)}: expected [1], one user per request; "
+                "the server batches requests that arrive together"
+            )
+        kind = self._dataset.user_id_kind
+        user_id = text(values[0], "user_id") if isinstance(values[0], bytes) else values[0]
+        require(kind is IdKind.INT or user_id != "", "user_id", user_id, "a string that is not empty")
+        return user_store_key(user_id, kind)
+
+    def _num_items(self, tensors: Tensors) -> int:
+        most = self._generation.max_num_items
+        num_items = _integer(tensors, "num_items", self._generation.default_num_items)
+        require(1 <= num_items <= most, "num_items", num_items, f"1 to {most}, this release's max_num_items")
+        return num_items
+
+    def _surface_number(self, tensors: Tensors) -> int:
+        sent = scalar(tensors, "surface")
+        name = UNKNOWN_SURFACE if sent is None else text(sent, "surface")
+        require(name in self._surface, "surface", name, f"one of {list(self._surface)}")
+        return self._surface[name]
+
+    def _budget(self, tensors: Tensors) -> np.ndarray:
+        budget, names = tensors.get("budget"), tensors.get("budget_outcome")
+        if not self._model.variant.outcome_conditioned:
+            for field, sent in (("budget", budget), ("budget_outcome", names)):
+                if sent is not None:
+                    raise InvalidRequestError(
+                        f"{field} was sent: expected none, this release is not outcome-conditioned"
+                    )
+            return np.ones(1, np.float32)
+        if budget is None:
+            if names is not None:
+                raise InvalidRequestError(
+                    "budget_outcome was sent without budget: expected the weights of its outcomes"
+                )
+            return self._default_budget
+        if budget.ndim != 1:
+            raise InvalidRequestError(f"budget has shape {list(budget.shape)}: expected one weight per outcome")
+        for position, weight in enumerate(budget.tolist()):
+            require(
+                bool(np.isfinite(weight)) and weight >= 0, f"budget[{position}]", weight, "a finite weight, at least 0"
+            )
+        positions = self._outcome_positions(names, len(budget))
+        total = float(budget.astype(np.float64).sum())
+        if abs(total - 1) > BUDGET_TOLERANCE:
+            raise InvalidRequestError(f"budget sums to {total:.6g}: expected 1 (within {BUDGET_TOLERANCE:g})")
+        weights = np.zeros(len(self._dataset.outcomes), np.float64)
+        weights[positions] = budget
+        return _normalised(weights)
+
+    def _outcome_positions(self, names: np.ndarray | None, weights: int) -> list[int]:
+        """Where each weight of the budget belongs. Outcomes that are not named get none."""
+        outcomes = self._dataset.outcomes
+        if names is None:
+            if weights != len(outcomes):
+                raise InvalidRequestError(f"budget has {weights} weights: expected {len(outcomes)}, one for each of "
+                                          f"{list(outcomes)}, or budget_outcome to name them")  # fmt: skip
+            return list(range(len(outcomes)))
+        if names.shape != (weights,):
+            raise InvalidRequestError(
+                f"budget_outcome has shape {list(names.shape)}: expected [{weights}], one name for each weight"
+            )
+        positions: list[int] = []
+        for place, value in enumerate(names):
+            field = f"budget_outcome[{place}]"
+            name = text(value, field)
+            require(name in outcomes, field, name, f"one of {list(outcomes)}")
+            require(outcomes.index(name) not in positions, field, name, "each outcome once")
+            positions.append(outcomes.index(name))
+        return positions
+
+    def _query(self, tensors: Tensors) -> tuple[str | None, np.ndarray | None]:
+        sent, embedding = scalar(tensors, "query"), tensors.get("query_embedding")
+        if sent is not None and embedding is not None:
+            raise InvalidRequestError("query and query_embedding were both sent: expected one of them")
+        query = None
+        if sent is not None:
+            query = text(sent, "query").strip()
+            require(query != "", "query", query, "a text that is not empty; leave query out for no search")
+        if embedding is not None:
+            F = self._dataset.feature_width
+            if embedding.shape != (F,):
+                raise InvalidRequestError(
+                    f"query_embedding has shape {list(embedding.shape)}: expected [{F}], a vector of feature space "
+                    f"{self._dataset.feature_space!r}"
+                )
+            wrong = np.flatnonzero(~np.isfinite(embedding))
+            if len(wrong):
+                require(False, f"query_embedding[{wrong[0]}]", float(embedding[wrong[0]]), "a finite number")
+        return query, embedding
+
+    def _time(self, tensors: Tensors) -> int:
+        time = _integer(tensors, "request_time", None)
+        if time is None:
+            time = int(self._clock())
+        require(0 < time <= MAX_REQUEST_TIME, "request_time", time, "Unix seconds, above 0")
+        return time
+
+    def _seed(self, tensors: Tensors) -> int:
+        seed = _integer(tensors, "seed", DEFAULT_SEED)
+        require(seed >= 0, "seed", seed, "a number of at least 0")
+        return seed
+
+
+Default = TypeVar("Default", int, None)
+
+
+def _integer(tensors: Tensors, name: str, default: Default) -> int | Default:
+    sent = scalar(tensors, name)
+    return default if sent is None else int(sent.item())
+
+
+def _normalised(weights: np.ndarray) -> np.ndarray:
+    total = weights.sum()
+    return (weights / total if total > 0 else np.full(len(weights), 1 / len(weights))).astype(np.float32)

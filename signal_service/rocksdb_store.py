@@ -1,0 +1,148 @@
+"""The real-time store on RocksDB.
+
+One process opens it for writing (the *primary*). Any number of others open a *secondary*: a reader that follows the
+primary's write-ahead log, so it sees an event as soon as ``append`` has returned there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+from rocksdict import AccessType, BlockBasedOptions, Options, Rdict, WriteBatch, WriteOptions
+
+from pinrec_core.errors import StoreError
+from signal_service.event_codec import decode_event, event_key, event_value, range_start
+from signal_service.store import Event
+
+
+class RocksDbEventStore:
+    """An ``EventStore``; opened by ``open_primary`` it writes, by ``open_secondary`` it only reads.
+
+    Every write goes through the write-ahead log, so what ``append`` returned from survives the process. ``sync`` also
+    waits for the disk, so that it survives the machine.
+    """
+
+    def __init__(self, database: Rdict, path: Path, *, private: Path | None, sync: bool) -> None:
+        self._database: Rdict | None = database
+        self._path = path
+        self._private = private  # a secondary's own folder; None for the primary
+        self._caught_up_with: frozenset[tuple[str, int]] | None = None
+        self._write_options = WriteOptions()
+        self._write_options.sync = sync
+
+    @staticmethod
+    def open_primary(path: Path, *, sync: bool = False) -> RocksDbEventStore:
+        """Open for writing, creating the store if need be. Raises ``StoreError``, as when another process holds it."""
+        path = Path(path)
+        path.mkdir(parents=True, exist_ok=True)
+        with _as_store_error(f"{path}: cannot be opened for writing"):
+            return RocksDbEventStore(Rdict(str(path), _options(create=True)), path, private=None, sync=sync)
+
+    @staticmethod
+    def open_secondary(path: Path) -> RocksDbEventStore:
+        """Open for reading beside a primary in another process. Raises ``StoreError`` while there is no store."""
+        path = Path(path)
+        if not (path / "CURRENT").is_file():  # RocksDB would create folders before it fails
+            raise StoreError(f"{path}: expected a real-time store; `signal_ingest` creates it when it starts")
+        private = Path(tempfile.mkdtemp(prefix="pinrec-secondary-"))  # two secondaries must not share one
+        try:
+            with _as_store_error(f"{path}: cannot be opened for reading"):
+                access = AccessType.secondary(str(private))
+                database = Rdict(str(path), _options(create=False), access_type=access)
+        except StoreError:
+            shutil.rmtree(private, ignore_errors=True)
+            raise
+        return RocksDbEventStore(database, path, private=private, sync=False)
+
+    def append(self, events: Sequence[Event]) -> None:
+        """One atomic write. See ``EventStore``."""
+        if self._private is not None:
+            raise StoreError("this store is open for reading: expected the primary")
+        batch = WriteBatch(raw_mode=True)
+        for event in events:
+            batch[event_key(event)] = event_value(event)
+        with _as_store_error("the events cannot be stored"):
+            self._open.write(batch, self._write_options)
+
+    def refresh(self) -> None:
+        """See ``EventReader``. The primary always sees its own writes.
+
+        Catching up takes RocksDB most of a millisecond even when nothing is new, so a look at the sizes of the log
+        files comes first: every append makes one grow.
+        """
+        if self._private is None:
+            return
+        with _as_store_error("the real-time store cannot be followed"):
+            logs = _log_sizes(self._path)  # before catching up: what is appended meanwhile is seen next time
+            if logs != self._caught_up_with:
+                self._open.try_catch_up_with_primary()
+                self._caught_up_with = logs
+
+    def read(self, user_key: bytes, *, since: int, until: int, limit: int) -> list[Event]:
+        """One backward range scan of at most ``limit`` events. See ``EventReader``."""
+        lower, upper = range_start(user_key, since), range_start(user_key, until)
+        if limit <= 0 or lower >= upper:
+            return []
+        newest_first: list[Event] = []
+        with _as_store_error("the real-time store cannot be read"):
+            scan = cast(Iterable[tuple[bytes, bytes]], self._open.items(backwards=True, from_key=upper))
+            for key, value in scan:  # from the last key <= upper
+                if key < lower or len(newest_first) == limit:
+                    break
+                newest_first.append(decode_event(key, value))
+        return newest_first[::-1]
+
+    def close(self) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+        if self._private is not None:
+            shutil.rmtree(self._private, ignore_errors=True)
+
+    def __enter__(self) -> RocksDbEventStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def _open(self) -> Rdict:
+        if self._database is None:
+            raise StoreError("the real-time store is closed")
+        return self._database
+
+
+def _options(*, create: bool) -> Options:
+    options = Options(raw_mode=True)
+    options.create_if_missing(create)
+    options.set_max_open_files(-1)  # a secondary must keep open what the primary may delete after a compaction
+    options.set_keep_log_file_num(4)
+    options.set_max_log_file_size(4 << 20)
+    tables = BlockBasedOptions()
+    tables.set_bloom_filter(10, False)
+    options.set_block_based_table_factory(tables)
+    return options
+
+
+def _log_sizes(path: Path) -> frozenset[tuple[str, int]]:
+    """Name and size of every write-ahead log and manifest."""
+    with os.scandir(path) as entries:
+        logs = [e for e in entries if e.name.endswith(".log") or e.name.startswith("MANIFEST-")]
+        return frozenset((e.name, e.stat().st_size) for e in logs)
+
+
+@contextmanager
+def _as_store_error(sentence: str) -> Iterator[None]:
+    """rocksdict raises bare ``Exception`` for whatever RocksDB reports; it becomes a ``StoreError``."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except Exception as error:
+        raise StoreError(f"{sentence}: {error}") from error

@@ -1,0 +1,70 @@
+"""A user's whole history at a time: batch view and real-time events, merged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pinrec_core.catalogue import ItemCatalogue
+from pinrec_core.dataset import DatasetManifest
+from pinrec_core.errors import ReleaseError
+from pinrec_core.history import History
+from pinrec_core.text import TextEncoder, text_encoder
+from signal_service.batch_view import BatchView
+from signal_service.event_history import EventHistoryBuilder
+from signal_service.merge import merge_histories
+from signal_service.realtime import RealtimeSource
+from signal_service.rocksdb_store import RocksDbEventStore
+
+MAX_REALTIME_EVENTS = 2048
+"""The newest this many events of a user since the batch are read; a batch history is as long at most by default."""
+
+SHARED_WITH_SIGNALS = ("user_id_kind", "item_id_kind", "outcomes", "surfaces", "feature_width", "feature_space")
+"""What a release and the signals it reads must agree on: a number or a vector of one means the same in the other."""
+
+
+class UserHistories:
+    """Histories for one release. Raises ``ReleaseError`` when the signals are not made for it."""
+
+    def __init__(
+        self,
+        manifest: DatasetManifest,
+        catalogue: ItemCatalogue,
+        view: BatchView,
+        realtime: RealtimeSource | None,
+        encoder: TextEncoder,
+    ) -> None:
+        for name in SHARED_WITH_SIGNALS:
+            ours, theirs = getattr(manifest, name), getattr(view.manifest, name)
+            if ours != theirs:
+                raise ReleaseError(f"the signals' {name} is {theirs!r}: expected {ours!r}, the release's")
+        for name in ("outcomes", "surfaces", "feature_space"):
+            built, now = getattr(view.info, name), getattr(view.manifest, name)
+            if built != now:
+                raise ReleaseError(f"the batch view's {name} is {built!r}: expected {now!r}, run the batch job again")
+        self._view = view
+        self._realtime = realtime
+        self.builder = EventHistoryBuilder(manifest, catalogue, encoder)
+        self._none = History.empty(manifest.feature_width)
+
+    @staticmethod
+    def open(
+        manifest: DatasetManifest, catalogue: ItemCatalogue, *, signals: Path, realtime: Path | None
+    ) -> UserHistories:
+        source = None if realtime is None else RealtimeSource(lambda: RocksDbEventStore.open_secondary(realtime))
+        encoder = text_encoder(manifest.text_encoder)
+        return UserHistories(manifest, catalogue, BatchView.open(signals), source, encoder)
+
+    def refresh(self) -> None:
+        """See all events stored so far; called once per batch."""
+        if self._realtime is not None:
+            self._realtime.refresh()
+
+    def at(self, user_key: bytes, time: int) -> History:
+        """Everything known of a user up to and including ``time``, oldest first; empty for an unknown user."""
+        batch = self._view.get(user_key) or self._none
+        events = []
+        if self._realtime is not None:
+            since = self._view.info.end_time
+            events = self._realtime.read(user_key, since=since, until=time + 1, limit=MAX_REALTIME_EVENTS)
+        realtime = self.builder.build(events) if events else self._none
+        return merge_histories(batch, realtime, until=time)

@@ -1,0 +1,98 @@
+"""The real Triton with a stand-in behind the service's tensors, once per session and kind of id."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import tritonclient.grpc
+
+from pinrec_core.contract import ENSEMBLE, SIGNAL_INGEST, DType, StageSpec, TensorSpec
+
+STAND_IN = Path(__file__).with_name("stand_in.py")
+STAGE = "stand_in"
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """A running stand-in service. ``admin`` loads and unloads its models."""
+
+    url: str
+    admin: tritonclient.grpc.InferenceServerClient
+    admin_headers: dict[str, str]
+
+    def load(self, model: str) -> None:
+        self.admin.load_model(model, headers=self.admin_headers)
+
+    def unload(self, model: str) -> None:
+        self.admin.unload_model(model, headers=self.admin_headers)
+
+
+@pytest.fixture(scope="session")
+def integer_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
+    """A service whose user and item ids are INT64."""
+    yield from _service(tmp_path_factory.mktemp("integer_ids"), "TYPE_INT64")
+
+
+@pytest.fixture(scope="session")
+def string_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
+    """A service whose user and item ids are BYTES."""
+    yield from _service(tmp_path_factory.mktemp("string_ids"), "TYPE_STRING")
+
+
+def _service(folder: Path, id_type: str) -> Iterator[StandIn]:
+    # Imported here: the tests that need no server also run where the server's requirements are not installed.
+    from pinrec_core.serving.runtime import Endpoint, TritonServer
+
+    grpc_port, http_port, metrics_port = _free_ports(3)
+    endpoint = Endpoint(grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port)
+    with TritonServer(endpoint=endpoint, log_folder=folder) as server:
+        _write_model(server.repository, STAGE, ENSEMBLE, id_type)
+        _write_model(server.repository, SIGNAL_INGEST.name, SIGNAL_INGEST, id_type)
+        _write_ensemble(server.repository, id_type)
+        admin = tritonclient.grpc.InferenceServerClient(endpoint.grpc)
+        service = StandIn(url=endpoint.grpc, admin=admin, admin_headers=server.admin_headers)
+        service.load(ENSEMBLE.name)
+        service.load(SIGNAL_INGEST.name)
+        yield service
+        admin.close()
+
+
+def _write_model(repository: Path, name: str, spec: StageSpec, id_type: str) -> None:
+    (repository / name / "1").mkdir(parents=True)
+    shutil.copy(STAND_IN, repository / name / "1" / "model.py")
+    text = f'name: "{name}"\nbackend: "python"\ndynamic_batching {{}}\n' + _tensors(spec, id_type)
+    (repository / name / "config.pbtxt").write_text(text)
+
+
+def _write_ensemble(repository: Path, id_type: str) -> None:
+    (repository / ENSEMBLE.name / "1").mkdir(parents=True)
+    maps = [f'input_map {{ key: "{t.name}" value: "{t.name}" }}' for t in ENSEMBLE.inputs]
+    maps += [f'output_map {{ key: "{t.name}" value: "{t.name}" }}' for t in ENSEMBLE.outputs]
+    step = f'ensemble_scheduling {{ step [ {{ model_name: "{STAGE}" model_version: -1 {" ".join(maps)} }} ] }}\n'
+    text = f'name: "{ENSEMBLE.name}"\nplatform: "ensemble"\n' + _tensors(ENSEMBLE, id_type) + step
+    (repository / ENSEMBLE.name / "config.pbtxt").write_text(text)
+
+
+def _tensors(spec: StageSpec, id_type: str) -> str:
+    def tensor(t: TensorSpec) -> str:
+        types = {DType.USER_ID: id_type, DType.ITEM_ID: id_type, DType.BYTES: "TYPE_STRING"}
+        optional = " optional: true" if t.optional else ""
+        return (
+            f'{{ name: "{t.name}" data_type: {types.get(t.dtype, f"TYPE_{t.dtype}")} dims: {list(t.shape)}{optional} }}'
+        )
+
+    inputs, outputs = (", ".join(map(tensor, side)) for side in (spec.inputs, spec.outputs))
+    return f"max_batch_size: 8\ninput [ {inputs} ]\noutput [ {outputs} ]\n"
+
+
+def _free_ports(n: int) -> list[int]:
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(n)]
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports

@@ -1,0 +1,154 @@
+"""Requests become the tensors of the contract, tensors become answers. No server."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pinrec_client import Event, InvalidRequestError, RecommendRequest, ServerError, codec, contract
+from tritonclient.grpc import InferInput, InferResult
+from tritonclient.grpc.service_pb2 import ModelInferResponse, ModelMetadataResponse
+from tritonclient.utils import deserialize_bytes_tensor, np_to_triton_dtype, serialize_byte_tensor, triton_to_np_dtype
+
+INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+
+
+def _sent(tensors: list[InferInput]) -> dict[str, list]:
+    """What the wire carries, read back: name → values. Checks shape and type on the way."""
+    values = {}
+    for tensor in tensors:
+        content = tensor._get_content()
+        if tensor.datatype() == "BYTES":
+            read = [value.decode("utf-8") for value in deserialize_bytes_tensor(content)]
+        else:
+            read = np.frombuffer(content, triton_to_np_dtype(tensor.datatype())).tolist()
+        expected = {**contract.REQUEST, **contract.EVENTS}[tensor.name()]
+        assert tensor.datatype() in (("INT64", "BYTES") if expected == contract.ID else (expected,))
+        assert tensor.shape() == [1, len(read)]
+        values[tensor.name()] = read
+    return values
+
+
+def _result(**outputs: np.ndarray) -> InferResult:
+    response = ModelInferResponse()
+    for name, array in outputs.items():
+        dtype = np_to_triton_dtype(array.dtype)
+        response.outputs.add(name=name, datatype=dtype, shape=array.shape)
+        serialized = serialize_byte_tensor(array) if dtype == "BYTES" else None
+        response.raw_output_contents.append(array.tobytes() if serialized is None else _content(serialized))
+    return InferResult(response)
+
+
+def _content(serialized: np.ndarray) -> bytes:
+    return serialized.item() if serialized.size else b""
+
+
+def _answer(n: int = 2, **changes: np.ndarray) -> InferResult:
+    outputs = {
+        "item_id": np.arange(n, dtype=np.int64)[None],
+        "score": np.linspace(1, 0, n, dtype=np.float32)[None],
+        "outcome": np.array([[b"like"] * n], object).reshape(1, n),
+        "release": np.array([[b"r1"]], object),
+    }
+    return _result(**{**outputs, **changes})
+
+
+def test_what_is_not_given_is_not_sent():
+    assert _sent(codec.encode_request(RecommendRequest(user_id=17))) == {"user_id": [17]}
+
+
+def test_every_field_is_sent():
+    request = RecommendRequest(
+        user_id="ü17",
+        num_items=5,
+        budget={"like": 0.75, "save": 0.25},
+        surface="",
+        query="rote Schuhe",
+        query_embedding=[0.5, -0.5],
+        exclude_seen=False,
+        request_time=1_700_000_000,
+        seed=3,
+    )
+    assert _sent(codec.encode_request(request)) == {
+        "user_id": ["ü17"],
+        "num_items": [5],
+        "budget": [0.75, 0.25],
+        "budget_outcome": ["like", "save"],
+        "surface": [""],
+        "query": ["rote Schuhe"],
+        "query_embedding": [0.5, -0.5],
+        "exclude_seen": [False],
+        "request_time": [1_700_000_000],
+        "seed": [3],
+    }
+
+
+@given(user_id=INT64 | TEXT, query=TEXT)
+def test_ids_and_texts_arrive_as_they_were(user_id: int | str, query: str):
+    sent = _sent(codec.encode_request(RecommendRequest(user_id=user_id, query=query)))
+    assert sent == {"user_id": [user_id], "query": [query]}
+
+
+@given(st.lists(st.tuples(INT64, INT64 | st.none()), min_size=1, max_size=5))
+def test_events_arrive_in_order(pairs: list[tuple[int, int | None]]):
+    events = [
+        Event(user_id=u, action="a", timestamp=i, item_id=item, query="q" if item is None else None)
+        for i, (u, item) in enumerate(pairs)
+    ]
+    sent = _sent(codec.encode_events(events, 0))
+    assert sent.keys() == contract.EVENTS.keys()
+    assert sent["event_user_id"] == [u for u, _ in pairs]
+    assert sent["event_item_id"] == [0 if item is None else item for _, item in pairs]
+    assert sent["event_query"] == ["q" if item is None else "" for _, item in pairs]
+    assert sent["event_timestamp"] == list(range(len(pairs)))
+
+
+def test_what_stands_for_no_item_has_the_type_of_the_items():
+    search = Event(user_id=1, action="search", timestamp=1, query="shoes")
+    assert codec.no_item_beside([search, Event(user_id=1, action="like", timestamp=1, item_id="x")]) == ""
+    assert codec.no_item_beside([search, Event(user_id=1, action="like", timestamp=1, item_id=5)]) == 0
+    assert codec.no_item_beside([search]) is None
+    for datatype, no_item in (("BYTES", ""), ("INT64", 0)):
+        metadata = ModelMetadataResponse()
+        metadata.inputs.add(name="event_item_id", datatype=datatype)
+        assert codec.no_item_of(metadata) == no_item
+
+
+def test_ids_of_two_types_do_not_mix():
+    events = [Event(user_id=user, action="like", timestamp=1, item_id=1) for user in (1, "1")]
+    with pytest.raises(InvalidRequestError, match=r"event_user_id=.*ids of one type"):
+        codec.encode_events(events, 0)
+
+
+def test_an_answer_keeps_its_order():
+    answer = codec.decode_recommendations(_answer(3), "id")
+    assert answer.release == "r1"
+    assert [(i.item_id, i.score, i.outcome, i.rank) for i in answer.items] == [
+        (0, 1.0, "like", 1),
+        (1, 0.5, "like", 2),
+        (2, 0.0, "like", 3),
+    ]
+
+
+def test_an_answer_may_be_empty():
+    assert codec.decode_recommendations(_answer(0), "id").items == ()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"score": np.zeros((1, 1), np.float32)},
+        {"score": np.zeros(2, np.float32)},
+        {"release": np.array([[b"r1", b"r2"]], object)},
+    ],
+)
+def test_an_answer_that_does_not_fit_together(changes: dict[str, np.ndarray]):
+    with pytest.raises(ServerError, match=r"expected .*request_id=id"):
+        codec.decode_recommendations(_answer(2, **changes), "id")
+
+
+def test_an_answer_that_lacks_a_tensor():
+    with pytest.raises(ServerError, match="item_id shape=nothing"):
+        codec.decode_recommendations(_result(release=np.array([[b"r1"]], object)), "id")

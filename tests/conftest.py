@@ -1,0 +1,19 @@
+"""Fixtures shared by all tests. Real logs are read from ``PINREC_DATA``, else ``../shared/data`` beside the checkout."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of real logs; tests that need it are skipped without."""
+    folder = Path(os.environ.get("PINREC_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real logs at {folder}: set PINREC_DATA")
+    return folder

