@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tritonclient.grpc import InferenceServerClient
+from pinrec_client.channel import channel_arguments
+from pinrec_client.sync import Connection
 
 _NS_PER_MS = 1e6
 
@@ -32,11 +33,11 @@ Reading = dict[str, _Counters]
 
 def read(url: str, timeout: float) -> Reading:
     """The counters of all models of a server since it loaded them. Raises ``InferenceServerException``."""
-    client = InferenceServerClient(url)
+    connection = Connection(**channel_arguments(url, tls=None))
     try:
-        statistics = client.get_inference_statistics(client_timeout=timeout)
+        statistics = connection.get_inference_statistics(client_timeout=timeout)
     finally:
-        client.close()
+        connection.close()
     return {
         model.name: _Counters(
             requests=model.inference_stats.success.count,

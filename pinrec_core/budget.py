@@ -1,4 +1,4 @@
-"""Budget allocation (pinrec.md §4.5): N items over outcomes, then over the kept embeddings of each outcome.
+"""Budget allocation (PinRec, generation): N items over outcomes, then over the kept embeddings of each outcome.
 
 Outcome a receives B(a)·N items; inside it, an embedding's quota is proportional to how many it absorbed. Both are
 rounded so that the quotas sum to N exactly.

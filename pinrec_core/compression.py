@@ -1,4 +1,4 @@
-"""Compression (pinrec.md §4.4): in generation order, an embedding merges into an earlier kept one that is near enough.
+"""Compression (PinRec, generation): an embedding merges into an earlier kept one that is near enough.
 
 Outcomes are compressed independently. ``compress`` walks the embeddings of all requests and outcomes at once;
 ``compress_reference`` is the definition, one request and one outcome at a time.

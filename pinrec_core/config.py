@@ -15,7 +15,7 @@ from pinrec_core.errors import ConfigError, require
 
 
 class Variant(StrEnum):
-    """What the output head is conditioned on (pinrec.md §3)."""
+    """What the output head is conditioned on (PinRec, objective)."""
 
     UC = "uc"  # nothing
     OC = "oc"  # the outcome
@@ -123,7 +123,7 @@ class ModelConfig(_Config):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectiveConfig(_Config):
-    """The sampled softmax and its targets (pinrec.md §3)."""
+    """The sampled softmax and its targets (PinRec, objective)."""
 
     in_batch_negatives: int = 1024
     random_negatives: int = 1024
@@ -171,7 +171,7 @@ class TrainingConfig(_Config):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationConfig(_Config):
-    """Generation, compression, allocation and retrieval at serving time (pinrec.md §4)."""
+    """Generation, compression, allocation and retrieval at serving time (PinRec, generation)."""
 
     steps: int = 6  # S
     offsets: tuple[int, ...] = (1,)  # δ of the W embeddings of a step; holds 1, which feeds back
@@ -186,8 +186,9 @@ class GenerationConfig(_Config):
         object.__setattr__(self, "offsets", tuple(self.offsets))
         object.__setattr__(self, "allocation", Allocation(self.allocation))
         self._positive("steps", "nprobe", "default_num_items", "max_num_items")
-        require(1 in self.offsets and len(set(self.offsets)) == len(self.offsets) and min(self.offsets) >= 1,
-                "offsets", self.offsets, "distinct offsets of at least 1, with 1 among them", error=ConfigError)  # fmt: skip
+        distinct = 1 in self.offsets and len(set(self.offsets)) == len(self.offsets) and min(self.offsets) >= 1
+        expected = "distinct offsets of at least 1, with 1 among them"
+        require(distinct, "offsets", self.offsets, expected, error=ConfigError)
         require(
             -1 <= self.merge_cosine <= 1, "merge_cosine", self.merge_cosine, "a cosine in [-1, 1]", error=ConfigError
         )
@@ -214,20 +215,26 @@ class Preset(_Config):
 
 PRESETS: dict[str, Preset] = {
     "tiny": Preset(
-        model=dict(layers=2, heads=2, hidden_width=64, item_width=32, id_width=32, id_hashes=2, id_rows=1 << 12,
-                   embedder_layers=2, max_history=64, max_steps=8, max_offset=4, dropout=0.0),
+        model={
+            "layers": 2, "heads": 2, "hidden_width": 64, "item_width": 32, "embedder_layers": 2, "dropout": 0.0,
+            "id_width": 32, "id_hashes": 2, "id_rows": 1 << 12, "max_history": 64, "max_steps": 8, "max_offset": 4,
+        },
         objective=ObjectiveConfig(in_batch_negatives=512, random_negatives=512, queries_per_step=1024),
         training=TrainingConfig(epochs=12, batch_users=32, learning_rate=2e-3),
     ),
     "small": Preset(
-        model=dict(layers=4, heads=4, hidden_width=128, item_width=64, id_width=64, id_hashes=2, id_rows=1 << 15,
-                   embedder_layers=2, max_history=128, max_steps=8, max_offset=8, dropout=0.1),
+        model={
+            "layers": 4, "heads": 4, "hidden_width": 128, "item_width": 64, "embedder_layers": 2, "dropout": 0.1,
+            "id_width": 64, "id_hashes": 2, "id_rows": 1 << 15, "max_history": 128, "max_steps": 8, "max_offset": 8,
+        },
         objective=ObjectiveConfig(in_batch_negatives=1024, random_negatives=2048, queries_per_step=2048),
         training=TrainingConfig(epochs=20, batch_users=64, learning_rate=1e-3),
     ),
     "base": Preset(
-        model=dict(layers=12, heads=12, hidden_width=768, item_width=256, id_width=256, id_hashes=4, id_rows=1 << 20,
-                   embedder_layers=3, max_history=512, max_steps=16, max_offset=16, dropout=0.1),
+        model={
+            "layers": 12, "heads": 12, "hidden_width": 768, "item_width": 256, "embedder_layers": 3, "dropout": 0.1,
+            "id_width": 256, "id_hashes": 4, "id_rows": 1 << 20, "max_history": 512, "max_steps": 16, "max_offset": 16,
+        },
         objective=ObjectiveConfig(in_batch_negatives=8192, random_negatives=16384, queries_per_step=8192),
         training=TrainingConfig(epochs=5, batch_users=64, learning_rate=3e-4, id_learning_rate=1e-3),
     ),

@@ -90,7 +90,7 @@ REQUEST = (
     TensorSpec("request_time", DType.INT64, (1,), optional=True),
     TensorSpec("seed", DType.INT64, (1,), optional=True),
 )
-"""What a caller sends. ``budget_outcome`` names the weights of ``budget``; without it they follow the release's order."""
+"""What a caller sends. ``budget_outcome`` names the weights of ``budget``, which are in the release's order without."""
 
 HISTORY_KEY = TensorSpec("history_item_key", DType.INT64, ("T",))
 HISTORY_TYPE = TensorSpec("history_item_type", DType.UINT8, ("T",))
@@ -117,7 +117,9 @@ ID_EMBEDDING = TensorSpec("history_id_embedding", DType.FP16, ("T", "I"))
 """Of every key, a query's too: the generator ignores those, which is cheaper than sending the types along."""
 
 GENERATED = (
-    TensorSpec("embedding", DType.FP16, ("M", "D")),
+    # FP32: the index needs it, M is small after compression, and rounding to FP16 would magnify the last-bit
+    # differences between batch sizes until near-equal items changed places.
+    TensorSpec("embedding", DType.FP32, ("M", "D")),
     TensorSpec("embedding_outcome", DType.INT32, ("M",)),
     TensorSpec("embedding_quota", DType.INT32, ("M",)),
 )

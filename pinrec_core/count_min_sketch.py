@@ -1,4 +1,4 @@
-"""Count-min sketch over the training stream (pinrec.md §3): how often each item is a target, hence an in-batch negative.
+"""Count-min sketch over the training stream (PinRec, objective): how often an item is a target, so a negative too.
 
 An estimate never falls below the true count, and exceeds it by more than e/width · total with probability at most
 e^−depth (Cormode & Muthukrishnan, 2005). Memory is depth · width whatever the catalogue.

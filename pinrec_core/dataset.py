@@ -1,6 +1,6 @@
-"""What a prepared dataset is, apart from its rows: id kinds, vocabularies, feature space. Written by ``pinrec prepare``.
+"""What a prepared dataset is, apart from its rows: id kinds, vocabularies, feature space.
 
-A prepared dataset is a folder::
+``pinrec prepare`` writes it. A prepared dataset is a folder::
 
     dataset.json              this manifest
     catalogue.arrow           one row per item (pinrec_core.catalogue)

@@ -1,4 +1,4 @@
-"""GPT-2-style causal decoder with an explicit K/V cache (pinrec.md §2).
+"""GPT-2-style causal decoder with an explicit K/V cache (PinRec, model).
 
 The cache is a value: the caller makes it, passes it in and advances it, and may hand it on to whatever reads the
 history next. The decoder knows nothing of items; it maps token vectors to hidden states.

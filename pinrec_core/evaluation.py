@@ -1,4 +1,4 @@
-"""Offline evaluation (pinrec.md §6): unordered recall, diversity, and what the whole path returns for N items.
+"""Offline evaluation (PinRec, evaluation): unordered recall, diversity, and what the whole path returns for N items.
 
 Protocol: users held out of training by hash; their last Z items with an outcome are the targets, what came before is
 the history; no teacher forcing. The index is the whole catalogue, searched exactly. Ties are broken by catalogue row.

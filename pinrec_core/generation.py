@@ -1,4 +1,4 @@
-"""Generation (pinrec.md §4.1–3): prefill the history once, then decode step by step, several embeddings per step.
+"""Generation (PinRec, generation): prefill the history once, then decode step by step, several embeddings per step.
 
 ``generate`` is the whole; it knows nothing of thresholds, budgets or the index.
 """

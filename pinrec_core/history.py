@@ -13,7 +13,7 @@ import numpy as np
 
 
 class ItemType(IntEnum):
-    """What one element of a sequence is (pinrec.md §2: pins and search queries share one sequence)."""
+    """What one element of a sequence is (PinRec, model: pins and search queries share one sequence)."""
 
     PIN = 0
     QUERY = 1

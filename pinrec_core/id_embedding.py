@@ -1,4 +1,4 @@
-"""Hashed ID embeddings (pinrec.md §2): the id is hashed K ways into K tables of width I/K, and the parts concatenated.
+"""Hashed ID embeddings (PinRec, model): the id is hashed K ways into K tables of width I/K, and the parts concatenated.
 
 Memory is K · rows · I/K whatever the number of items; two items collide in full only when all K hashes agree. The
 module is TorchScript-able: a release carries it as the CPU ID embedder.

@@ -1,4 +1,4 @@
-"""Per-type item embedders (pinrec.md §2): fully connected layers with LayerNorm and ReLU, L2-normalised output.
+"""Per-type item embedders (PinRec, model): fully connected layers with LayerNorm and ReLU, L2-normalised output.
 
 Their output is *the* item space: history tokens, candidates in the index and generated embeddings all live in it.
 """

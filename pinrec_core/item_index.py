@@ -1,4 +1,4 @@
-"""The item index: Faiss IVF with an HNSW coarse quantiser, inner product (pinrec.md §5). Rows are catalogue rows."""
+"""The item index: Faiss IVF with an HNSW coarse quantiser, inner product (PinRec, serving). Rows are catalogue rows."""
 
 from __future__ import annotations
 

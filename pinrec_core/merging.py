@@ -1,4 +1,4 @@
-"""Lookup of a plan's embeddings, de-duplication across them, and top-up (pinrec.md §4.6).
+"""Lookup of a plan's embeddings, de-duplication across them, and top-up (PinRec, generation).
 
 An item that several embeddings find belongs to the one that scores it highest; the others go deeper. Exactly N
 distinct items come back, each outcome with exactly its share of the budget, as long as the index holds enough.
@@ -35,12 +35,13 @@ def retrieve(
 
     ``excluded`` holds rows per request that must not come back (int64 ``[X]``).
     """
-    depth = max(_depth(plan, rows, overfetch) for plan, rows in zip(plans, excluded, strict=True))
-    score, row = index.search(np.concatenate([plan.embedding for plan in plans]), depth)
+    depths = [_depth(plan, rows, overfetch) for plan, rows in zip(plans, excluded, strict=True)]
+    score, row = index.search(np.concatenate([plan.embedding for plan in plans]), max(depths))
     ends = np.cumsum([len(plan.quota) for plan in plans])
     answers = []
-    for plan, rows, end in zip(plans, excluded, ends, strict=True):
-        own = slice(end - len(plan.quota), end)
+    for plan, rows, depth, end in zip(plans, excluded, depths, ends, strict=True):
+        # Cut to the request's own depth: a neighbour that looks deeper must not change what this one is answered.
+        own = slice(end - len(plan.quota), end), slice(0, depth)
         answers.append(_merge_or_deepen(index, plan, rows, score[own], row[own]))
     return answers
 

@@ -1,4 +1,4 @@
-"""The PinRec model: items to tokens, tokens to hidden states, hidden states to embeddings in item space (pinrec.md §2).
+"""The PinRec model: items to tokens, tokens to hidden states, these to embeddings in item space.
 
 Training calls ``forward``; ``pinrec_core.generation`` calls the parts. The model knows nothing of losses, budgets or
 the index.

@@ -1,4 +1,4 @@
-"""Conditioned output head (pinrec.md §2): a small MLP on [hidden state ‖ conditioning], L2-normalised, in item space.
+"""Conditioned output head (PinRec, model): a small MLP on [hidden state ‖ conditioning], L2-normalised, in item space.
 
 The conditioning is a learned embedding per outcome and per time offset. A variant that lacks one of them has a single
 row there, so that all four variants are this module with other sizes.

@@ -18,16 +18,16 @@ import torch
 from pinrec_core import release as layout
 from pinrec_core.catalogue import ItemCatalogue
 from pinrec_core.errors import ReleaseError
+from pinrec_core.indexed_model import IndexedModel
 from pinrec_core.model import PinRec
 from pinrec_core.release import Release, ReleaseManifest
-from pinrec_core.serving_model import ServingModel
 
 EXPORT_TOLERANCE = 1e-6
 """TorchScript runs the same kernels on the same numbers; anything above rounding is a fault of the export."""
 
 
 def publish(
-    serving: ServingModel,
+    serving: IndexedModel,
     *,
     dataset: Path,
     releases: Path,

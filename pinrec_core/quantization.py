@@ -1,4 +1,4 @@
-"""INT8 features with one scale per vector: ``vector ≈ feature · scale`` (pinrec.md §5: INT8 on the wire).
+"""INT8 features with one scale per vector: ``vector ≈ feature · scale`` (PinRec, serving: INT8 on the wire).
 
 Training and serving both read the quantised form, so the model never sees a feature that serving could not send.
 """

@@ -1,4 +1,4 @@
-"""From generated embeddings to retrieval queries: compress, then share the budget out (pinrec.md §4.4–5)."""
+"""From generated embeddings to retrieval queries: compress, then share the budget out (PinRec, generation)."""
 
 from __future__ import annotations
 

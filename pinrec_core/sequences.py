@@ -67,6 +67,11 @@ class BatchInfo:
         (Path(folder) / BATCH_INFO_NAME).write_text(text + "\n", "utf-8")
 
 
+def is_batch(folder: Path) -> bool:
+    """Whether a folder holds a batch (sequences, or the view of them) that a newer one may replace."""
+    return (Path(folder) / BATCH_INFO_NAME).is_file()
+
+
 def is_evaluation_user(user_id: int | str, share: float) -> bool:
     """Whether a user belongs to the held-out ``share`` of users.
 
@@ -89,13 +94,20 @@ def iter_histories(
     if not parts:
         raise DataError(f"{sequences}: expected part-*.parquet files; run the Spark job first")
     for part in parts:
-        # pre_buffer reads whole row groups ahead; without it memory is bound by one batch and the open column pages.
+        for batch in _batches(part, batch_users):
+            yield from _histories_of(batch, keep_user, part)
+
+
+def _batches(part: Path, batch_users: int) -> Iterator[pa.RecordBatch]:
+    try:
+        # Without pre_buffer, which reads whole row groups ahead: memory is bound by one batch and the open pages.
         with pq.ParquetFile(part, pre_buffer=False, buffer_size=1 << 20) as file:
             missing = sorted(set(SEQUENCE_COLUMNS) - set(file.schema_arrow.names))
             if missing:
                 raise DataError(f"{part}: columns {missing} are missing: expected {list(SEQUENCE_COLUMNS)}")
-            for batch in file.iter_batches(batch_users, columns=list(SEQUENCE_COLUMNS)):
-                yield from _histories_of(batch, keep_user, part)
+            yield from file.iter_batches(batch_users, columns=list(SEQUENCE_COLUMNS))
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{part}: expected a readable parquet file, {error}") from error
 
 
 def _histories_of(batch: pa.RecordBatch, keep_user: KeepUser | None, part: Path) -> Iterator[tuple[int | str, History]]:

@@ -1,4 +1,4 @@
-"""Time of an interaction as features (pinrec.md §2): sinusoids of absolute time, log-scaled time since the last action."""
+"""Time as features (PinRec, model): sinusoids of absolute time, log-scaled time since the previous action."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training (pinrec.md §3): streams the batch job's sequences, minimises the objective, writes a run folder.
+"""Training (PinRec, objective): streams the batch job's sequences, minimises the objective, writes a run folder.
 
 A run folder holds ``run.json`` (configuration, dataset, metrics) and ``weights.safetensors`` (model, temperature,
 sketch). Memory is bounded by the shuffle buffer, not by the log.

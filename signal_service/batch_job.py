@@ -1,4 +1,4 @@
-"""The batch job (pinrec.md §5): one PySpark job from a prepared dataset to per-user, time-ordered sequences.
+"""The batch job (PinRec, serving): one PySpark job from a prepared dataset to per-user, time-ordered sequences.
 
 It keeps positive engagements and queries before the batch's end time, joins the INT8 features and writes
 ``signals/sequences``. Training and serving both read that output, so they cannot disagree. It knows nothing of models
@@ -17,11 +17,11 @@ from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, Observation, SparkSession, Window
 from pyspark.sql import functions as F
 
+from pinrec_core.data.output_folder import output_folder
 from pinrec_core.dataset import DatasetManifest
 from pinrec_core.errors import DataError, PinRecError, ServerError, require
 from pinrec_core.history import NO_OUTCOME, ItemType
-from pinrec_core.sequences import BatchInfo
-from signal_service.publish import built_beside
+from pinrec_core.sequences import BatchInfo, is_batch
 from signal_service.spark_session import spark_session
 
 SECONDS_PER_DAY = 86_400
@@ -68,7 +68,9 @@ def run_batch_job(
             driver_memory=driver_memory,
             shuffle_partitions=max(2, math.ceil(joined_bytes / PARTITION_BYTES)),
         ) as spark,
-        built_beside(dataset / "signals" / "sequences") as folder,
+        output_folder(
+            dataset / "signals" / "sequences", overwrite=True, is_replaceable=is_batch, kind="batch of sequences"
+        ) as folder,
     ):
         tell(f"building sequences from {manifest.num_events:,} events")
         events = select_signals(_read(spark, dataset / "events"), manifest, start_time=start_time, end_time=end_time)

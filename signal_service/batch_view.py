@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from pathlib import Path
 
 from rocksdict import AccessType, BlockBasedOptions, DBCompressionType, Options, Rdict, WriteBatch, WriteOptions
 
+from pinrec_core.data.output_folder import output_folder
 from pinrec_core.dataset import DatasetManifest
 from pinrec_core.errors import DataError, StoreError
 from pinrec_core.history import History
 from pinrec_core.ids import user_store_key
-from pinrec_core.sequences import BatchInfo, iter_histories
+from pinrec_core.sequences import BatchInfo, is_batch, iter_histories
 from signal_service.history_codec import decode_history, encode_history
-from signal_service.publish import built_beside
 
 SEQUENCES = "sequences"
 VIEW = "batch"
@@ -30,35 +31,43 @@ def build_batch_view(signals: Path, *, progress: Callable[[int], None] | None = 
     signals = Path(signals)
     manifest = DatasetManifest.load(signals)
     info = BatchInfo.load(signals / SEQUENCES)
-    written = 0
-    with built_beside(signals / VIEW) as folder:
-        without_log = WriteOptions()
-        without_log.disable_wal = True  # type: ignore[assignment, method-assign]  # an unfinished view is never published
-        database = Rdict(str(folder / _DATABASE), _options())
-        batch = WriteBatch(raw_mode=True)
-        for user_id, history in iter_histories(signals / SEQUENCES):
-            if history.feature.shape[1] != manifest.feature_width:
-                raise DataError(
-                    f"user_id={user_id!r}: features are {history.feature.shape[1]} wide, expected "
-                    f"{manifest.feature_width}"
-                )
-            batch[user_store_key(user_id, manifest.user_id_kind)] = encode_history(history)
-            written += 1
-            if batch.size_in_bytes() >= _WRITE_BYTES:
-                database.write(batch, without_log)
-                batch.clear()
-                if progress:
-                    progress(written)
-        database.write(batch, without_log)
-        database.flush()
-        database.compact_range(None, None)
-        database.close()
+    with output_folder(signals / VIEW, overwrite=True, is_replaceable=is_batch, kind="batch view") as folder:
+        with closing(Rdict(str(folder / _DATABASE), _options())) as database:
+            written = _write(database, iter_histories(signals / SEQUENCES), manifest, progress)
         if written != info.num_users:
             raise DataError(f"{signals / SEQUENCES}: holds {written} users, expected num_users={info.num_users}")
         info.save(folder)
+    return signals / VIEW
+
+
+def _write(
+    database: Rdict,
+    histories: Iterable[tuple[int | str, History]],
+    manifest: DatasetManifest,
+    progress: Callable[[int], None] | None,
+) -> int:
+    """Fill and compact a new database; the number of users written."""
+    without_log = WriteOptions()
+    without_log.disable_wal = True  # type: ignore[assignment, method-assign]  # an unfinished view is never published
+    batch = WriteBatch(raw_mode=True)
+    written = 0
+    for user_id, history in histories:
+        F = history.feature.shape[1]
+        if F != manifest.feature_width:
+            raise DataError(f"user_id={user_id!r}: features are {F} wide, expected {manifest.feature_width}")
+        batch[user_store_key(user_id, manifest.user_id_kind)] = encode_history(history)
+        written += 1
+        if batch.size_in_bytes() >= _WRITE_BYTES:
+            database.write(batch, without_log)
+            batch.clear()
+            if progress:
+                progress(written)
+    database.write(batch, without_log)
+    database.flush()
+    database.compact_range(None, None)
     if progress:
         progress(written)
-    return signals / VIEW
+    return written
 
 
 class BatchView:

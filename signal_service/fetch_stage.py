@@ -80,7 +80,7 @@ class SignalFetchStage:
         }
 
     def _query_element(self, request: RecommendRequest) -> History | None:
-        """The request's query as one position: what the user looks for now comes last (pinrec.md §4)."""
+        """The request's query as one position: what the user looks for now comes last (PinRec, generation)."""
         if request.query is not None:
             key = string_key(request.query)
             feature, scale = self._histories.builder.query_feature(request.query)

@@ -1,4 +1,4 @@
-"""Batch and real-time parts of a history become one (the Lambda architecture of pinrec.md §5). Pure functions."""
+"""Batch and real-time parts of a history become one (the Lambda architecture of PinRec, serving). Pure functions."""
 
 from __future__ import annotations
 

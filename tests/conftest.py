@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests. Real logs are read from ``PINREC_DATA``, else ``../shared/data`` beside the checkout."""
+"""Fixtures shared by all tests. Real logs are read from ``PINREC_DATA``, else from ``../shared/data``."""
 
 from __future__ import annotations
 

@@ -115,7 +115,10 @@ class AsyncPinRecClient:
         return await asyncio.gather(*[one(request) for request in requests])
 
     async def log_events(self, events: Sequence[Event], *, timeout: float | None = None) -> int:
-        """Write events; returns how many were new. The next request sees them."""
+        """Write events, which the next request sees; returns how many were new to the store.
+
+        After a retry this may be less than expected: events that a lost attempt stored are not new.
+        """
         if not events:
             return 0
         call = self._start(timeout)

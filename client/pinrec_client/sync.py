@@ -21,6 +21,21 @@ from pinrec_client.types import Event, ItemId, Recommendations, RecommendRequest
 Answer = TypeVar("Answer")
 
 
+class Connection(InferenceServerClient):
+    """tritonclient's connection, closed at most once.
+
+    Its own is closed again by the garbage collector. Under gevent gRPC counts open channels, and a second close takes
+    another connection's place in that count: requests of that one hang.
+    """
+
+    _closed = False
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            super().close()
+
+
 class PinRecClient:
     """Recommendations from, and event writes to, a PinRec service.
 
@@ -39,7 +54,7 @@ class PinRecClient:
         retry: RetryPolicy | None = None,
         tls: Tls | None = None,
     ) -> None:
-        self._triton = InferenceServerClient(**channel_arguments(url, tls))
+        self._triton = Connection(**channel_arguments(url, tls))
         self._timeout = timeout
         self._retry = retry or RetryPolicy()
         self._no_item: ItemId | None = None  # asked of the server once
@@ -114,7 +129,10 @@ class PinRecClient:
             return list(pool.map(one, requests))
 
     def log_events(self, events: Sequence[Event], *, timeout: float | None = None) -> int:
-        """Write events; returns how many were new. The next request sees them."""
+        """Write events, which the next request sees; returns how many were new to the store.
+
+        After a retry this may be less than expected: events that a lost attempt stored are not new.
+        """
         if not events:
             return 0
         call = self._start(timeout)

@@ -9,7 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from pinrec_core.evaluation import EvaluationCase, EvaluationReport
-    from pinrec_core.serving_model import ServingModel
+    from pinrec_core.indexed_model import IndexedModel
 
 
 def evaluate(
@@ -40,15 +40,15 @@ def evaluate(
 
 def load_subject(
     subject: Path, dataset: Path | None, targets: int, max_users: int
-) -> tuple[ServingModel, list[EvaluationCase], Any]:
+) -> tuple[IndexedModel, list[EvaluationCase], Any]:
     """What to judge, on whom, and the popularity counts. A run is indexed and calibrated on the way."""
     from pinrec_core.catalogue import ItemCatalogue
     from pinrec_core.cli.console import stderr
     from pinrec_core.config import TrainingConfig
     from pinrec_core.errors import ConfigError
     from pinrec_core.evaluation import evaluation_cases
+    from pinrec_core.indexed_model import IndexedModel, default_compression_target, default_generation
     from pinrec_core.release import MANIFEST_FILE, Release
-    from pinrec_core.serving_model import ServingModel, default_compression_target, default_generation
     from pinrec_core.training import Run
 
     release = Release.open(subject) if (subject / MANIFEST_FILE).is_file() else None
@@ -62,17 +62,17 @@ def load_subject(
             folder, ItemCatalogue.open(folder), share=share, targets=targets, max_users=max_users
         )
     if release:
-        return ServingModel.from_release(release), cases, popularity
+        return IndexedModel.from_release(release), cases, popularity
     assert run is not None
     with stderr.status("indexing and calibrating"):
-        serving = ServingModel.from_run(
+        serving = IndexedModel.from_run(
             run, folder, cases,
             generation=default_generation(run.model), compression_target=default_compression_target(run.model),
         )  # fmt: skip
     return serving, cases, popularity
 
 
-def run_evaluation(serving: ServingModel, cases: list[EvaluationCase], popularity: Any, k: int) -> EvaluationReport:
+def run_evaluation(serving: IndexedModel, cases: list[EvaluationCase], popularity: Any, k: int) -> EvaluationReport:
     """Evaluate with a progress bar."""
     from pinrec_core.cli.console import progress
     from pinrec_core.evaluation import evaluate as judge

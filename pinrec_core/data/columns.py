@@ -21,6 +21,7 @@ from pinrec_core.ids import IdKind, string_keys
 _WHOLE = r"^[+-]?[0-9]{1,19}(\.0*)?$"
 _NUMBER = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?$"
 _NON_FINITE = r"(?i)^[+-]?(nan|inf|infinity)$"
+_WHOLE_SHARE = 0.99  # of whole numbers among text ids, from which they are taken for integers
 _INT64_MAX = (1 << 63) - 1
 _FAR_FUTURE = float(1 << 62)  # seconds; stands for any time too large for int64
 
@@ -84,7 +85,8 @@ def seconds(column: pa.Array, unit: str, faults: Faults, field: str) -> np.ndarr
 
 
 def infer_id_kind(column: pa.Array) -> IdKind:
-    """INT for integer columns and for text columns whose non-blank cells are all whole numbers, else STRING."""
+    """INT for number columns, and for text columns of whole numbers without leading zeros, but for one in a hundred
+    cells, which may be faults. Else STRING."""
     column = _plain(column)
     if pt.is_integer(column.type) or pt.is_floating(column.type):
         return IdKind.INT
@@ -92,8 +94,8 @@ def infer_id_kind(column: pa.Array) -> IdKind:
         raise DataError(f"ids are {column.type}: expected whole numbers or text")
     text = pc.utf8_trim_whitespace(texts(column, Faults(np.arange(len(column))), "id", required=False))
     text = text.filter(pc.not_equal(text, ""))
-    whole = pc.match_substring_regex(text, r"^[+-]?[0-9]{1,19}$")
-    return IdKind.INT if len(text) and pc.all(whole).as_py() else IdKind.STRING
+    whole = mask(pc.match_substring_regex(text, r"^[+-]?(0|[1-9][0-9]{0,18})$"))
+    return IdKind.INT if len(whole) and whole.mean() >= _WHOLE_SHARE else IdKind.STRING
 
 
 def ids(column: pa.Array, kind: IdKind, faults: Faults, field: str) -> tuple[pa.Array, np.ndarray]:
@@ -185,7 +187,9 @@ def _decode(column: pa.Array, faults: Faults, field: str) -> pa.StringArray:
 
 
 def _plain(column: pa.Array) -> pa.Array:
-    """Dictionary-encoded columns as what they encode."""
+    """Dictionary-encoded columns as what they encode; a column of nothing but nulls, which has no type, as text."""
+    if pt.is_null(column.type):
+        return pc.cast(column, pa.string())
     return column.dictionary_decode() if isinstance(column, pa.DictionaryArray) else column
 
 

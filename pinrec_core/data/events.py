@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pinrec_core.data.quarantine import Faults, QuarantineWriter, Reason
+from pinrec_core.data.reader import Progress
 from pinrec_core.data.schema import DatasetSpec
-from pinrec_core.data.staging import Progress, StagedEvents
+from pinrec_core.data.staging import StagedEvents
 
 FOLDER_NAME = "events"
 

@@ -17,7 +17,7 @@ import pyarrow.types as pt
 from pinrec_core.data import columns
 from pinrec_core.data.features import ContentFeatures
 from pinrec_core.data.quarantine import Faults, QuarantineWriter, Reason
-from pinrec_core.data.reader import RawBatch, read_batches
+from pinrec_core.data.reader import Progress, RawBatch, estimate_rows, read_batches
 from pinrec_core.data.schema import ItemColumns
 from pinrec_core.errors import DataError
 from pinrec_core.ids import IdKind
@@ -97,10 +97,16 @@ def supplied_vector_width(files: Mapping[str, Path], spec: ItemColumns) -> int:
 
 
 def read_items(
-    files: Mapping[str, Path], spec: ItemColumns, kind: IdKind, features: ContentFeatures, quarantine: QuarantineWriter
+    files: Mapping[str, Path],
+    spec: ItemColumns,
+    kind: IdKind,
+    features: ContentFeatures,
+    quarantine: QuarantineWriter,
+    progress: Progress,
 ) -> ItemTable:
     """Read, validate and encode the items. Bad and repeated items go to ``quarantine``; the first of equals stays."""
     rows_read = dict.fromkeys(files, 0)
+    expected = sum(estimate_rows(path) for path in files.values())
     chunks: list[_Chunk] = []
     for name, path in files.items():
         for raw in read_batches(path, spec.columns, delimiter=spec.delimiter):
@@ -109,6 +115,7 @@ def read_items(
             chunk, faults = _read_chunk(name, raw, spec, kind, features)
             quarantine.add(name, faults)
             chunks.append(chunk)
+            progress("encoding items", sum(rows_read.values()), expected)
     if not sum(len(c.key) for c in chunks):
         raise DataError(f"items.files={list(files)}: expected at least one valid item")
     return _assemble(list(_without_repeats(chunks, quarantine)), rows_read)

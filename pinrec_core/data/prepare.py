@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +18,12 @@ from pinrec_core.data import columns
 from pinrec_core.data.events import EventCounts, write_events
 from pinrec_core.data.features import ContentFeatures, FeatureWriter
 from pinrec_core.data.items import Pins, infer_item_id_kind, read_items, supplied_vector_width
+from pinrec_core.data.output_folder import output_folder
 from pinrec_core.data.quarantine import QuarantineWriter
-from pinrec_core.data.reader import read_batches, resolve_files
+from pinrec_core.data.reader import Progress, read_batches, resolve_files
 from pinrec_core.data.report import PrepareReport, quarantine_entries
 from pinrec_core.data.schema import DatasetSpec
-from pinrec_core.data.staging import PartitionedSpill, Progress, StagedEvents, stage_events
+from pinrec_core.data.staging import PartitionedSpill, StagedEvents, stage_events
 from pinrec_core.data.validation import EventValidator
 from pinrec_core.dataset import MANIFEST_NAME, UNKNOWN_SURFACE, DatasetManifest
 from pinrec_core.errors import DataError
@@ -55,11 +55,14 @@ def prepare_dataset(
     user_id_kind, item_id_kind = _id_kinds(spec, event_files, item_files)
     vector_width = supplied_vector_width(item_files, spec.items) if spec.items else 0
 
-    with _built_in_place(Path(out), overwrite) as folder:
+    with output_folder(
+        Path(out), overwrite=overwrite, is_replaceable=lambda old: (old / MANIFEST_NAME).is_file(), kind="dataset"
+    ) as folder:
         features = ContentFeatures(text_encoder(spec.text_encoder), vector_width)
         with QuarantineWriter(folder) as quarantine:
-            progress("encoding items", 0, 1)
-            items = read_items(item_files, spec.items, item_id_kind, features, quarantine) if spec.items else None
+            items = None
+            if spec.items:
+                items = read_items(item_files, spec.items, item_id_kind, features, quarantine, progress)
             bad_items = sum(quarantine.counts.values())
             validator = EventValidator(
                 spec=spec, user_id_kind=user_id_kind, item_id_kind=item_id_kind, items=items, now=now
@@ -76,6 +79,8 @@ def prepare_dataset(
         _manifest(spec, user_id_kind, item_id_kind, surfaces, features, pins, counts).save(folder)
         report = PrepareReport(
             name=spec.name,
+            user_id_kind=user_id_kind,
+            item_id_kind=item_id_kind,
             files=staged.rows_read,
             item_files=items.rows_read if items else {},
             rows_read=sum(staged.rows_read.values()),
@@ -197,30 +202,3 @@ def _refuse_shared(event_files: Mapping[str, Path], item_files: Mapping[str, Pat
     shared = sorted(set(event_files) & set(item_files))
     if shared:
         raise DataError(f"files={shared}: expected either events or items, not both")
-
-
-@contextmanager
-def _built_in_place(out: Path, overwrite: bool) -> Iterator[Path]:
-    """A sibling folder that takes the place of ``out`` when the block ends, and vanishes when it fails."""
-    if out.exists():
-        replaceable = out.is_dir() and ((out / MANIFEST_NAME).is_file() or not any(out.iterdir()))
-        if not overwrite:
-            raise DataError(f"out={str(out)!r}: expected a path that does not exist; --overwrite replaces a dataset")
-        if not replaceable:
-            raise DataError(f"out={str(out)!r}: expected a prepared dataset to overwrite; this is something else")
-    building = out.parent / f".{out.name}.building"
-    if building.exists():
-        shutil.rmtree(building)  # left by a run that was killed
-    building.mkdir(parents=True)
-    try:
-        yield building
-        if out.exists():
-            replaced = out.parent / f".{out.name}.replaced"
-            shutil.rmtree(replaced, ignore_errors=True)
-            out.rename(replaced)
-            building.rename(out)
-            shutil.rmtree(replaced)
-        else:
-            building.rename(out)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)

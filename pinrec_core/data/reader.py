@@ -7,7 +7,7 @@ Knows nothing of what the columns mean.
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,9 @@ BATCH_ROWS = 1 << 17
 _CSV_BLOCK_BYTES = 4 << 20
 _CSV_BYTES_PER_ROW = 32  # a low guess, so that the number of rows is rather over- than underestimated
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
+
+Progress = Callable[[str, int, int], None]
+"""Called with a phase, the rows of it that are done, and how many there are, which may be an estimate."""
 
 
 @dataclass(frozen=True, slots=True)

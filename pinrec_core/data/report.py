@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pinrec_core.data.quarantine import QuarantineWriter
+from pinrec_core.ids import IdKind
 
 FILE_NAME = "report.json"
 
@@ -28,6 +29,8 @@ class PrepareReport:
     """Counts of one preparation. ``rows_read = valid_events + quarantined_events + collapsed_events``, always."""
 
     name: str
+    user_id_kind: IdKind
+    item_id_kind: IdKind
     files: dict[str, int]  # event rows read, by file
     item_files: dict[str, int]  # item rows read, by file
     rows_read: int

@@ -8,7 +8,7 @@ bytes of memory and more per event and would, rarely, take two events for one.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -19,16 +19,13 @@ import pyarrow.compute as pc
 
 from pinrec_core.data import columns
 from pinrec_core.data.quarantine import QuarantineWriter
-from pinrec_core.data.reader import estimate_rows, read_batches
+from pinrec_core.data.reader import Progress, estimate_rows, read_batches
 from pinrec_core.data.validation import CheckedBatch, EventValidator, staged_schema
 from pinrec_core.ids import IdKind
 
 PARTITION_ROWS = 1 << 19  # events per partition aimed at: some 100 MB while it is processed
 _MAX_PARTITIONS = 512  # files open at once
 _TRACKED_SURFACES = 1 << 16  # distinct surfaces counted at once; beyond, the rarer half is forgotten
-
-Progress = Callable[[str, int, int], None]
-"""Called with a phase, what is done of it and what there is to do, in events."""
 
 
 class PartitionedSpill:
@@ -161,8 +158,9 @@ def stage_events(
                 checked = validator.check(raw, file=name, first_ordinal=first)
                 staged.quarantined += quarantine.add(name, checked.faults)
                 _keep(checked, staged)
-                progress("reading events", total, max(expected, total))
+                progress("reading events", total, expected)
             staged.rows_read[name] = total - first
+    progress("reading events", total, total)
     return staged
 
 

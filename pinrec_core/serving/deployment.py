@@ -198,5 +198,5 @@ class _ModelControl:
 
 
 def _sentence(error: InferenceServerException) -> str:
-    """The message without the Python traceback that the backend appends to it."""
-    return str(error.message()).split("\n\nAt:")[0].strip()
+    """The reason alone: without Triton's description of its states, and without the backend's Python traceback."""
+    return str(error.message()).split("UNAVAILABLE state: Internal: ")[-1].split("\n\nAt:")[0].strip("; \n")

@@ -93,7 +93,7 @@ def _from_image() -> TritonInstallation:
         if not path.is_file():
             raise ServerError(f"{path}: not found; run inside Triton's own image, or with --triton wheel")
     environment = _stub_environment([IMAGE_ROOT / "lib", _libpython_folder()])
-    _check_stub(stub, environment)
+    check_stub(stub, environment)
     return TritonInstallation(binary=binary, backends=IMAGE_ROOT / "backends", environment=environment)
 
 
@@ -115,7 +115,7 @@ def _from_wheel(build_folder: Path) -> TritonInstallation:
     backends = build_folder / "backends"
     _link([root / "backends" / "python" / name for name in BACKEND_FILES] + [stub], backends / "python")
     environment = _stub_environment([libraries, _libpython_folder()])
-    _check_stub(backends / "python" / STUB, environment)
+    check_stub(backends / "python" / STUB, environment)
     return TritonInstallation(binary=root / "bin" / "tritonserver", backends=backends, environment=environment)
 
 
@@ -155,7 +155,7 @@ def _joined(paths: Sequence[Path]) -> str:
     return os.pathsep.join(dict.fromkeys(str(p) for p in paths))
 
 
-def _check_stub(stub: Path, environment: dict[str, str]) -> None:
+def check_stub(stub: Path, environment: dict[str, str]) -> None:
     """Ask the loader what the stub lacks: without this Triton would wait minutes for a stub that cannot start."""
     answer = subprocess.run(["ldd", str(stub)], env=environment, capture_output=True, text=True, check=False)
     if answer.returncode != 0:

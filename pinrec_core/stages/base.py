@@ -38,9 +38,9 @@ class Stage(Protocol[Row]):
 class StageParameters:
     """Where a stage finds its data and on what it runs: all that Triton's ``parameters`` carry.
 
-    ``release`` is the release folder (None for `signal_ingest`, which outlives releases); ``signals`` the folder of the batch view; ``realtime`` that of the real-time
-    store (None: serve from the batch view alone); ``device`` is a torch device; ``threads`` bounds the stage's
-    intra-operation threads.
+    ``release`` is the release folder (None for ``signal_ingest``, which outlives releases); ``signals`` the folder of
+    the batch view; ``realtime`` that of the real-time store (None: serve from the batch view alone); ``device`` is a
+    torch device; ``threads`` bounds the stage's intra-operation threads.
     """
 
     release: Path | None

@@ -1,4 +1,4 @@
-"""The retrieval stage: embeddings with quotas → exactly N distinct items in rank order (``contract.FAISS_RETRIEVAL``)."""
+"""The retrieval stage: embeddings with quotas → N distinct items in rank order (``contract.FAISS_RETRIEVAL``)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class FaissRetrievalStage:
         self.release_id = np.array([release.manifest.release_id.encode()], dtype=object)
 
     def parse(self, tensors: Tensors) -> RetrievalRequest:
-        embedding = tensors["embedding"].astype(np.float32)
+        embedding = tensors["embedding"]
         M, D = embedding.shape
         if D != self.index.width:
             raise InvalidRequestError(f"embedding has width {D}: expected {self.index.width}")

@@ -79,7 +79,7 @@ class GeneratorStage:
         )
         return [
             {
-                "embedding": plan.embedding.astype(np.float16),
+                "embedding": plan.embedding,
                 "embedding_outcome": plan.outcome,
                 "embedding_quota": plan.quota,
             }

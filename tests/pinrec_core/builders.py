@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
+from pinrec_core.catalogue import write_catalogue
 from pinrec_core.collate import collate
 from pinrec_core.config import PRESETS, ModelConfig, Variant
+from pinrec_core.dataset import DatasetManifest
 from pinrec_core.history import NO_OUTCOME, History, ItemType
+from pinrec_core.ids import IdKind
 from pinrec_core.model import HistoryBatch, PinRec
+from pinrec_core.quantization import quantize_int8
+from pinrec_core.sequences import BatchInfo
+from pinrec_core.training import SEQUENCES
 
 F, O, SURFACES = 12, 3, 4
 
@@ -52,3 +62,57 @@ def batch_of(model: PinRec, histories: list[History], surface: int = 1, time: in
             row[: len(history)] = model.id_embedding(torch.from_numpy(history.item_key)).detach()
     B = len(histories)
     return collate(histories, ids, request_surface=[surface] * B, request_time=[time] * B)
+
+
+def write_dataset(folder: Path, *, users: int = 150, items: int = 120, seed: int = 0) -> Path:
+    """A prepared dataset with sequences: each user walks through neighbouring items, so that there is something to
+    learn; outcome o prefers items whose number is o modulo O."""
+    random = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    item_id = np.arange(1000, 1000 + items)
+    feature, scale = quantize_int8(random.normal(size=(items, F)))
+    write_catalogue(
+        folder,
+        item_key=item_id,
+        item_id=pa.array(item_id),
+        title=pa.array([f"item {i}" for i in item_id]),
+        categories=pa.array([""] * items),
+        feature=feature,
+        scale=scale,
+    )
+    rows = []
+    for user in range(users):
+        T = int(random.integers(12, 40))
+        row = (random.integers(0, items) + np.cumsum(random.integers(0, 3, T))) % items
+        rows.append(
+            {
+                "user_id": user,
+                "item_key": item_id[row].tolist(),
+                "item_type": [0] * T,
+                "outcome": (row % O).tolist(),
+                "surface": random.integers(0, SURFACES, T).tolist(),
+                "timestamp": (1_600_000_000 + np.cumsum(random.integers(60, 9000, T))).tolist(),
+                "feature": [feature[i].tobytes() for i in row],
+                "scale": scale[row].tolist(),
+            }
+        )
+    manifest = DatasetManifest(
+        name="walk", user_id_kind=IdKind.INT, item_id_kind=IdKind.INT, outcomes=("save", "click", "hide"),
+        query_actions=(), ignored_actions=(), surfaces=("", "home", "related", "search"), feature_width=F,
+        feature_space=f"hashed_ngram:{F}+vector:0", text_encoder=f"hashed_ngram:{F}", num_items=items, num_users=users,
+        num_events=sum(len(r["item_key"]) for r in rows), outcome_share=(0.4, 0.4, 0.2),
+        first_timestamp=1_600_000_000, last_timestamp=1_700_000_000,
+    )  # fmt: skip
+    manifest.save(folder)
+    sequences = folder / SEQUENCES
+    sequences.mkdir(parents=True)
+    manifest.save(folder / "signals")
+    types = {"item_key": pa.int64(), "item_type": pa.int8(), "outcome": pa.int16(), "surface": pa.int16()}
+    types |= {"timestamp": pa.int64(), "feature": pa.binary(), "scale": pa.float32()}
+    schema = pa.schema([("user_id", pa.int64()), *((name, pa.list_(kind)) for name, kind in types.items())])
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), sequences / "part-0.parquet")
+    BatchInfo(
+        end_time=manifest.last_timestamp + 1, feature_space=manifest.feature_space, outcomes=manifest.outcomes,
+        surfaces=manifest.surfaces, num_users=users, num_interactions=manifest.num_events,
+    ).save(sequences)  # fmt: skip
+    return folder

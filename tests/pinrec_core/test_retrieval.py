@@ -54,9 +54,12 @@ def test_more_than_the_index_holds_returns_all_of_it(index):
     assert sorted(items.item_row.tolist()) == list(range(10, 600))
 
 
-def test_a_request_is_answered_the_same_alone_and_in_a_batch(index):
-    plans = [plan_of([5, 9], [0, 1], 1), plan_of([30], [0], 2), plan_of([1, 2, 3], [2, 1, 0], 3)]
-    excluded = [np.arange(50), NOTHING, np.arange(100, 300)]
+@pytest.mark.parametrize("seed", range(8))
+def test_a_request_is_answered_the_same_alone_and_in_a_batch(index, seed):
+    near = plan_of([9] * 6, [0, 1, 2] * 2, seed)
+    near.embedding[:] = near.embedding[:1] + 0.1 * near.embedding  # they compete for the same items
+    plans = [near, plan_of([5, 9], [0, 1], 1), plan_of([60], [0], 2), plan_of([1, 2, 3], [2, 1, 0], 3)]
+    excluded = [NOTHING, np.arange(50), NOTHING, np.arange(100, 300)]
     together = retrieve(index, plans, excluded, overfetch=2)
     for plan, rows, answer in zip(plans, excluded, together, strict=True):
         (alone,) = retrieve(index, [plan], [rows], overfetch=2)

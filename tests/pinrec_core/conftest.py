@@ -1,0 +1,48 @@
+"""A trained run and its serving form, made once for the tests of training, release and stages."""
+
+from __future__ import annotations
+
+import pytest
+
+from pinrec_core.config import ObjectiveConfig, TrainingConfig
+from pinrec_core.evaluation import evaluation_cases
+from pinrec_core.indexed_model import IndexedModel, default_compression_target, default_generation
+from pinrec_core.training import Run, train
+from tests.pinrec_core.builders import tiny_config, write_dataset
+
+EVALUATION_SHARE = 0.3
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("walk") / "dataset")
+
+
+def train_tiny(dataset, folder, seed: int = 0, epochs: int = 3) -> Run:
+    return train(
+        dataset,
+        folder,
+        model_config=tiny_config(),
+        objective_config=ObjectiveConfig(in_batch_negatives=64, random_negatives=64, window=2),
+        training_config=TrainingConfig(epochs=epochs, batch_users=8, learning_rate=4e-3, seed=seed, evaluation_share=EVALUATION_SHARE),
+    )
+
+
+@pytest.fixture(scope="session")
+def run(dataset, tmp_path_factory) -> Run:
+    return train_tiny(dataset, tmp_path_factory.mktemp("run"))
+
+
+def indexed_model(run: Run, dataset) -> IndexedModel:
+    from pinrec_core.catalogue import ItemCatalogue
+
+    cases, _ = evaluation_cases(dataset, ItemCatalogue.open(dataset), share=EVALUATION_SHARE, targets=4, max_users=100)
+    return IndexedModel.from_run(
+        run, dataset, cases,
+        generation=default_generation(run.model), compression_target=default_compression_target(run.model),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def serving(run, dataset) -> IndexedModel:
+    return indexed_model(run, dataset)

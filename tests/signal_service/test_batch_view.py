@@ -1,0 +1,77 @@
+"""The key-value view holds exactly what the sequences hold, for several readers at once."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from pinrec_core.errors import DataError
+from pinrec_core.history import DTYPES
+from pinrec_core.ids import IdKind, user_store_key
+from pinrec_core.sequences import iter_histories
+from signal_service.batch_view import BatchView, build_batch_view
+
+pytestmark = pytest.mark.spark
+
+
+def test_equals_the_sequences(prepared):
+    view = BatchView.open(prepared / "signals")
+    users = 0
+    for user_id, expected in iter_histories(prepared / "signals" / "sequences"):
+        got = view.get(user_store_key(user_id, IdKind.INT))
+        for name in DTYPES:
+            np.testing.assert_array_equal(getattr(got, name), getattr(expected, name))
+        users += 1
+    assert users == view.info.num_users == 4
+    assert view.get(user_store_key(123456, IdKind.INT)) is None
+    view.close()
+
+
+def test_two_processes_read_at_once(prepared):
+    view = BatchView.open(prepared / "signals")
+    script = (
+        "import sys; from pathlib import Path; from signal_service.batch_view import BatchView\n"
+        "from pinrec_core.ids import IdKind, user_store_key\n"
+        "print(len(BatchView.open(Path(sys.argv[1])).get(user_store_key(7, IdKind.INT))))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(prepared / "signals")], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.strip() == str(len(view.get(user_store_key(7, IdKind.INT)))), done.stderr
+    view.close()
+
+
+def test_a_new_view_takes_the_place_of_one_in_use(signals):
+    view = BatchView.open(signals)
+    before = view.get(user_store_key(7, IdKind.INT)).item_key.tolist()
+    told: list[int] = []
+    build_batch_view(signals, progress=told.append)
+    assert told[-1] == 4
+    assert view.get(user_store_key(7, IdKind.INT)).item_key.tolist() == before
+    view.close()
+    assert sorted(p.name for p in signals.iterdir()) == ["batch", "dataset.json", "sequences"]
+
+
+def test_a_failed_build_leaves_the_old_view(signals):
+    part = next(iter((signals / "sequences").glob("part-*.parquet")))
+    part.write_bytes(part.read_bytes()[:-1])
+    with pytest.raises(DataError, match="expected a readable parquet file"):
+        build_batch_view(signals)
+    assert BatchView.open(signals).get(user_store_key(7, IdKind.INT)) is not None
+
+
+def test_sequences_that_lack_a_part(signals):
+    for part in list((signals / "sequences").glob("part-*.parquet"))[:1]:
+        part.unlink()
+    with pytest.raises(DataError):
+        build_batch_view(signals)
+
+
+def test_without_a_view(signals):
+    shutil.rmtree(signals / "batch")
+    with pytest.raises(DataError, match="expected the description of a batch"):
+        BatchView.open(signals)

@@ -1,0 +1,150 @@
+"""The ingest stage on a real store: what is stored, and every refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError, StoreError
+from pinrec_core.history import ItemType
+from pinrec_core.ids import IdKind, string_key, user_store_key
+from pinrec_core.stages.base import StageParameters, run_batch
+from signal_service.ingest_stage import SignalIngestStage
+from signal_service.rocksdb_store import RocksDbEventStore
+from tests.signal_service.builders import EVENTS, make_manifest
+
+NOW = 1_000_000
+ALL = {"since": 0, "until": 10**12, "limit": 10**6}
+
+
+def open_stage(folder: Path, user_ids: IdKind = IdKind.INT, **changes: object) -> SignalIngestStage:
+    folder.mkdir()
+    make_manifest(user_ids, EVENTS, **changes).save(folder)
+    parameters = StageParameters(release=None, signals=folder, realtime=folder / "realtime", device="cpu", threads=1)
+    return SignalIngestStage(parameters, clock=lambda: float(NOW))
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[SignalIngestStage]:
+    opened = open_stage(tmp_path / "signals")
+    yield opened
+    opened.close()
+
+
+def events(*rows: tuple, ids: type = np.int64) -> dict[str, np.ndarray]:
+    """A request from rows of (event id, user, item, action, timestamp, surface, query)."""
+    names = ("event_id", "event_user_id", "event_item_id", "event_action", "event_timestamp", "event_surface",
+             "event_query")  # fmt: skip
+    kinds = (np.object_, ids, ids, np.object_, np.int64, np.object_, np.object_)
+    columns = zip(*rows, strict=True)
+    return {
+        name: np.array([v.encode() if isinstance(v, str) else v for v in column], kind)
+        for name, kind, column in zip(names, kinds, columns, strict=True)
+    }
+
+
+PIN = ("e1", 7, 101, "save", NOW, "home", "")
+SEARCH = ("e2", 7, 0, "search", NOW - 5, "results", " red shoes ")
+
+
+def stored(stage: SignalIngestStage, user: int | str = 7, kind: IdKind = IdKind.INT) -> list:
+    return stage._store.read(user_store_key(user, kind), **ALL)
+
+
+def test_events_are_stored_as_they_were(stage):
+    (answer,) = run_batch(stage, [events(PIN, SEARCH)])
+    assert answer["stored"].tolist() == [2]
+    assert answer["stored"].dtype == np.int32
+    search, pin = stored(stage)
+    assert (pin.item_key, pin.item_type, pin.action, pin.surface, pin.timestamp, pin.query) == (
+        101, ItemType.PIN, "save", "home", NOW, "",
+    )  # fmt: skip
+    assert (search.item_key, search.item_type, search.query) == (string_key("red shoes"), ItemType.QUERY, "red shoes")
+
+
+def test_a_repeated_call_is_one_event(stage):
+    for _ in range(2):
+        run_batch(stage, [events(PIN), events(PIN)])
+    assert len(stored(stage)) == 1
+
+
+def test_ignored_actions_are_valid_log(stage):
+    (answer,) = run_batch(stage, [events(("e", 7, 101, "hide", NOW, "", ""))])
+    assert answer["stored"].tolist() == [1]
+
+
+def test_string_ids(tmp_path):
+    stage = open_stage(tmp_path / "signals", IdKind.STRING, item_id_kind=IdKind.STRING)
+    rows = [("e1", "böb", "pin-1", "save", NOW, "", ""), ("e2", "böb", "", "search", NOW, "", "lamp")]
+    (answer,) = run_batch(stage, [events(*rows, ids=np.object_)])
+    assert answer["stored"].tolist() == [2]
+    assert [e.item_key for e in stored(stage, "böb", IdKind.STRING)] == [string_key("pin-1"), string_key("lamp")]
+    for changed, message in [
+        (("e", "", "p", "save", NOW, "", ""), "event_user_id[0]='': expected a string that is not empty"),
+        (("e", "u" * 1025, "p", "save", NOW, "", ""), "event_user_id[0] has 1025 bytes: expected at most 1024"),
+        (("e", "u", "", "save", NOW, "", ""), "event_item_id[0]='': expected the id of an item"),
+        (("e", "u", "p", "search", NOW, "", "lamp"), "event_item_id[0]='p': expected '', a query has no item"),
+    ]:
+        (answer,) = run_batch(stage, [events(changed, ids=np.object_)])
+        assert str(answer) == message
+    stage.close()
+
+
+REFUSED = {
+    "event_id[1]='': expected an id": ("", *PIN[1:]),
+    "event_id[1] has 300 bytes: expected at most 256": ("x" * 300, *PIN[1:]),
+    "event_action[1]='lik': expected one of ['save', 'click', 'search', 'hide']": (*PIN[:3], "lik", *PIN[4:]),
+    "event_timestamp[1]=0: expected Unix seconds, above 0": (*PIN[:4], 0, *PIN[5:]),
+    "event_timestamp[1]=1000301: expected Unix seconds, above 0 and at most 1000300": (*PIN[:4], NOW + 301, *PIN[5:]),
+    "event_surface[1]='hom': expected one of ['', 'home', 'results']": (*PIN[:5], "hom", ""),
+    "event_query[1]='x': expected '', this action is on an item": (*PIN[:6], "x"),
+    "event_query[1]='': expected the text of the query": (*SEARCH[:6], "  "),
+    "event_query[1] has 5000 bytes: expected at most 4096": (*SEARCH[:6], "x" * 5000),
+    "event_item_id[1]=101: expected 0, a query has no item": (*SEARCH[:2], 101, *SEARCH[3:]),
+    "event_action[1]=b'\\xff': expected UTF-8 text": (*PIN[:3], b"\xff", *PIN[4:]),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_one_bad_event_refuses_its_request_only(stage, message):
+    others = events(("other", 8, 102, "click", NOW, "", ""))
+    bad, good = run_batch(stage, [events(PIN, REFUSED[message]), others])
+    assert isinstance(bad, InvalidRequestError)
+    assert str(bad).startswith(message)
+    assert good["stored"].tolist() == [1]
+    assert stored(stage) == []
+    assert len(stored(stage, 8)) == 1
+
+
+def test_shapes(stage):
+    good = events(PIN, SEARCH)
+    for changes, message in [
+        ({"event_action": None}, "event_action is missing: expected one value per event"),
+        ({"event_action": good["event_action"][:1]}, "event_action has shape [1]: expected [2], as event_id has"),
+        ({"event_id": good["event_id"][None]}, "event_id has shape [1, 2]: expected [Q]"),
+        ({name: values[:0] for name, values in good.items()}, "event_id has 0 events: expected 1 to 10000"),
+    ]:
+        tensors = {name: values for name, values in (good | changes).items() if values is not None}
+        (answer,) = run_batch(stage, [tensors])
+        assert isinstance(answer, InvalidRequestError)
+        assert str(answer) == message
+
+
+def test_a_store_that_fails_is_unavailable(stage):
+    stage._store.close()
+    answers = run_batch(stage, [events(PIN), events(SEARCH)])
+    assert all(isinstance(answer, StoreError) for answer in answers)
+    assert all(isinstance(answer, PinRecError) and answer.code == "UNAVAILABLE" for answer in answers)
+
+
+def test_one_writer_at_a_time(tmp_path, stage):
+    with pytest.raises(StoreError, match="cannot be opened for writing"):
+        RocksDbEventStore.open_primary(tmp_path / "signals" / "realtime")
+
+
+def test_needs_a_store(tmp_path):
+    with pytest.raises(ConfigError, match="realtime=None"):
+        SignalIngestStage(StageParameters(release=None, signals=tmp_path, realtime=None, device="cpu", threads=1))

@@ -1,0 +1,185 @@
+"""The store's contract on real RocksDB, across real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pinrec_core.errors import StoreError
+from pinrec_core.history import ItemType
+from signal_service.rocksdb_store import RocksDbEventStore
+from signal_service.store import Event, EventStore
+
+ALL = {"since": 0, "until": 10**12, "limit": 10**6}
+
+
+def event(event_id: str, timestamp: int, user: bytes = b"u", **changes: object) -> Event:
+    values: dict = {"item_key": -5, "item_type": ItemType.PIN, "action": "save", "surface": "home"}
+    return Event(event_id=event_id, user_key=user, timestamp=timestamp, **(values | changes))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[RocksDbEventStore]:
+    with RocksDbEventStore.open_primary(tmp_path / "realtime") as opened:
+        yield opened
+
+
+def test_reads_in_order_of_time_whatever_the_order_of_appends(store: EventStore):
+    store.append([event("a", 5), event("b", 3)])
+    store.append([event("c", 4, query="red shoes", item_type=ItemType.QUERY, action="search")])
+    read = store.read(b"u", **ALL)
+    assert [e.event_id for e in read] == ["b", "c", "a"]
+    assert read[1] == event("c", 4, query="red shoes", item_type=ItemType.QUERY, action="search")
+
+
+def test_appending_again_changes_nothing(store: EventStore):
+    events = [event("a", 5), event("b", 5), event("a", 5)]
+    store.append(events)
+    before = store.read(b"u", **ALL)
+    store.append(events)
+    assert store.read(b"u", **ALL) == before
+    assert [e.event_id for e in before] == ["a", "b"]
+
+
+def test_a_span_is_half_open_and_the_limit_keeps_the_newest(store: EventStore):
+    store.append([event(str(t), t) for t in range(10)])
+    assert [e.timestamp for e in store.read(b"u", since=3, until=7, limit=99)] == [3, 4, 5, 6]
+    assert [e.timestamp for e in store.read(b"u", since=3, until=7, limit=2)] == [5, 6]
+    assert store.read(b"u", since=7, until=7, limit=9) == store.read(b"u", since=3, until=7, limit=0) == []
+
+
+def test_users_whose_ids_begin_alike_are_apart(store: EventStore):
+    users = [b"a", b"aa", b"aaa", b"b", b"\xff", b"\xff\xff", b"\x00"]
+    store.append([event("x", 5, user) for user in users])
+    for user in users:
+        assert [e.user_key for e in store.read(user, **ALL)] == [user]
+    assert store.read(b"nobody", **ALL) == []
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.tuples(st.sampled_from([b"a", b"ab", b"b"]), st.integers(0, 9), st.sampled_from("xyz")), max_size=20),
+    st.integers(0, 9),
+    st.integers(0, 10),
+    st.integers(0, 5),
+)
+def test_equals_a_dictionary(tmp_path_factory, appended, since, until, limit):
+    expected: dict = {}
+    with RocksDbEventStore.open_primary(tmp_path_factory.mktemp("store")) as opened:
+        for user, time, event_id in appended:
+            opened.append([event(event_id, time, user)])
+            expected[user, time, event_id] = True
+        for user in (b"a", b"ab", b"b"):
+            mine = sorted((t, i) for u, t, i in expected if u == user and since <= t < until)
+            read = opened.read(user, since=since, until=until, limit=limit)
+            assert [(e.timestamp, e.event_id) for e in read] == mine[len(mine) - min(limit, len(mine)) :]
+
+
+def test_events_survive_closing(tmp_path):
+    with RocksDbEventStore.open_primary(tmp_path / "realtime", sync=True) as first:
+        first.append([event("a", 5)])
+    with RocksDbEventStore.open_primary(tmp_path / "realtime") as second:
+        assert second.read(b"u", **ALL) == [event("a", 5)]
+
+
+def test_misuse_is_told(store: RocksDbEventStore, tmp_path):
+    with pytest.raises(StoreError, match="cannot be opened for writing"):
+        RocksDbEventStore.open_primary(tmp_path / "realtime")
+    with pytest.raises(StoreError, match="expected a real-time store"):
+        RocksDbEventStore.open_secondary(tmp_path / "absent")
+    assert not (tmp_path / "absent").exists()
+    with pytest.raises(StoreError, match="event_id=''"):
+        store.append([event("ok", 1), event("", 2)])
+    assert store.read(b"u", **ALL) == []
+    store.close()
+    with pytest.raises(StoreError, match="is closed"):
+        store.read(b"u", **ALL)
+
+
+def test_two_secondaries_follow_and_clean_up(store: RocksDbEventStore, tmp_path):
+    readers = [RocksDbEventStore.open_secondary(tmp_path / "realtime") for _ in range(2)]
+    folders = [reader._private for reader in readers]
+    store.append([event("a", 5)])
+    for reader in readers:
+        reader.refresh()
+        assert reader.read(b"u", **ALL) == [event("a", 5)]
+        with pytest.raises(StoreError, match="expected the primary"):
+            reader.append([event("b", 6)])
+        reader.close()
+    assert folders[0] != folders[1]
+    assert not any(folder.exists() for folder in folders)
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from pinrec_core.history import ItemType
+from signal_service.rocksdb_store import RocksDbEventStore
+from signal_service.store import Event
+
+store = RocksDbEventStore.open_primary(Path(sys.argv[1]))
+print("open", flush=True)
+for line in sys.stdin:
+    time = int(line)
+    store.append([Event(event_id=line.strip(), user_key=b"u", item_key=time, item_type=ItemType.PIN, action="save",
+                        surface="home", timestamp=time)])
+    print(time, flush=True)
+"""
+
+
+class Writer:
+    """A primary in a process of its own; ``append`` returns when the append has."""
+
+    def __init__(self, path: Path) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self._process.stdout.readline() == "open\n"
+
+    def append(self, time: int) -> None:
+        self._process.stdin.write(f"{time}\n")
+        self._process.stdin.flush()
+        assert self._process.stdout.readline() == f"{time}\n"
+
+    def kill(self) -> None:
+        os.kill(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._process.stdin.close()
+        self._process.stdout.close()
+
+
+def times(reader: RocksDbEventStore) -> list[int]:
+    reader.refresh()
+    return [e.timestamp for e in reader.read(b"u", **ALL)]
+
+
+def test_a_reader_in_another_process_sees_appends_at_once_and_through_a_crash(tmp_path):
+    """Every append is visible to the read after it; kill -9 of the writer loses none, and a new writer is followed."""
+    path = tmp_path / "realtime"
+    writer = Writer(path)
+    writer.append(1)
+    reader = RocksDbEventStore.open_secondary(path)
+    try:
+        assert times(reader) == [1]
+        for time in range(2, 30):
+            writer.append(time)
+            assert times(reader) == list(range(1, time + 1))
+        writer.kill()
+        assert times(reader) == list(range(1, 30))
+        writer = Writer(path)
+        assert times(reader) == list(range(1, 30))
+        writer.append(30)
+        assert times(reader) == list(range(1, 31))
+    finally:
+        writer.kill()
+        reader.close()
+    with RocksDbEventStore.open_primary(path) as recovered:
+        assert [e.timestamp for e in recovered.read(b"u", **ALL)] == list(range(1, 31))
