@@ -25,6 +25,8 @@ from load_tests.server_statistics import ModelTime, between
 from load_tests.workload import Workload
 from pinrec_core.errors import PinRecError
 
+REPORT_WIDTH = 120  # where there is no terminal whose width could be asked
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
@@ -33,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if getattr(options, name) <= 0:
             parser.error(f"--{name.replace('_', '-')}={getattr(options, name)}: expected a value above 0")
     console = Console(stderr=options.json == "-")
+    if not console.is_terminal:
+        console.width = REPORT_WIDTH
     try:
         Workload.load(Path(options.dataset))
         server_statistics.read(options.url, options.request_timeout)
@@ -41,13 +45,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InferenceServerException as error:
         parser.error(f"--url={options.url}: {error.message()}")
 
+    start = time.monotonic() + options.warm_up
+    recorder = Recorder(start, start + options.duration)
     try:
-        recorder, models = _run(options, console)
-    except InferenceServerException as error:
-        console.print(f"the server was lost: {error.message()}")
-        return 1
+        models = _run(options, recorder, console)
+    except InferenceServerException as error:  # what the clients saw is reported all the same
+        console.print(f"no statistics of the server: {error.message()}")
+        models = {}
     results = recorder.results()
-    console.print(result_table(results), model_table(models))
+    console.print(result_table(results))
+    if models:
+        console.print(model_table(models))
     if recorder.errors:
         console.print(error_table(recorder.errors))
     if options.json is not None:
@@ -61,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(options: Namespace, console: Console) -> tuple[Recorder, dict[str, ModelTime]]:
+def _run(options: Namespace, recorder: Recorder, console: Console) -> dict[str, ModelTime]:
     """Warm up, measure, let what is in flight end. Raises ``InferenceServerException`` when the server is gone."""
     options.user_rate = options.rate / options.users
     environment = Environment(
@@ -72,19 +80,23 @@ def _run(options: Namespace, console: Console) -> tuple[Recorder, dict[str, Mode
         catch_exceptions=False,
     )
     runner = environment.create_local_runner()
-    start = time.monotonic() + options.warm_up
-    recorder = Recorder(start, start + options.duration)
     environment.events.request.add_listener(recorder)
     runner.start(options.users, spawn_rate=options.users)
     try:
         with console.status(f"{options.rate:g} requests/s against {options.url} for {options.duration:g} s"):
-            gevent.sleep(options.warm_up)
+            _sleep_until(recorder.start)
             before = server_statistics.read(options.url, options.request_timeout)
-            gevent.sleep(max(0.0, start + options.duration - time.monotonic()))
+            _sleep_until(recorder.end)
     finally:
         runner.quit()
         runner.greenlet.join()
-    return recorder, between(before, server_statistics.read(options.url, options.request_timeout))
+    return between(before, server_statistics.read(options.url, options.request_timeout))
+
+
+def _sleep_until(instant: float) -> None:
+    """Sleep until a monotonic time; gevent's own timers lag behind where its loop was held up."""
+    while (left := instant - time.monotonic()) > 0:
+        gevent.sleep(left)
 
 
 def _settings(options: Namespace) -> dict[str, object]:

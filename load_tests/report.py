@@ -5,6 +5,7 @@ Locust's own statistics round latencies to two digits and count the warm-up in; 
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,6 +17,8 @@ from rich.table import Table
 from load_tests.server_statistics import ModelTime
 
 TOTAL = "all"
+
+_REQUEST_ID = re.compile(r"\b[0-9a-f]{32}\b")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,15 +42,15 @@ class Recorder:
     """Listens to Locust's ``request`` event; counts what arrived in [``start``, ``end``), in monotonic seconds."""
 
     def __init__(self, start: float, end: float) -> None:
-        self._start, self._end = start, end
+        self.start, self.end = start, end
         self._latencies: dict[str, list[float]] = defaultdict(list)
         self._failures: Counter[str] = Counter()
-        self.errors: Counter[str] = Counter()  # first line of a message → how often
+        self.errors: Counter[str] = Counter()  # sentence → how often
 
     def __call__(
         self, name: str, response_time: float, exception: Exception | None, context: Mapping[str, Any], **_: Any
     ) -> None:
-        if not self._start <= context["arrival"] < self._end:
+        if not self.start <= context["arrival"] < self.end:
             return
         self._latencies[name].append(response_time)
         if exception is not None:
@@ -66,7 +69,7 @@ class Recorder:
         p50, p95, p99, slowest = (float(p) for p in np.percentile(latencies, [50, 95, 99, 100]))
         return TypeResult(
             requests=len(latencies),
-            requests_per_second=len(latencies) / (self._end - self._start),
+            requests_per_second=len(latencies) / (self.end - self.start),
             failures=failures,
             p50=p50,
             p95=p95,
@@ -76,14 +79,14 @@ class Recorder:
 
 
 def _sentence(error: Exception) -> str:
-    """What equal failures share: the class and the message without its request id."""
-    message = str(error).split(" (request_id=")[0].splitlines() or [""]
-    return f"{type(error).__name__}: {message[0][:160]}"
+    """What equal failures share: the class and the message, its request id left out."""
+    first_line = (str(error).splitlines() or [""])[0]
+    return f"{type(error).__name__}: {_REQUEST_ID.sub('…', first_line)[:160]}"
 
 
 def result_table(results: Mapping[str, TypeResult]) -> Table:
     table = Table(title="requests", caption="milliseconds from the scheduled arrival to the answer")
-    table.add_column("request type")
+    table.add_column("request type", no_wrap=True)
     for heading in ("requests", "requests/s", "p50", "p95", "p99", "slowest", "failures", "share"):
         table.add_column(heading, justify="right")
     for name, r in results.items():
@@ -97,7 +100,7 @@ def result_table(results: Mapping[str, TypeResult]) -> Table:
 
 def model_table(models: Mapping[str, ModelTime]) -> Table:
     table = Table(title="inside the server", caption="mean milliseconds per request, and requests per execution")
-    table.add_column("model")
+    table.add_column("model", no_wrap=True)
     for heading in ("requests", "queue", "compute", "batch"):
         table.add_column(heading, justify="right")
     for name, m in models.items():

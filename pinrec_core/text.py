@@ -12,6 +12,7 @@ import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import chain
 
 import numpy as np
 import xxhash
@@ -69,15 +70,20 @@ class HashedNgramEncoder(TextEncoder):
         return out
 
     def _encode_chunk(self, texts: Sequence[str]) -> np.ndarray:
-        grams: list[tuple[int, ...]] = []
-        gram_count = np.zeros(len(texts), np.int64)
-        for number, text in enumerate(texts):
-            for word in _words(text):
-                found = self._grams_of_word(word)
-                grams.append(found)
-                gram_count[number] += len(found)
-        flat = np.fromiter((g for word in grams for g in word), np.int64, int(gram_count.sum()))
-        text_and_gram = (np.repeat(np.arange(len(texts)), gram_count) << _GRAM_BITS) | flat
+        number: dict[str, int] = {}  # of each distinct word of the chunk
+        words_of_text = [[number.setdefault(word, len(number)) for word in _words(text)] for text in texts]
+        word = np.fromiter(chain.from_iterable(words_of_text), np.int64)
+        text_of_word = np.repeat(np.arange(len(texts)), [len(words) for words in words_of_text])
+
+        grams = [self._grams_of_word(word) for word in number]
+        gram_count = np.fromiter(map(len, grams), np.int64, len(grams))
+        flat = np.fromiter(chain.from_iterable(grams), np.int64)
+        first_gram = np.cumsum(gram_count) - gram_count
+
+        repeats = gram_count[word]
+        within_word = np.arange(repeats.sum()) - np.repeat(np.cumsum(repeats) - repeats, repeats)
+        gram_codes = flat[np.repeat(first_gram[word], repeats) + within_word]
+        text_and_gram = (np.repeat(text_of_word, repeats) << _GRAM_BITS) | gram_codes
         distinct, frequency = np.unique(text_and_gram, return_counts=True)
 
         text, gram = distinct >> _GRAM_BITS, distinct & ((1 << _GRAM_BITS) - 1)

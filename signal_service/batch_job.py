@@ -74,7 +74,7 @@ def run_batch_job(
     ):
         tell(f"building sequences from {manifest.num_events:,} events")
         events = select_signals(_read(spark, dataset / "events"), manifest, start_time=start_time, end_time=end_time)
-        newest = newest_per_user(events, max_interactions_per_user)
+        newest = newest_per_user(first_occurrences(events), max_interactions_per_user)
         joined, missing = join_features(newest, _read(spark, dataset / "features.parquet"))
         sequences, counts = group_by_user(joined)
         _write(sequences, folder)
@@ -112,6 +112,17 @@ def select_signals(events: DataFrame, manifest: DatasetManifest, *, start_time: 
         "timestamp",
         "ordinal",
     )
+
+
+def first_occurrences(events: DataFrame) -> DataFrame:
+    """The first of a user's interactions with one item, one outcome and one time: what merging keeps at serving.
+
+    Partitioned by user, which the next window needs too: the events are shuffled once.
+    """
+    same = ("user_id", "item_key", "item_type", "outcome", "timestamp")
+    earliest_first = Window.partitionBy(*same).orderBy("ordinal")
+    repeat = events.repartition("user_id").withColumn("repeat", F.row_number().over(earliest_first))
+    return repeat.where(F.col("repeat") == 1).drop("repeat")
 
 
 def newest_per_user(events: DataFrame, limit: int) -> DataFrame:

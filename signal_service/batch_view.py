@@ -59,7 +59,7 @@ def _write(
         written += 1
         if batch.size_in_bytes() >= _WRITE_BYTES:
             database.write(batch, without_log)
-            batch.clear()
+            batch = WriteBatch(raw_mode=True)  # a written one is used up
             if progress:
                 progress(written)
     database.write(batch, without_log)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,8 @@ class RocksDbEventStore:
         self._database: Rdict | None = database
         self._path = path
         self._private = private  # a secondary's own folder; None for the primary
+        if private is not None:  # also for a reader that nobody closes
+            weakref.finalize(self, shutil.rmtree, private, ignore_errors=True)
         self._caught_up_with: frozenset[tuple[str, int]] | None = None
         self._write_options = WriteOptions()
         self._write_options.sync = sync

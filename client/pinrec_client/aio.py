@@ -115,9 +115,9 @@ class AsyncPinRecClient:
         return await asyncio.gather(*[one(request) for request in requests])
 
     async def log_events(self, events: Sequence[Event], *, timeout: float | None = None) -> int:
-        """Write events, which the next request sees; returns how many were new to the store.
+        """Write events; returns how many the store now holds of them. The next request sees them.
 
-        After a retry this may be less than expected: events that a lost attempt stored are not new.
+        An event that was there before counts too, so a retry returns what a first attempt would have.
         """
         if not events:
             return 0

@@ -77,7 +77,7 @@ def encode_events(events: Sequence[Event], no_item: ItemId) -> list[InferInput]:
 
 
 def decode_stored(result: InferResult, request_id: str) -> int:
-    """How many of the events were new to the store."""
+    """How many of the events the store now holds."""
     (name,) = STORED
     return int(_column(result, name, request_id)[0])
 

@@ -62,7 +62,8 @@ def from_triton(error: InferenceServerException, request_id: str) -> PinRecClien
     A server that starts or drains answers NOT_FOUND for the model as a whole ("unknown model"): that is unavailable.
     """
     status = (error.status() or "UNKNOWN").removeprefix("StatusCode.")
-    message = error.message().removeprefix(f"in ensemble '{ENSEMBLE}', ")
+    # What Triton puts before the sentence of a stage, or before its own.
+    message = error.message().removeprefix(f"in ensemble '{ENSEMBLE}', ").removeprefix(f"[request id: {request_id}] ")
     if status == "NOT_FOUND" and "unknown model" in message:
         return UnavailableError(f"the service is starting or draining: {message}", request_id=request_id)
     error_class = _BY_STATUS.get(status, ServerError)

@@ -22,16 +22,16 @@ def log_event(
     ] = False,
     url: Annotated[str, typer.Option(help="host:port of the service's gRPC endpoint.")] = "127.0.0.1:8001",
     timeout: Annotated[float, typer.Option(help="Seconds that the write may take.")] = 10.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Write one event of a user to a running service."""
-    import json
     import time
 
     from pinrec_client import Event, PinRecClient
     from pinrec_client.text import parse_id
 
     from pinrec_core.cli.client_errors import client_errors
+    from pinrec_core.cli.console import print_json, stdout
 
     with client_errors(), PinRecClient(url, timeout=timeout) as client:
         identity = {} if event_id is None else {"event_id": event_id}
@@ -45,9 +45,7 @@ def log_event(
             **identity,
         )
         stored = client.log_events([event])
-    if as_json:
-        typer.echo(json.dumps({"event_id": event.event_id, "stored": stored}))
-    elif stored:
-        typer.echo(f"stored event {event.event_id}")
+    if json_:
+        print_json({"event_id": event.event_id, "stored": stored})
     else:
-        typer.echo(f"event {event.event_id} was stored before")
+        stdout.print(f"stored event {event.event_id}", markup=False)

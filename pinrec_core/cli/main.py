@@ -10,6 +10,7 @@ import sys
 
 import typer
 
+from pinrec_core.cli.demo import demo
 from pinrec_core.cli.evaluate import evaluate
 from pinrec_core.cli.log_event import log_event
 from pinrec_core.cli.prepare import prepare
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (synth, prepare, train, evaluate, release, serve, recommend, log_event):
+for command in (demo, synth, prepare, train, evaluate, release, serve, recommend, log_event):
     app.command()(command)
 
 

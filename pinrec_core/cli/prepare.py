@@ -26,7 +26,10 @@ def prepare(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder of the log; by default the one --config lies in.", show_default=False),
+        typer.Option(
+            help="Folder of the log, or one above a preset's own; by default the one --config lies in.",
+            show_default=False,
+        ),
     ] = None,
     master: Annotated[str, typer.Option(help="Spark master, e.g. local[4] or spark://host:7077.")] = "local[*]",
     end_time: Annotated[
@@ -43,7 +46,7 @@ def prepare(
 
     Rows that cannot be used are set aside in quarantine.parquet with file, row and reason; report.json counts them.
 
-    Example: pinrec prepare --preset ml100k --data ../shared/data/ml100k_derived_actions --out data/ml100k
+    Example: pinrec prepare --preset ml100k --data ../shared/data --out data/ml100k
     """
     import time
     from dataclasses import asdict
@@ -81,7 +84,8 @@ def _choose(preset: str | None, config: Path | None, data: Path | None) -> tuple
     if preset is not None and config is None:
         if data is None:
             raise ConfigError(f"--data: expected the folder of the log that preset {preset!r} describes")
-        return load_preset(preset), data
+        spec = load_preset(preset)
+        return spec, next((data / alias for alias in spec.aliases if (data / alias).is_dir()), data)
     if config is not None and preset is None:
         return load_spec(config), data or config.parent
     raise ConfigError(f"expected one of --config FILE and --preset NAME, where NAME is one of {list(preset_names())}")
@@ -136,9 +140,15 @@ def _quarantine_table(report: PrepareReport) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("file", "reason", "rows", "first at row", "field", "value", title="set aside")
-    table.columns[2].justify = table.columns[3].justify = "right"
+    table = Table(title="set aside")
+    table.add_column("file", overflow="fold")
+    table.add_column("reason", no_wrap=True)
+    for name in ("rows", "first at row"):
+        table.add_column(name, justify="right")
+    table.add_column("field", no_wrap=True)
+    table.add_column("value", no_wrap=True, overflow="ellipsis", max_width=16)
     for entry in report.quarantine:
-        cells = [entry.file, entry.reason, f"{entry.rows:,}", str(entry.first_row), entry.first_field]
-        table.add_row(*cells, Text("" if entry.first_value is None else repr(entry.first_value), overflow="ellipsis"))
+        value = "" if entry.first_value is None else repr(entry.first_value)
+        cells = (entry.file, entry.reason, f"{entry.rows:,}", str(entry.first_row), entry.first_field, value)
+        table.add_row(*map(Text, cells))
     return table

@@ -39,17 +39,15 @@ def recommend(
     ] = False,
     url: Annotated[str, typer.Option(help="host:port of the service's gRPC endpoint.")] = "127.0.0.1:8001",
     timeout: Annotated[float, typer.Option(help="Seconds that one request may take.")] = 10.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list, one entry per user.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print a JSON list, one entry per user.")] = False,
 ) -> None:
     """Recommend items to one or more users, from a running service."""
-    import json
-
     from pinrec_client import PinRecClient, PinRecClientError, RecommendRequest
     from pinrec_client.text import document, parse_budget, parse_id
-    from rich.console import Console
 
     from pinrec_core.catalogue import ItemCatalogue
     from pinrec_core.cli.client_errors import as_pinrec_error, client_errors
+    from pinrec_core.cli.console import print_json, stdout
 
     catalogue = None if titles is None else ItemCatalogue.open(titles)
     with client_errors(), PinRecClient(url, timeout=timeout) as client:
@@ -72,12 +70,12 @@ def recommend(
     documents = [document(r.user_id, answer) for r, answer in zip(requests, answers, strict=True)]
     for entry in documents:
         _add_titles(entry.get("items", []), catalogue)
-    if as_json:
-        typer.echo(json.dumps(documents, ensure_ascii=False))
+    if json_:
+        print_json(documents)
     else:
         for entry in documents:
             if "items" in entry:
-                Console().print(_table(entry, budget, with_titles=catalogue is not None))
+                stdout.print(_table(entry, budget, with_titles=catalogue is not None))
     failed = [answer for answer in answers if isinstance(answer, PinRecClientError)]
     if failed:
         raise as_pinrec_error(failed[0])

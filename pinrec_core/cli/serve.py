@@ -49,6 +49,10 @@ def serve(
         str, typer.Option(help="Which Triton: image (/opt/tritonserver), wheel (nvidia-pytriton), or auto.")
     ] = "auto",
     json_: Annotated[bool, typer.Option("--json", help="When ready, print one line of JSON.")] = False,
+    command: Annotated[
+        list[str] | None,
+        typer.Argument(help="After --: a command to run once ready; serving ends with it and takes its exit code."),
+    ] = None,
 ) -> None:
     """Serve a release: start Triton, load the ensemble, say where it listens, drain and stop on SIGTERM or Ctrl-C.
 
@@ -59,12 +63,11 @@ def serve(
 
     from pinrec_core.cli.console import print_json, stderr, stdout
     from pinrec_core.errors import require
-    from pinrec_core.release import Release, current_release
+    from pinrec_core.serving.companion import Companion
     from pinrec_core.serving.deployment import ServingOptions, parse_instances
     from pinrec_core.serving.installation import TritonSource
     from pinrec_core.serving.model_repository import default_templates
     from pinrec_core.serving.runtime import Endpoint, TritonServer
-    from pinrec_core.serving.service import run_service
 
     require((release is None) != (releases is None), "--release", str(release), "exactly one of --release, --releases")
     require(triton in set(TritonSource), "--triton", triton, f"one of {', '.join(TritonSource)}")
@@ -82,6 +85,8 @@ def serve(
         log_folder=log_dir or Path(tempfile.gettempdir()) / f"pinrec-serve-{grpc_port}",
         source=TritonSource(triton),
     )
+    from pinrec_core.release import Release, current_release  # imports torch: after the checks that need no wait
+    from pinrec_core.serving.service import run_service
 
     def ready(served: Release) -> None:
         release_id = served.manifest.release_id
@@ -103,7 +108,10 @@ def serve(
             stdout.print(f"  log      {server.log_file}", soft_wrap=True)
             stdout.print("Ctrl-C drains and stops it.")
         stdout.file.flush()
+        if command:
+            companion.start(command)
 
+    companion = Companion()
     run_service(
         server=server,
         templates=model_repository or default_templates(),
@@ -113,3 +121,5 @@ def serve(
         ready=ready,
         report=lambda sentence: stderr.print(sentence, soft_wrap=True),
     )
+    if companion.exit_code:
+        raise typer.Exit(companion.exit_code)

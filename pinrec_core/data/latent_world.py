@@ -23,6 +23,7 @@ HOMEFEED, RELATED, SEARCH_SURFACE = range(3)
 START = 1_704_067_200  # 2024-01-01T00:00:00Z
 DAYS = 180
 
+_STYLES = tuple(STYLES.values())
 _BASE_RATE = np.array([0.22, 0.40, 0.18, 0.14, 0.06])  # of each style's action, before affinity
 _STYLE_SHARE = np.array([0.27, 0.30, 0.20, 0.17, 0.06])
 _STYLE_PULL = 1.8  # log-odds that an item's style adds to its own action
@@ -87,6 +88,7 @@ class LatentWorld:
         affinity = np.log(_BASE_RATE) + rng.normal(0, 0.3, (V, len(STYLES)))
         affinity[np.arange(V), self.style] += _STYLE_PULL
         self.outcome_probability = _softmax(affinity)  # [V, actions]
+        self._wording = rng.integers(1 << 16, size=(V, 4), dtype=np.uint16)
         self._topics = list(dict.fromkeys(topic for topic, _ in self.niches))
         topic_of_niche = np.array([self._topics.index(topic) for topic, _ in self.niches])
         self._topic_bounds = np.searchsorted(topic_of_niche, np.arange(len(self._topics) + 1))
@@ -103,14 +105,14 @@ class LatentWorld:
         return 1 + rng.multinomial(self.config.events - self.config.users, activity / activity.sum())
 
     def title(self, item: int) -> str:
-        """A readable title, tied to the item's niche and style. The same for the same world and item."""
-        draw = np.random.default_rng([self.config.seed, 2, item])
-        _, phrases = list(STYLES.values())[self.style[item]]
-        text = phrases[draw.integers(len(phrases))].format(
+        """A readable title, tied to the item's niche and style."""
+        phrase, adjective, idea, number = map(int, self._wording[item])
+        _, phrases = _STYLES[self.style[item]]
+        text = phrases[phrase % len(phrases)].format(
             t=self.niches[self.niche[item]][1],
-            a=ADJECTIVES[draw.integers(len(ADJECTIVES))],
-            ideas=IDEA_WORDS[draw.integers(len(IDEA_WORDS))],
-            n=draw.integers(5, 60),
+            a=ADJECTIVES[adjective % len(ADJECTIVES)],
+            ideas=IDEA_WORDS[idea % len(IDEA_WORDS)],
+            n=5 + number % 55,
         )
         return text[0].upper() + text[1:]
 
@@ -118,7 +120,7 @@ class LatentWorld:
         return self.niches[self.niche[item]][0]
 
     def kind(self, item: int) -> str:
-        return list(STYLES.values())[self.style[item]][0]
+        return _STYLES[self.style[item]][0]
 
     def generate(self, first_user: int, events: np.ndarray) -> EventChunk:
         """Events of users ``first_user`` …, ``events[i]`` of each. Depends on the seed and these arguments alone."""

@@ -8,6 +8,7 @@ Loaded by the real Triton as the only step of the ensemble, and as the ingest mo
 import json
 import time
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -18,14 +19,14 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         self.dtypes = {t["name"]: t["data_type"] for t in config["output"]}
         self.inputs = [t["name"] for t in config["input"]]
-        self.attempts = Counter()
-        self.event_ids = set()
+        self.attempts: Counter[str] = Counter()
+        self.event_ids: set[str] = set()
 
     def execute(self, requests):
         return [self.answer(request) for request in requests]
 
     def answer(self, request):
-        received = {"request_id": request.request_id()}
+        received: dict[str, Any] = {"request_id": request.request_id()}
         for name in self.inputs:
             tensor = pb_utils.get_input_tensor_by_name(request, name)
             if tensor is not None:
@@ -34,7 +35,6 @@ class TritonPythonModel:
         self.attempts[received["request_id"]] += 1
         steer, _, how = received.get("surface", received.get("event_surface", [""]))[0].partition(":")
         if "stored" in self.dtypes:
-            stored = len(set(received["event_id"]) - self.event_ids)
             self.event_ids |= set(received["event_id"])
         if steer == "error":
             return failure(how)
@@ -43,6 +43,7 @@ class TritonPythonModel:
         if steer == "wait":
             time.sleep(float(how))
         if "stored" in self.dtypes:
+            stored = len(self.event_ids & set(received["event_id"]))
             return pb_utils.InferenceResponse([pb_utils.Tensor("stored", np.array([[stored]], np.int32))])
         received["attempts"] = self.attempts[received["request_id"]]
         return self.items(received, 0 if steer == "empty" else received.get("num_items", [3])[0])
@@ -51,7 +52,7 @@ class TritonPythonModel:
         item_id = np.arange(1, n + 1, dtype=np.int64)
         if self.dtypes["item_id"] == "TYPE_STRING":
             item_id = np.array([f"item ü{i}" for i in item_id], object)
-        outputs = {
+        outputs: dict[str, np.ndarray] = {
             "item_id": item_id,
             "score": np.linspace(1, 0, n, dtype=np.float32),
             "outcome": np.array(["like", "save"] * n, object)[:n],

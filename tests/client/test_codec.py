@@ -46,7 +46,7 @@ def _content(serialized: np.ndarray) -> bytes:
 
 
 def _answer(n: int = 2, **changes: np.ndarray) -> InferResult:
-    outputs = {
+    outputs: dict[str, np.ndarray] = {
         "item_id": np.arange(n, dtype=np.int64)[None],
         "score": np.linspace(1, 0, n, dtype=np.float32)[None],
         "outcome": np.array([[b"like"] * n], object).reshape(1, n),

@@ -44,8 +44,9 @@ def test_error_classes(failure: InferenceServerException, error_class: type[PinR
     assert error.request_id == "id-1"
 
 
-def test_the_sentence_of_the_server_is_the_message():
-    error = from_triton(_failure("INVALID_ARGUMENT", "in ensemble 'pinrec', num_items=0: expected more"), "id-1")
+@pytest.mark.parametrize("prefix", ["in ensemble 'pinrec', ", "[request id: id-1] "])
+def test_the_sentence_of_the_server_is_the_message(prefix: str):
+    error = from_triton(_failure("INVALID_ARGUMENT", prefix + "num_items=0: expected more"), "id-1")
     assert str(error) == "num_items=0: expected more"
 
 

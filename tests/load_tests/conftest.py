@@ -28,7 +28,7 @@ def write_dataset(tmp_path: Path) -> WriteDataset:
     def write(
         kind: IdKind = IdKind.INT, *, surfaces: tuple[str, ...] = ("", "home", "search"), title: str = "a title"
     ) -> Path:
-        item_ids = [f"i{n}" if kind is IdKind.STRING else n for n in range(NUM_ITEMS)]
+        item_ids = np.array([f"i{n}" if kind is IdKind.STRING else n for n in range(NUM_ITEMS)])
         user_ids = [f"u{n}" if kind is IdKind.STRING else n for n in range(NUM_USERS)]
         DatasetManifest(
             name="small",
@@ -51,7 +51,7 @@ def write_dataset(tmp_path: Path) -> WriteDataset:
         write_catalogue(
             tmp_path,
             item_key=item_keys(item_ids, kind),
-            item_id=pa.array(item_ids),
+            item_id=pa.array(item_ids.tolist()),
             title=pa.array([title] * NUM_ITEMS),
             categories=pa.array([""] * NUM_ITEMS),
             feature=np.zeros((NUM_ITEMS, 4), np.int8),

@@ -24,8 +24,8 @@ def test_percentiles_rates_and_failures():
     recorder = Recorder(start=10.0, end=20.0)
     for latency in range(1, 101):
         _record(recorder, "a", float(latency), 15.0)
-    _record(recorder, "b", 7.0, 15.0, ValueError("first line (request_id=1)"))
-    _record(recorder, "b", 9.0, 15.0, ValueError("first line (request_id=2)"))
+    _record(recorder, "b", 7.0, 15.0, ValueError(f"first line (request_id={1:032x})\nsecond"))
+    _record(recorder, "b", 9.0, 15.0, ValueError(f"first line (request_id={2:032x})"))
     results = recorder.results()
     assert list(results) == ["a", "b", TOTAL]
     assert (results["a"].requests, results["a"].requests_per_second, results["a"].failures) == (100, 10.0, 0)
@@ -34,7 +34,7 @@ def test_percentiles_rates_and_failures():
     assert results["a"].slowest == 100.0
     assert results["b"].failure_share == 1.0
     assert (results[TOTAL].requests, results[TOTAL].failures) == (102, 2)
-    assert dict(recorder.errors) == {"ValueError: first line": 2}
+    assert dict(recorder.errors) == {"ValueError: first line (request_id=…)": 2}
 
 
 def test_only_arrivals_of_the_measured_time_count():

@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from load_tests.workload import MIX
+from tests.client.conftest import StandIn
 from tests.load_tests.conftest import WriteDataset
-
-if TYPE_CHECKING:
-    from tests.client.conftest import StandIn
 
 ROOT = Path(__file__).parents[2]
 
 
-def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+def _run(line: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-m", *shlex.split(line)], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
 
 
 @pytest.mark.triton
 def test_a_run_reports_every_request_type(integer_service: StandIn, write_dataset: WriteDataset):
     run = _run(
-        *f"load_tests --url {integer_service.url} --dataset {write_dataset()} --json -".split(),
-        *["--rate", "60", "--users", "2", "--duration", "3", "--warm-up", "0.5", "--request-timeout", "10"],
+        f"load_tests --url {integer_service.url} --dataset {write_dataset()} --json - "
+        "--rate 60 --users 2 --duration 3 --warm-up 0.5 --request-timeout 10"
     )
     assert run.returncode == 0, run.stderr
     report = json.loads(run.stdout)
@@ -47,11 +45,11 @@ def test_a_run_reports_every_request_type(integer_service: StandIn, write_datase
 def test_failures_above_the_threshold_set_the_exit_status(integer_service: StandIn, write_dataset: WriteDataset):
     # Every request on this surface fails, about one in eleven of the whole.
     dataset = write_dataset(surfaces=("", "error:INTERNAL"))
-    run = f"load_tests --url {integer_service.url} --dataset {dataset} --rate 60 --duration 2 --warm-up 0 --no-writes"
-    strict = _run(*run.split())
+    line = f"load_tests --url {integer_service.url} --dataset {dataset} --rate 60 --duration 2 --warm-up 0 --no-writes"
+    strict = _run(line)
     assert strict.returncode == 1, strict.stderr
     assert "ServerError: INTERNAL: user_id=-1" in strict.stdout
-    lenient = _run(*run.split(), "--max-failure-share", "0.5")
+    lenient = _run(f"{line} --max-failure-share 0.5")
     assert lenient.returncode == 0, lenient.stderr
 
 
@@ -60,29 +58,29 @@ def test_arrivals_do_not_wait_for_answers(integer_service: StandIn, write_datase
     # Each request on this surface holds the stand-in, which works one batch at a time, for half a second.
     dataset = write_dataset(surfaces=("", "wait:0.5"))
     run = _run(
-        *f"load_tests --url {integer_service.url} --dataset {dataset} --json - --no-writes".split(),
-        *["--rate", "40", "--users", "1", "--duration", "2", "--warm-up", "0", "--request-timeout", "30"],
+        f"load_tests --url {integer_service.url} --dataset {dataset} --json - --no-writes "
+        "--rate 40 --users 1 --duration 2 --warm-up 0 --request-timeout 30"
     )
     assert run.returncode == 0, run.stderr
-    # One closed loop would have sent some 4 + 2 · 10 requests; the schedule holds about 80.
+    # A closed loop at this rate would send some 25: nine in .2 s, then half a second of waiting. The schedule has 80.
     assert json.loads(run.stdout)["results"]["all"]["requests"] > 45
 
 
 @pytest.mark.triton
 def test_locust_runs_the_same_file(integer_service: StandIn, write_dataset: WriteDataset):
     run = _run(
-        *f"locust -f load_tests/locustfile.py --host {integer_service.url} --dataset {write_dataset()}".split(),
-        *["--headless", "--users", "2", "--spawn-rate", "2", "--user-rate", "20", "--run-time", "2s", "--only-summary"],
+        f"locust -f load_tests/locustfile.py --host {integer_service.url} --dataset {write_dataset()} "
+        "--headless --users 2 --spawn-rate 2 --user-rate 30 --run-time 4s --only-summary"
     )
     assert run.returncode == 0, run.stderr
     assert "known user, 10 items" in run.stderr + run.stdout
 
 
 def test_what_cannot_be_run_is_refused_in_a_sentence(tmp_path: Path, write_dataset: WriteDataset):
-    no_dataset = _run("load_tests", "--dataset", str(tmp_path))
+    no_dataset = _run(f"load_tests --dataset {tmp_path}")
     assert no_dataset.returncode == 2
     assert "run `pinrec prepare` first" in no_dataset.stderr
-    no_server = _run("load_tests", "--dataset", str(write_dataset()), "--url", "127.0.0.1:1")
+    no_server = _run(f"load_tests --dataset {write_dataset()} --url 127.0.0.1:1")
     assert no_server.returncode == 2
     assert "--url=127.0.0.1:1" in no_server.stderr
     assert "Traceback" not in no_dataset.stderr + no_server.stderr

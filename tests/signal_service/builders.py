@@ -120,11 +120,16 @@ def expected_sequences(
 ) -> dict[int | str, list[tuple]]:
     """What the job must make, in plain Python: (item key, type, outcome, surface, timestamp) per user."""
     users: dict[int | str, list[tuple]] = {}
+    seen = set()
     for ordinal, (user, key, kind, action, surface, time) in enumerate(events):
         positive = kind == PIN and action in ("save", "click")
         if (positive or kind == QUERY) and (end is None or time < end) and (start is None or time >= start):
             outcome = ("save", "click").index(action) if positive else NO_OUTCOME
             number = ("", "home", "results").index(surface)
+            identity = (user, key, kind, outcome, time)
+            if identity in seen:
+                continue
+            seen.add(identity)
             users.setdefault(user, []).append((time, ordinal, (key, kind, outcome, number, time)))
     return {user: [row for *_, row in sorted(rows)[-limit:]] for user, rows in users.items()}
 

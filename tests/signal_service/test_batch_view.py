@@ -13,15 +13,20 @@ from pinrec_core.errors import DataError
 from pinrec_core.history import DTYPES
 from pinrec_core.ids import IdKind, user_store_key
 from pinrec_core.sequences import iter_histories
+from signal_service import batch_view
 from signal_service.batch_view import BatchView, build_batch_view
 
 pytestmark = pytest.mark.spark
 
 
-def test_equals_the_sequences(prepared):
-    view = BatchView.open(prepared / "signals")
+@pytest.mark.parametrize("write_bytes", [batch_view._WRITE_BYTES, 1])
+def test_equals_the_sequences(signals, monkeypatch, write_bytes):
+    """However many writes it takes."""
+    monkeypatch.setattr(batch_view, "_WRITE_BYTES", write_bytes)
+    build_batch_view(signals)
+    view = BatchView.open(signals)
     users = 0
-    for user_id, expected in iter_histories(prepared / "signals" / "sequences"):
+    for user_id, expected in iter_histories(signals / "sequences"):
         got = view.get(user_store_key(user_id, IdKind.INT))
         for name in DTYPES:
             np.testing.assert_array_equal(getattr(got, name), getattr(expected, name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,20 +11,22 @@ import pytest
 from pinrec_core.catalogue import ItemCatalogue
 from pinrec_core.config import GenerationConfig, Variant, preset
 from pinrec_core.contract import SIGNAL_FETCH, DType
+from pinrec_core.dataset import DatasetManifest
 from pinrec_core.errors import ConfigError, InvalidRequestError, ReleaseError
 from pinrec_core.history import NO_OUTCOME, ItemType
-from pinrec_core.ids import string_key
+from pinrec_core.ids import IdKind, string_key
 from pinrec_core.quantization import dequantize_int8
 from pinrec_core.stages.base import StageParameters, run_batch
 from pinrec_core.text import text_encoder
-from signal_service.batch_view import BatchView
+from signal_service.batch_job import run_batch_job
+from signal_service.batch_view import BatchView, build_batch_view
 from signal_service.event_history import EventHistoryBuilder
 from signal_service.fetch_stage import SignalFetchStage
 from signal_service.request import RequestParser
 from signal_service.rocksdb_store import RocksDbEventStore
 from signal_service.store import Event
 from signal_service.user_histories import UserHistories
-from tests.signal_service.builders import ENCODER, EVENTS, expected_sequences
+from tests.signal_service.builders import ENCODER, EVENTS, expected_sequences, random_log, write_prepared
 
 pytestmark = pytest.mark.spark
 
@@ -44,10 +47,6 @@ def make_stage(
     variant: Variant = Variant.OC,
     **manifest_changes: object,
 ) -> SignalFetchStage:
-    from dataclasses import replace
-
-    from pinrec_core.dataset import DatasetManifest
-
     manifest = replace(DatasetManifest.load(signals), **manifest_changes)
     model = preset("tiny").model_for(variant=variant, num_outcomes=2, num_surfaces=3, feature_width=20)
     histories = UserHistories.open(manifest, catalogue, signals=signals, realtime=realtime)
@@ -298,11 +297,6 @@ def test_without_a_release(tmp_path):
 
 
 def test_string_users(tmp_path, spark_up, catalogue):
-    from pinrec_core.ids import IdKind
-    from signal_service.batch_job import run_batch_job
-    from signal_service.batch_view import build_batch_view
-    from tests.signal_service.builders import random_log, write_prepared
-
     events = random_log(["ann", "böb"], 40)
     folder = write_prepared(tmp_path / "prepared", events, user_ids=IdKind.STRING)
     run_batch_job(folder)

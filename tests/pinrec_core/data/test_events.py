@@ -29,7 +29,9 @@ def expected(log: list[dict], collapse: bool) -> tuple[set[int], int, set[int]]:
     order = sorted(range(len(log)), key=lambda n: (log[n]["user"], log[n]["time"], n))
     before: dict[int, tuple] = {}
     seen: set[tuple] = set()
-    kept, collapsed, duplicates = set(), 0, set()
+    kept: set[int] = set()
+    duplicates: set[int] = set()
+    collapsed = 0
     for n in order:
         row = log[n]
         what = (row["item"], row["action"])

@@ -19,7 +19,7 @@ from pinrec_core.errors import DataError
 from pinrec_core.ids import IdKind, string_key
 from pinrec_core.quantization import dequantize_int8
 from pinrec_core.text import text_encoder
-from tests.pinrec_core.data.small_log import ITEMS, NOW, SPEC, T0, event, write_csv, write_parquet
+from tests.pinrec_core.data.small_log import ITEM_COLUMNS, ITEMS, NOW, SPEC, T0, event, write_csv, write_parquet
 
 
 def test_a_good_log_becomes_a_complete_dataset(run):
@@ -190,7 +190,7 @@ def test_vectors_are_normalised_and_follow_the_text_part(run):
         {"id": 4, "title": "d", "category": "", "vector": [1.0, math.inf]},
         {"id": 1, "title": "again", "category": "", "vector": [1.0, 1.0]},
     ]
-    prepared = run([event(item=1), event(item=2)], items, replace(SPEC, items=replace(SPEC.items, vector="vector")))
+    prepared = run([event(item=1), event(item=2)], items, replace(SPEC, items=replace(ITEM_COLUMNS, vector="vector")))
     assert [(r["row"], r["reason"]) for r in prepared.quarantine] == [
         (2, "vector_width"), (3, "non_finite"), (4, "duplicate_item"),
     ]  # fmt: skip
@@ -205,11 +205,13 @@ def test_vectors_are_normalised_and_follow_the_text_part(run):
 
 def test_text_vectors_of_a_csv(run, log):
     (log / "items.csv").write_text('id,title,category,vector\n1,a,x|y,"[3.0, 4.0]"\n2,b,,0 1\n3,c,,\n4,d,,1 x\n')
-    columns = replace(SPEC.items, vector="vector", category_separator="|")
+    columns = replace(ITEM_COLUMNS, vector="vector", category_separator="|")
     prepared = run([event(item=1), event(item=2)], None, replace(SPEC, items=columns))
     catalogue = ItemCatalogue.open(prepared.folder)
     vector = dequantize_int8(catalogue.feature, catalogue.scale)[:, 256:]
-    np.testing.assert_allclose(vector, [[0.6, 0.8], [0, 1], [0, 0]], atol=float(catalogue.scale.max()) / 2 + 1e-6)
+    np.testing.assert_allclose(
+        vector, [[0.6, 0.8], [0.0, 1.0], [0.0, 0.0]], atol=float(catalogue.scale.max()) / 2 + 1e-6
+    )
     assert catalogue.categories(0) == "x, y"
     assert [(r["row"], r["reason"]) for r in prepared.quarantine] == [(3, "non_finite")]
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -136,7 +137,7 @@ def test_a_batch_answers_each_request_as_alone(
         except InferenceServerException as error:
             answers[position] = str(error.status())
 
-    run_together([lambda p=p, w=w: one(p, w) for p, w in enumerate(wishes)])
+    run_together([partial(one, position, wish) for position, wish in enumerate(wishes)])
     expected = {"malformed": "StatusCode.INVALID_ARGUMENT", "bug": "StatusCode.INTERNAL"}
     assert answers == {p: expected.get(w, str(p)) for p, w in enumerate(wishes)}
     assert executions(client, "signal_fetch__r1") - before < len(wishes), "nothing was batched: the test shows nothing"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from pinrec_core.serving import installation
 from pinrec_core.serving.installation import TritonSource, check_machine, check_stub, find_installation
 
 
-def refusal(call) -> str:
+def refusal(call: Callable[[], object]) -> str:
     with pytest.raises(ServerError) as caught:
         call()
     message = str(caught.value)
@@ -75,11 +76,10 @@ class TestWheel:
 
     def test_a_library_that_cannot_be_found_is_named(self, tmp_path: Path) -> None:
         """The server's own library, without the folder of its dependencies, lacks them as a stub lacks libpython."""
-        (library,) = (
-            path
-            for origin in [importlib.util.find_spec("pytriton").origin]
-            for path in (Path(origin).parents[1] / "nvidia_pytriton.libs").glob("libtritonserver*")
-        )
+        spec = importlib.util.find_spec("pytriton")
+        assert spec is not None
+        assert spec.origin is not None
+        (library,) = (Path(spec.origin).parents[1] / "nvidia_pytriton.libs").glob("libtritonserver*")
         copy = tmp_path / library.name
         copy.symlink_to(library)
         message = refusal(lambda: check_stub(copy, {"PATH": "/usr/bin:/bin"}))

@@ -1,0 +1,126 @@
+"""``pinrec recommend`` and ``pinrec log-event`` over the client, against the real Triton with the stand-in."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from typer.testing import CliRunner, Result
+
+from pinrec_core.catalogue import write_catalogue
+from pinrec_core.cli.main import app
+from pinrec_core.errors import DataError, InvalidRequestError, PinRecError, ServerError
+from tests.client.conftest import StandIn
+
+
+def _pinrec(line: str) -> Result:
+    return CliRunner(env={"COLUMNS": "120"}).invoke(app, shlex.split(line))
+
+
+@pytest.fixture
+def titles(tmp_path: Path) -> Path:
+    """A catalogue that holds two of the three items which the stand-in recommends."""
+    write_catalogue(
+        tmp_path,
+        item_key=np.array([2, 1]),
+        item_id=pa.array([2, 1]),
+        title=pa.array(["the [second]", "the first"]),
+        categories=pa.array(["", ""]),
+        feature=np.zeros((2, 4), np.int8),
+        scale=np.zeros(2, np.float32),
+    )
+    return tmp_path
+
+
+@pytest.mark.triton
+def test_a_table_with_titles(integer_service: StandIn, titles: Path):
+    result = _pinrec(f"recommend 17 18 --url {integer_service.url} --titles {titles}")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert sum("user 17" in line or "user 18" in line for line in lines) == 2
+    assert any("the first" in line and "like" in line and "1.0000" in line for line in lines)
+    assert any("the [second]" in line and "save" in line for line in lines)
+    assert "release {" in result.stdout
+
+
+@pytest.mark.triton
+def test_every_option_reaches_the_service(integer_service: StandIn):
+    result = _pinrec(
+        f"recommend 17 --url {integer_service.url} --json --num-items 2 --budget like=0.75,save=0.25 --surface home "
+        "--query 'red shoes' --exclude-seen --request-time 99 --seed 3"
+    )
+    assert result.exit_code == 0, result.output
+    (answer,) = json.loads(result.stdout)
+    received = json.loads(answer["release"])
+    del received["request_id"], received["attempts"]
+    assert received == {
+        "user_id": [17],
+        "num_items": [2],
+        "budget": [0.75, 0.25],
+        "budget_outcome": ["like", "save"],
+        "surface": ["home"],
+        "query": ["red shoes"],
+        "exclude_seen": [True],
+        "request_time": [99],
+        "seed": [3],
+    }
+    assert [item["item_id"] for item in answer["items"]] == [1, 2]
+
+
+@pytest.mark.triton
+def test_string_ids(string_service: StandIn):
+    result = _pinrec(f"recommend 17 --string-ids --json --url {string_service.url}")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)[0]["user_id"] == "17"
+    event = _pinrec(f"log-event 17 like --item 5 --string-ids --json --url {string_service.url}")
+    assert json.loads(event.stdout)["stored"] == 1
+
+
+@pytest.mark.triton
+def test_an_event_keeps_the_id_it_is_given(integer_service: StandIn):
+    result = _pinrec(f"log-event 17 like --item 5 --event-id e1 --json --url {integer_service.url}")
+    assert json.loads(result.stdout) == {"event_id": "e1", "stored": 1}
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize(
+    ("surface", "error_class"),
+    [("error:INVALID_ARG", InvalidRequestError), ("error:UNAVAILABLE", ServerError), ("error:INTERNAL", PinRecError)],
+)
+def test_a_failure_keeps_its_kind(integer_service: StandIn, surface: str, error_class: type[PinRecError]):
+    result = _pinrec(f"recommend 17 --surface {surface} --url {integer_service.url}")
+    assert type(result.exception) is error_class
+    assert "user_id=-1: expected something else" in str(result.exception)
+
+
+@pytest.mark.triton
+def test_a_slow_answer_is_told_from_a_missing_service(integer_service: StandIn):
+    slow = _pinrec(f"recommend 17 --surface wait:1 --timeout 0.2 --url {integer_service.url}")
+    assert isinstance(slow.exception, ServerError)
+    assert "--timeout" in str(slow.exception)
+
+
+def test_nobody_listens():
+    result = _pinrec("recommend 17 --url 127.0.0.1:1")
+    assert isinstance(result.exception, ServerError)
+    assert "pinrec serve" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("line", "error_class", "field"),
+    [
+        ("recommend 17 --budget like", InvalidRequestError, "budget="),
+        ("recommend 17 --num-items 0", InvalidRequestError, "num_items=0"),
+        ("recommend 17 --titles /nowhere", DataError, "/nowhere"),
+        ("recommend 17 --timeout 0", InvalidRequestError, "timeout=0"),
+        ("log-event 17 like", InvalidRequestError, "item_id, query"),
+    ],
+)
+def test_what_is_malformed_is_refused_before_it_is_sent(line: str, error_class: type[PinRecError], field: str):
+    result = _pinrec(f"{line} --url 127.0.0.1:1")
+    assert type(result.exception) is error_class
+    assert field in str(result.exception)

@@ -1,0 +1,138 @@
+"""The whole path through the command line, as a user walks it: prepare, train, release, serve. Once per test run.
+
+Every step is the installed ``pinrec`` in a process of its own; the server is the real Triton.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from pinrec_client import PinRecClient
+
+PINREC = Path(sys.executable).with_name("pinrec")
+START_SECONDS = 240
+"""Four Python stages import torch one after another; a busy two-core machine needs minutes, not seconds."""
+
+
+def pinrec(*arguments: object, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run one command; a failure shows what it printed."""
+    done = subprocess.run([PINREC, *map(str, arguments)], capture_output=True, text=True, timeout=600)
+    assert done.returncode == expect, f"pinrec {arguments}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A dataset with at least one release of it."""
+
+    dataset: Path
+    releases: Path
+    run: Path
+
+    @property
+    def signals(self) -> Path:
+        return self.dataset / "signals"
+
+
+@dataclass
+class Server:
+    """A running ``pinrec serve``."""
+
+    process: subprocess.Popen[str]
+    ready: dict[str, str]  # what --json printed
+    log: Path
+
+    @property
+    def url(self) -> str:
+        return self.ready["grpc"]
+
+    def client(self) -> PinRecClient:
+        return PinRecClient(self.url, timeout=30)
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=90)
+
+
+@contextlib.contextmanager
+def serving(prepared: Prepared, folder: Path, *options: object) -> Iterator[Server]:
+    """``pinrec serve`` on free ports with a real-time store of its own, stopped at the end."""
+    ports = _free_ports(3)
+    log = folder / "serve.log"
+    command = [
+        PINREC, "serve", "--releases", prepared.releases, "--signals", prepared.signals, "--json", "--threads", 1,
+        "--grpc-port", ports[0], "--http-port", ports[1], "--metrics-port", ports[2], "--log-dir", folder, *options,
+    ]  # fmt: skip
+    with log.open("w") as errors:
+        process = subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=errors, text=True)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()  # blocks until ready; pytest's own timeout bounds it
+        assert line, f"pinrec serve ended:\n{log.read_text()}"
+        yield Server(process, json.loads(line), log)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(timeout=90)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def make_release(folder: Path, prepare: list[object], epochs: int) -> Prepared:
+    """prepare → train → release with the smallest preset."""
+    prepared = Prepared(dataset=folder / "dataset", releases=folder / "releases", run=folder / "run")
+    pinrec("prepare", *prepare, "--out", prepared.dataset, "--json")
+    pinrec("train", prepared.dataset, "--out", prepared.run, "--preset", "tiny", "--epochs", epochs)
+    pinrec("release", prepared.run, "--releases", prepared.releases, "--json")
+    return prepared
+
+
+@pytest.fixture(scope="session")
+def ml100k(data_root, tmp_path_factory) -> Prepared:
+    """MovieLens-100K, three outcomes, integer ids."""
+    return make_release(tmp_path_factory.mktemp("ml100k"), ["--preset", "ml100k", "--data", data_root], epochs=4)
+
+
+@pytest.fixture(scope="session")
+def ml100k_server(ml100k, tmp_path_factory) -> Iterator[Server]:
+    with serving(
+        ml100k, tmp_path_factory.mktemp("serve"), "--realtime", tmp_path_factory.mktemp("rt") / "store"
+    ) as server:
+        yield server
+
+
+@pytest.fixture
+def client(ml100k_server) -> Iterator[PinRecClient]:
+    with ml100k_server.client() as client:
+        yield client
+
+
+@pytest.fixture
+def unused(tmp_path) -> Callable[[str], Path]:
+    """A path that nothing else uses."""
+    return lambda name: tmp_path / name
+
+
+def _free_ports(n: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(n)]
+    for s in sockets:
+        s.bind(("127.0.0.1", 0))
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+os.environ.setdefault("PYTHONUNBUFFERED", "1")

@@ -1,0 +1,50 @@
+"""``pinrec synth`` and ``pinrec prepare`` up to the Spark job, as a machine calls them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from pinrec_core.cli.prepare import prepare
+from pinrec_core.cli.synth import synth
+from pinrec_core.dataset import DatasetManifest
+from pinrec_core.errors import ConfigError
+
+app = typer.Typer()
+app.command()(prepare)
+app.command()(synth)
+
+
+def call(*arguments: object) -> dict:
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    if result.exception:
+        raise result.exception
+    return json.loads(result.stdout)
+
+
+def test_synth_then_prepare(tmp_path):
+    log, dataset = tmp_path / "log", tmp_path / "dataset"
+    written = call("synth", "--users", 40, "--items", 150, "--events", 2000, "--string-ids", "--out", log, "--json")
+    assert written["events"] == 2000
+    report = call("prepare", "--config", log / "dataset.toml", "--out", dataset, "--skip-signals", "--json")
+    assert report["rows_read"] == report["valid_events"] == 2000
+    assert report["user_id_kind"] == "string"
+    assert report["dataset"] == str(dataset)
+    assert DatasetManifest.load(dataset).name == "log"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "expected one of --config FILE and --preset NAME"),
+        (["--preset", "ml100k"], "--data: expected the folder of the log"),
+        (["--preset", "ml100k", "--config", "x.toml"], "expected one of --config FILE and --preset NAME"),
+        (["--config", "absent.toml"], "expected a readable UTF-8 TOML file"),
+    ],
+)
+def test_a_call_without_a_mapping_says_what_to_give(tmp_path, arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        call("prepare", *arguments, "--out", tmp_path / "out")
