@@ -216,7 +216,7 @@ def test_recommend_prints_titles_and_json(ml100k_server, ml100k):
 def test_log_event_from_the_command_line(ml100k_server, client):
     user, now = 4_000_000_200, int(time.time())
     cold = client.recommend(user, num_items=50, request_time=now + 5)
-    pinrec("log-event", user, "like", 172, "--timestamp", now, "--url", ml100k_server.url)
+    pinrec("log-event", user, "like", "--item", 172, "--timestamp", now, "--url", ml100k_server.url)
     assert client.recommend(user, num_items=50, request_time=now + 5) != cold
 
 
