@@ -73,7 +73,7 @@ class PinRecUser(User):
         self._mix = mix_for(self._workload, writes=not options.no_writes)
         self._rate = options.user_rate
         self._client = PinRecClient(
-            self.environment.host or self.host, timeout=options.request_timeout, retry=NO_RETRIES
+            str(self.environment.host or self.host), timeout=options.request_timeout, retry=NO_RETRIES
         )
         self._in_flight = gevent.pool.Pool(MAX_IN_FLIGHT)
         self._arrival = time.monotonic() + self._random.expovariate(self._rate)

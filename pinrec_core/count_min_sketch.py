@@ -15,6 +15,10 @@ from pinrec_core.id_embedding import mix64
 class CountMinSketch(nn.Module):
     """Lives on the device of the model and in its checkpoints; it has no parameters."""
 
+    counts: Tensor
+    total: Tensor
+    hash_seeds: Tensor
+
     def __init__(self, *, width: int, depth: int) -> None:
         super().__init__()
         self.register_buffer("counts", torch.zeros(depth, width, dtype=torch.int64))

@@ -44,11 +44,12 @@ class Decoder(nn.Module):
         self.heads = heads
         self.position_embedding = nn.Embedding(max_positions, hidden_width)
         self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(Block(heads, hidden_width, dropout) for _ in range(layers))
+        blocks = [Block(heads, hidden_width, dropout) for _ in range(layers)]
+        self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(hidden_width)
         self.apply(_init_like_gpt2)
-        for block in self.blocks:  # residual branches start small, by 1/√(2L), so that depth does not change the scale
-            for out in (block.attention_out, block.mlp[2]):
+        for block in blocks:  # residual branches start small, by 1/√(2L), so that depth does not change the scale
+            for out in (block.attention_out, block.mlp_out):
                 nn.init.normal_(out.weight, std=0.02 / (2 * layers) ** 0.5)
 
     def forward(self, tokens: Tensor, cache: KeyValueCache | None = None) -> Tensor:
@@ -92,16 +93,14 @@ class Block(nn.Module):
         self.query_key_value = nn.Linear(hidden_width, 3 * hidden_width)
         self.attention_out = nn.Linear(hidden_width, hidden_width)
         self.mlp_norm = nn.LayerNorm(hidden_width)
-        self.mlp = nn.Sequential(
-            nn.Linear(hidden_width, 4 * hidden_width),
-            nn.GELU(approximate="tanh"),
-            nn.Linear(4 * hidden_width, hidden_width),
-        )
+        self.mlp_in = nn.Linear(hidden_width, 4 * hidden_width)
+        self.mlp_out = nn.Linear(4 * hidden_width, hidden_width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, hidden: Tensor, cache: CacheLayer | None = None) -> Tensor:
         hidden = hidden + self.dropout(self.attention(self.attention_norm(hidden), cache))
-        return hidden + self.dropout(self.mlp(self.mlp_norm(hidden)))
+        wide = F.gelu(self.mlp_in(self.mlp_norm(hidden)), approximate="tanh")
+        return hidden + self.dropout(self.mlp_out(wide))
 
     def attention(self, hidden: Tensor, cache: CacheLayer | None) -> Tensor:
         B, T, H = hidden.shape

@@ -121,10 +121,10 @@ def evaluate(
         top = (
             (embedding.reshape(-1, embedding.shape[-1]).float().cpu() @ items.T).topk(min(k, len(index)), dim=1).indices
         )
-        top = top.reshape(B, -1).numpy()
+        found_rows = top.reshape(B, -1).numpy()
         plans = plan_retrieval(embedding, [budget] * B, [SERVED_ITEMS] * B, [0] * B, generation)
         served = retrieve(index, plans, [np.empty(0, np.int64)] * B, overfetch=generation.overfetch)
-        for case, found, answer, plan in zip(part, top, served, plans, strict=True):
+        for case, found, answer, plan in zip(part, found_rows, served, plans, strict=True):
             hits.append(np.isin(case.target_row, found))
             served_hits.append(np.isin(case.target_row, answer.item_row))
             own = np.unique(found)

@@ -56,10 +56,14 @@ def train(
     training_config = with_changes(chosen.training, changes)
 
     with progress(TextColumn("loss {task.fields[loss]:.3f}  {task.fields[rate]:,.0f} interactions/s")) as bar:
+        finished = [0]
         task = bar.add_task("training", total=1.0, loss=float("nan"), rate=0.0)
 
         def report(step: Progress) -> None:
             elapsed = bar.tasks[task].elapsed or 0.0
+            if not stderr.is_terminal and step.epoch > finished[-1]:  # a bar says nothing in a log file
+                finished.append(step.epoch)
+                stderr.print(f"epoch {step.epoch}/{training_config.epochs}  loss {step.loss:.3f}  {elapsed:,.0f} s")
             bar.update(
                 task,
                 completed=step.share,

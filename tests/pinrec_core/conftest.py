@@ -1,8 +1,9 @@
-"""A trained run and its serving form, made once for the tests of training, release and stages."""
+"""A trained run and its indexed form, made once for the tests of training, release and stages."""
 
 from __future__ import annotations
 
 import pytest
+import torch
 
 from pinrec_core.config import ObjectiveConfig, TrainingConfig
 from pinrec_core.evaluation import evaluation_cases
@@ -11,6 +12,12 @@ from pinrec_core.training import Run, train
 from tests.pinrec_core.builders import tiny_config, write_dataset
 
 EVALUATION_SHARE = 0.3
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """These models are too small to share out; threads only wait for each other."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +31,9 @@ def train_tiny(dataset, folder, seed: int = 0, epochs: int = 3) -> Run:
         folder,
         model_config=tiny_config(),
         objective_config=ObjectiveConfig(in_batch_negatives=64, random_negatives=64, window=2),
-        training_config=TrainingConfig(epochs=epochs, batch_users=8, learning_rate=4e-3, seed=seed, evaluation_share=EVALUATION_SHARE),
+        training_config=TrainingConfig(
+            epochs=epochs, batch_users=8, learning_rate=4e-3, seed=seed, evaluation_share=EVALUATION_SHARE
+        ),
     )
 
 
