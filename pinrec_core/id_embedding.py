@@ -13,8 +13,6 @@ from torch import Tensor, nn
 class HashedIdEmbedding(nn.Module):
     """K tables of ``rows`` rows each. ``rows`` is a power of two."""
 
-    hash_seeds: Tensor
-
     def __init__(self, *, width: int, hashes: int, rows: int) -> None:
         super().__init__()
         self.tables = nn.Parameter(torch.empty(hashes, rows, width // hashes))
