@@ -26,7 +26,9 @@ class HashedIdEmbedding(nn.Module):
     def forward(self, item_key: Tensor) -> Tensor:
         """int64 ``[n]`` → float ``[n, I]``."""
         (n,) = item_key.shape
-        row = mix64(item_key.unsqueeze(0) + self.hash_seeds.unsqueeze(1)) & self.row_mask  # [K, n]
+        # TorchScript cannot read the string annotation that would tell mypy that the buffer is a tensor.
+        seeds = self.hash_seeds.unsqueeze(1)  # type: ignore[operator]
+        row = mix64(item_key.unsqueeze(0) + seeds) & self.row_mask  # [K, n]
         table = torch.arange(row.shape[0], device=row.device).unsqueeze(1)
         return self.tables[table, row].transpose(0, 1).reshape(n, self.width)
 
