@@ -38,6 +38,7 @@ check: setup  ## what CI runs: lint, types, tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	for model in model_repository/*/1/model.py; do $(BIN)/mypy $$model || exit 1; done
 	$(BIN)/python -m pytest -q
 
 bench: setup  ## time the generator and the whole ensemble; results go to benchmarks/results

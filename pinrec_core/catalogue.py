@@ -38,8 +38,11 @@ class ItemCatalogue:
         path = Path(folder) / FILE_NAME
         if not path.is_file():
             raise DataError(f"{path}: expected an item catalogue")
-        with pa.memory_map(str(path)) as source:
-            return ItemCatalogue(pa.ipc.open_file(source).read_all())
+        try:
+            with pa.memory_map(str(path)) as source:
+                return ItemCatalogue(pa.ipc.open_file(source).read_all())
+        except (pa.ArrowException, KeyError) as error:
+            raise DataError(f"{path}: expected a readable item catalogue, {error}") from error
 
     def __len__(self) -> int:
         return len(self.item_key)

@@ -6,10 +6,11 @@ Frozen, keyword-only, validated on construction; unknown keys are refused. A rel
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, Self, get_origin, get_type_hints
 
 from pinrec_core.errors import ConfigError, require
 
@@ -65,10 +66,38 @@ class _Config:
             plain[field.name] = list(value) if isinstance(value, tuple) else value
         return plain
 
+    def _check_types(self) -> None:
+        """Refuse values of another type than the field's: they come from JSON files and from ``--set`` as well."""
+        for name, kind in get_type_hints(type(self)).items():
+            object.__setattr__(self, name, _typed(kind, name, getattr(self, name)))
+
     def _positive(self, *names: str) -> None:
         for name in names:
             value = getattr(self, name)
             require(value > 0, name, value, "a value above 0", error=ConfigError)
+
+    def _not_negative(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            require(value >= 0, name, value, "a value of at least 0", error=ConfigError)
+
+
+def _typed(kind: Any, name: str, value: Any) -> Any:
+    """``value`` as a field of type ``kind`` holds it: an enumeration, a tuple of integers, an int or a float."""
+    if get_origin(kind) is tuple:
+        require(isinstance(value, (tuple, list)), name, value, "a list of whole numbers", error=ConfigError)
+        return tuple(_typed(int, f"{name}[{position}]", entry) for position, entry in enumerate(value))
+    if issubclass(kind, StrEnum):
+        names = [member.value for member in kind]
+        require(value in names, name, value, f"one of {names}", error=ConfigError)
+        return kind(value)
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if kind is int:
+        require(whole, name, value, "a whole number", error=ConfigError)
+    else:
+        finite = whole or (isinstance(value, float) and math.isfinite(value))
+        require(finite, name, value, "a finite number", error=ConfigError)
+    return value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,11 +125,12 @@ class ModelConfig(_Config):
     feature_width: int  # F
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "variant", Variant(self.variant))
+        self._check_types()
         self._positive(
             "layers", "heads", "hidden_width", "item_width", "embedder_layers", "max_history", "max_steps",
             "max_offset", "num_outcomes", "num_surfaces", "feature_width", "id_hashes", "id_rows",
         )  # fmt: skip
+        self._not_negative("id_width")
         require(self.hidden_width % self.heads == 0, "hidden_width", self.hidden_width,
                 f"a multiple of heads={self.heads}", error=ConfigError)  # fmt: skip
         require(self.id_width % self.id_hashes == 0, "id_width", self.id_width,
@@ -127,7 +157,7 @@ class ObjectiveConfig(_Config):
 
     in_batch_negatives: int = 1024
     random_negatives: int = 1024
-    queries_per_step: int = 2048  # (position, offset) pairs whose window is scored, drawn from the batch
+    queries_per_step: int = 2048  # (window, target) pairs scored: windows drawn from the batch, times W
     window: int = 4  # W; 1 unless the variant is multi-token
     window_reduction: WindowReduction = WindowReduction.MEAN
     init_temperature: float = 0.07  # λ starts at its inverse
@@ -136,10 +166,11 @@ class ObjectiveConfig(_Config):
     sketch_depth: int = 4
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "window_reduction", WindowReduction(self.window_reduction))
+        self._check_types()
         self._positive(
             "queries_per_step", "window", "init_temperature", "max_inverse_temperature", "sketch_width", "sketch_depth"
         )
+        self._not_negative("in_batch_negatives", "random_negatives")
         require(self.in_batch_negatives + self.random_negatives > 0, "random_negatives", self.random_negatives,
                 "at least one negative, in-batch or random", error=ConfigError)  # fmt: skip
 
@@ -159,14 +190,13 @@ class TrainingConfig(_Config):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        self._check_types()
         self._positive("epochs", "batch_users", "learning_rate", "id_learning_rate", "gradient_clip")
-        require(
-            0 < self.evaluation_share < 1,
-            "evaluation_share",
-            self.evaluation_share,
-            "a value in (0, 1)",
-            error=ConfigError,
-        )
+        self._not_negative("weight_decay", "seed")
+        require(0 <= self.warmup_share < 1, "warmup_share", self.warmup_share, "a value in [0, 1)", error=ConfigError)
+        require(0 < self.evaluation_share < 1, "evaluation_share", self.evaluation_share, "a value in (0, 1)",
+                error=ConfigError)  # fmt: skip
+        require(self.seed < 1 << 63, "seed", self.seed, "a value below 2^63", error=ConfigError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,14 +207,13 @@ class GenerationConfig(_Config):
     offsets: tuple[int, ...] = (1,)  # δ of the W embeddings of a step; holds 1, which feeds back
     merge_cosine: float = 0.9  # an embedding merges into a kept one above this; calibrated when a release is made
     allocation: Allocation = Allocation.DETERMINISTIC
-    overfetch: float = 2.0  # an embedding with quota q looks up q · overfetch items
+    overfetch: float = 8.0  # each embedding looks up this many times the largest quota: neighbours want the same items
     nprobe: int = 8
     default_num_items: int = 100
     max_num_items: int = 3000
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "offsets", tuple(self.offsets))
-        object.__setattr__(self, "allocation", Allocation(self.allocation))
+        self._check_types()
         self._positive("steps", "nprobe", "default_num_items", "max_num_items")
         distinct = 1 in self.offsets and len(set(self.offsets)) == len(self.offsets) and min(self.offsets) >= 1
         expected = "distinct offsets of at least 1, with 1 among them"

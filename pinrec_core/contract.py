@@ -28,6 +28,9 @@ DIMENSIONS: dict[str, str] = {
     "C": "candidates (columns) of a sampled softmax",
     "N": "items to return",
     "X": "items the user has already seen",
+    "P": "positions that a K/V cache has room for",
+    "R": "random negatives of a training batch",
+    "Z": "target items of one evaluation user",
     "Q": "events of one ingest request",
 }
 """The one table of dimension letters. Code, docstrings and tests use these and no others."""
@@ -91,6 +94,10 @@ REQUEST = (
     TensorSpec("seed", DType.INT64, (1,), optional=True),
 )
 """What a caller sends. ``budget_outcome`` names the weights of ``budget``, which are in the release's order without."""
+
+BUDGET_TOLERANCE = 2e-3
+"""How far the weights of a budget may be from summing to 1, inclusive: three of them written with three decimals
+(.333 each) are off by .001. What is left is normalised away."""
 
 HISTORY_KEY = TensorSpec("history_item_key", DType.INT64, ("T",))
 HISTORY_TYPE = TensorSpec("history_item_type", DType.UINT8, ("T",))

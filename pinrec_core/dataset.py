@@ -71,11 +71,14 @@ class DatasetManifest:
         path = Path(folder) / MANIFEST_NAME
         if not path.is_file():
             raise DataError(f"{path}: expected a prepared dataset's manifest; run `pinrec prepare` first")
-        raw = json.loads(path.read_text("utf-8"))
         known = {f.name for f in fields(DatasetManifest)}
-        if set(raw) != known:
-            raise DataError(f"{path}: unknown or missing keys {sorted(set(raw) ^ known)}")
-        return DatasetManifest(**raw)
+        try:
+            raw = json.loads(path.read_text("utf-8"))
+            if set(raw) != known:
+                raise DataError(f"{path}: unknown or missing keys {sorted(set(raw) ^ known)}")
+            return DatasetManifest(**raw)
+        except (ValueError, TypeError) as error:  # not JSON, or a value of another kind
+            raise DataError(f"{path}: expected a dataset's manifest, {error}") from error
 
     def save(self, folder: Path) -> None:
         text = json.dumps(asdict(self), indent=2, ensure_ascii=False)

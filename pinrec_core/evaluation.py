@@ -1,7 +1,8 @@
 """Offline evaluation (PinRec, evaluation): unordered recall, diversity, and what the whole path returns for N items.
 
 Protocol: users held out of training by hash; their last Z items with an outcome are the targets, what came before is
-the history; no teacher forcing. The index is the whole catalogue, searched exactly. Ties are broken by catalogue row.
+the history; no teacher forcing. The index is the whole catalogue, searched exactly. Items of equal popularity rank by
+catalogue row.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from torch import Tensor
 
 from pinrec_core.catalogue import ItemCatalogue
 from pinrec_core.collate import collate, pad
+from pinrec_core.compression import compress
 from pinrec_core.config import GenerationConfig
 from pinrec_core.dataset import DatasetManifest
-from pinrec_core.errors import DataError
+from pinrec_core.errors import ConfigError, DataError, require
 from pinrec_core.generation import RequestContext, draw_feedback_outcomes, generate
 from pinrec_core.history import NO_OUTCOME, History
 from pinrec_core.item_index import ItemIndex
@@ -30,6 +32,8 @@ from pinrec_core.sequences import is_evaluation_user, iter_histories
 from pinrec_core.training import SEQUENCES
 
 SERVED_ITEMS = 100
+SCORES_AT_ONCE = 1 << 26
+"""Scores of the exact search that are held at once, 256 MiB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,10 +74,27 @@ class EvaluationReport:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Verdict:
+    """What one user's lists recalled of the Z targets."""
+
+    hit: np.ndarray  # bool [Z]: by one of the top-k lists
+    served_hit: np.ndarray  # bool [Z]: by the served items
+    popular_hit: np.ndarray  # bool [Z]: by as many popular items as the lists hold distinct ones
+    distinct_items: int
+    embeddings: int  # E
+    kept: int  # by compression
+
+
 def evaluation_cases(
     dataset: Path, catalogue: ItemCatalogue, *, share: float, targets: int, max_users: int
 ) -> tuple[list[EvaluationCase], np.ndarray]:
-    """Cases of held-out users, and item counts ``[V]`` over the training users for the popularity baseline."""
+    """Cases of held-out users, and item counts ``[V]`` over the training users for the popularity baseline.
+
+    ``catalogue`` is that of the index to be judged: rows are its own. Raises ``ConfigError`` for a number below 1.
+    """
+    require(targets > 0, "targets", targets, "a value above 0", error=ConfigError)
+    require(max_users > 0, "max_users", max_users, "a value above 0", error=ConfigError)
     popularity = np.zeros(len(catalogue), np.int64)
     cases: list[EvaluationCase] = []
     for user_id, history in iter_histories(dataset / SEQUENCES):
@@ -103,61 +124,47 @@ def evaluate(
 
     Raises ``DataError`` when there is no case.
     """
+    require(k > 0, "k", k, "a value above 0", error=ConfigError)
     if not cases:
         raise DataError("no held-out user has enough interactions: lower the number of targets or hold out more users")
     budget = serving_budget(model, manifest)
     items = torch.from_numpy(index.reconstruct(np.arange(len(index))))
     by_popularity = np.argsort(-popularity, kind="stable")
-    Z = len(cases[0].target_row)
-
-    hits, served_hits, popular_hits = [], [], []
-    retrieved = kept = embeddings = own_distinct = 0
+    verdicts: list[_Verdict] = []
     distinct = np.zeros(len(index), bool)
     for start in range(0, len(cases), batch):
         part = cases[start : start + batch]
         embedding = generate_for(model, embed_ids, part, budget, generation)  # [B, O, n, D]
-        B = len(part)
-        embeddings = embedding.shape[1] * embedding.shape[2]
-        top = (
-            (embedding.reshape(-1, embedding.shape[-1]).float().cpu() @ items.T).topk(min(k, len(index)), dim=1).indices
-        )
-        found_rows = top.reshape(B, -1).numpy()
+        B, O, n, D = embedding.shape
+        found = exact_top_k(embedding.reshape(-1, D).float().cpu(), items, k).reshape(B, -1)
+        kept = (compress(embedding, generation.merge_cosine) > 0).sum((1, 2)).tolist()
         plans = plan_retrieval(embedding, [budget] * B, [SERVED_ITEMS] * B, [0] * B, generation)
         served = retrieve(index, plans, [np.empty(0, np.int64)] * B, overfetch=generation.overfetch)
-        for case, found, answer, plan in zip(part, found_rows, served, plans, strict=True):
-            hits.append(np.isin(case.target_row, found))
-            served_hits.append(np.isin(case.target_row, answer.item_row))
-            own = np.unique(found)
-            popular_hits.append(np.isin(case.target_row, by_popularity[: len(own)]))
-            own_distinct += len(own)
-            retrieved += found.size
-            distinct[found] = True
-            kept += len(plan.quota)
+        distinct[found] = True
+        for case, rows, answer, kept_of_user in zip(part, found, served, kept, strict=True):
+            own = np.unique(rows)
+            verdicts.append(
+                _Verdict(
+                    hit=np.isin(case.target_row, own),
+                    served_hit=np.isin(case.target_row, answer.item_row),
+                    popular_hit=np.isin(case.target_row, by_popularity[: len(own)]),
+                    distinct_items=len(own),
+                    embeddings=O * n,
+                    kept=kept_of_user,
+                )
+            )
         report(B)
+    return _report(verdicts, cases, by_popularity, k, int(distinct.sum()), manifest.outcomes)
 
-    target_rows = np.stack([case.target_row for case in cases])
-    outcomes = np.stack([case.target_outcome for case in cases])
-    hit = np.stack(hits)
-    return EvaluationReport(
-        users=len(cases),
-        targets_per_user=Z,
-        catalogue=len(index),
-        embeddings=embeddings,
-        k=k,
-        unordered_recall=float(hit.mean()),
-        popularity_recall=float(np.isin(target_rows, by_popularity[:k]).mean()),
-        distinct_items=own_distinct / len(cases),
-        popularity_recall_equal_items=float(np.stack(popular_hits).mean()),
-        served_recall_100=float(np.stack(served_hits).mean()),
-        popularity_recall_100=float(np.isin(target_rows, by_popularity[:SERVED_ITEMS]).mean()),
-        diversity=float(distinct.sum() / max(1, retrieved)),
-        compression_ratio=embeddings * len(cases) / max(1, kept),
-        recall_by_outcome={
-            name: float(hit[outcomes == number].mean())
-            for number, name in enumerate(manifest.outcomes)
-            if (outcomes == number).any()
-        },
-    )
+
+def exact_top_k(query: Tensor, items: Tensor, k: int) -> np.ndarray:
+    """Rows of each query's ``k`` best items by inner product, exactly: ``[n, D]``, ``[V, D]`` → int64 ``[n, k]``.
+
+    In blocks, so that a large catalogue does not need all n·V scores at once.
+    """
+    block = max(1, SCORES_AT_ONCE // len(items))
+    best = [(part @ items.T).topk(min(k, len(items)), dim=1).indices for part in query.split(block)]
+    return torch.cat(best).numpy()
 
 
 def generate_for(
@@ -167,13 +174,14 @@ def generate_for(
     budget: np.ndarray,
     generation: GenerationConfig,
 ) -> Tensor:
-    """What serving would generate for these users: ``[B, O, n, D]``."""
+    """What serving would generate for these users: ``[B, O, n, D]``. As in serving, ``embed_ids`` runs on the CPU and
+    its result passes through FP16."""
     device = model.start_token.device
     histories = [case.history.take(slice(-model.config.max_history, None)) for case in cases]
     key = pad([h.item_key for h in histories])
     B, T = key.shape
     with torch.inference_mode():
-        id_embedding = embed_ids(key.flatten()).view(B, T, -1).to(device)
+        id_embedding = embed_ids(key.flatten()).half().unflatten(0, (B, T)).to(device, model.start_token.dtype)
     time = [case.request_time for case in cases]
     context = RequestContext(
         surface=torch.zeros(B, dtype=torch.int64, device=device),
@@ -183,6 +191,41 @@ def generate_for(
         ).to(device),
     )
     return generate(model, collate(histories, id_embedding, request_time=time), context, generation.offsets)
+
+
+def _report(
+    verdicts: Sequence[_Verdict],
+    cases: Sequence[EvaluationCase],
+    by_popularity: np.ndarray,
+    k: int,
+    distinct: int,
+    outcome_names: Sequence[str],
+) -> EvaluationReport:
+    """Shares over all users; ``distinct`` items are in any of the top-k lists."""
+    target_rows = np.stack([case.target_row for case in cases])
+    outcomes = np.stack([case.target_outcome for case in cases])
+    hit = np.stack([verdict.hit for verdict in verdicts])
+    E, V = verdicts[0].embeddings, len(by_popularity)
+    return EvaluationReport(
+        users=len(cases),
+        targets_per_user=target_rows.shape[1],
+        catalogue=V,
+        embeddings=E,
+        k=k,
+        unordered_recall=float(hit.mean()),
+        popularity_recall=float(np.isin(target_rows, by_popularity[:k]).mean()),
+        distinct_items=float(np.mean([verdict.distinct_items for verdict in verdicts])),
+        popularity_recall_equal_items=float(np.mean([verdict.popular_hit for verdict in verdicts])),
+        served_recall_100=float(np.mean([verdict.served_hit for verdict in verdicts])),
+        popularity_recall_100=float(np.isin(target_rows, by_popularity[:SERVED_ITEMS]).mean()),
+        diversity=distinct / (len(cases) * E * min(k, V)),
+        compression_ratio=E * len(cases) / sum(verdict.kept for verdict in verdicts),
+        recall_by_outcome={
+            name: float(hit[outcomes == number].mean())
+            for number, name in enumerate(outcome_names)
+            if (outcomes == number).any()
+        },
+    )
 
 
 def serving_budget(model: PinRec, manifest: DatasetManifest) -> np.ndarray:

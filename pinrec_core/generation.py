@@ -48,6 +48,7 @@ def generate(model: PinRec, history: HistoryBatch, request: RequestContext, offs
     require(max(offsets) <= config.max_offset, "offsets", offsets,
             f"none above max_offset={config.max_offset}", error=ConfigError)  # fmt: skip
     row = torch.arange(B, device=history.length.device)
+    condition = condition_of_step(model, offsets)
     cache = KeyValueCache.allocate(model.decoder, B, 1 + T + steps - 1)
 
     # 1. Prefill: the start token and the history, their keys and values kept.
@@ -59,7 +60,7 @@ def generate(model: PinRec, history: HistoryBatch, request: RequestContext, offs
     generated = []
     for step in range(steps):
         # 2. Every outcome at every offset: all of them are retrieval queries.
-        embedding = embeddings_of_step(model, hidden, offsets)  # [B, O, W, D]
+        embedding = model.head.conditioned(hidden[:, None, None, :], condition)  # [B, O, W, D]
         generated.append(embedding)
         if step == steps - 1:
             break
@@ -72,12 +73,17 @@ def generate(model: PinRec, history: HistoryBatch, request: RequestContext, offs
     return torch.cat(generated, dim=2)
 
 
+def condition_of_step(model: PinRec, offsets: tuple[int, ...]) -> Tensor:
+    """What the head adds for every outcome at every offset, ``[1, O, W, 2H]``: no request or step changes it."""
+    device = model.start_token.device
+    outcome = torch.arange(model.config.num_conditions, device=device).view(1, -1, 1)
+    offset = torch.tensor(offsets, device=device).view(1, 1, -1)
+    return model.head.condition(*torch.broadcast_tensors(outcome, offset))
+
+
 def embeddings_of_step(model: PinRec, hidden: Tensor, offsets: tuple[int, ...]) -> Tensor:
-    """Hidden states ``[B, H]`` → ``[B, O, W, D]``."""
-    outcome = torch.arange(model.config.num_conditions, device=hidden.device).view(1, -1, 1)
-    offset = torch.tensor(offsets, device=hidden.device).view(1, 1, -1)
-    outcome, offset = torch.broadcast_tensors(outcome, offset)
-    return model.head(hidden[:, None, None, :], outcome, offset)
+    """Hidden states ``[B, H]`` → ``[B, O, W, D]``: one step on its own."""
+    return model.head.conditioned(hidden[:, None, None, :], condition_of_step(model, offsets))
 
 
 def _last_timestamp(history: HistoryBatch, request: RequestContext) -> Tensor:

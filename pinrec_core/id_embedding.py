@@ -16,7 +16,10 @@ class HashedIdEmbedding(nn.Module):
     def __init__(self, *, width: int, hashes: int, rows: int) -> None:
         super().__init__()
         self.tables = nn.Parameter(torch.empty(hashes, rows, width // hashes))
-        nn.init.normal_(self.tables, std=0.02)
+        # About unit norm, as the content vector beside it: smaller, and the embedder's biases drown it, so that items
+        # without content all look alike and learn slowly.
+        if width:
+            nn.init.normal_(self.tables, std=width**-0.5)
         # One seed per hash, far apart, so that the K hash functions are independent for any range of keys.
         seeds = torch.arange(1, hashes + 1, dtype=torch.int64) * 0x2545F4914F6CDD1D
         self.register_buffer("hash_seeds", seeds, persistent=False)

@@ -18,6 +18,7 @@ from pinrec_core.catalogue import ItemCatalogue
 from pinrec_core.compression import compress, compression_ratio
 from pinrec_core.config import GenerationConfig, ModelConfig
 from pinrec_core.dataset import DatasetManifest
+from pinrec_core.errors import DataError
 from pinrec_core.evaluation import EvaluationCase, generate_for, serving_budget
 from pinrec_core.item_index import ItemIndex
 from pinrec_core.model import PinRec
@@ -60,11 +61,13 @@ class IndexedModel:
     ) -> IndexedModel:
         """Index the catalogue, then calibrate nprobe and the merge threshold on what held-out users generate.
 
-        ``compression_target`` is the wanted number of generated embeddings per kept one.
+        ``compression_target`` is the wanted number of generated embeddings per kept one. Raises ``DataError`` when the
+        dataset is not of the kind that the run was trained on.
         """
+        manifest = DatasetManifest.load(dataset)
+        _check_sizes(run.model, manifest)
         model = run.load_model()
         catalogue = ItemCatalogue.open(dataset)
-        manifest = DatasetManifest.load(dataset)
         index = ItemIndex.build(represent_catalogue(model, model.id_embedding, catalogue))
         sample = (
             generate_for(
@@ -93,6 +96,20 @@ class IndexedModel:
         )
 
 
+def _check_sizes(config: ModelConfig, manifest: DatasetManifest) -> None:
+    sizes = {
+        "num_outcomes": len(manifest.outcomes),
+        "num_surfaces": len(manifest.surfaces),
+        "feature_width": manifest.feature_width,
+    }
+    for name, got in sizes.items():
+        expected = getattr(config, name)
+        if got != expected:
+            raise DataError(
+                f"{name}={got} of dataset {manifest.name!r}: expected {expected}, which the model was made for"
+            )
+
+
 def default_generation(config: ModelConfig) -> GenerationConfig:
     """Six steps, as in production; a multi-token variant uses every offset that it was trained on."""
     return GenerationConfig(
@@ -109,8 +126,10 @@ def default_compression_target(config: ModelConfig) -> float:
 def calibrate_merge_cosine(embedding: Tensor, target_ratio: float) -> float:
     """The threshold that compresses ``[users, O, n, D]`` to about ``target_ratio`` embeddings per kept one.
 
-    The ratio falls as the threshold rises, so it is found by bisection.
+    The ratio falls as the threshold rises, so it is found by bisection. At least two of an outcome's n embeddings are
+    kept on average: with few steps a ratio meant for many would leave a single one.
     """
+    target_ratio = min(target_ratio, max(1.0, embedding.shape[2] / 2))
     low, high = -1.0, 1.0
     for _ in range(16):
         middle = (low + high) / 2

@@ -62,16 +62,22 @@ def merge(plan: RetrievalPlan, score: np.ndarray, row: np.ndarray, excluded: np.
     left = plan.quota.tolist()
     wanted = np.bincount(plan.outcome, weights=plan.quota).astype(int).tolist()
     taken: dict[int, int] = {}  # row → position among the candidates
+    missing = sum(left)
     for m, item_row, position in candidates:
+        if not missing:
+            break
         if left[m] and item_row not in taken:
             taken[item_row] = position
             left[m] -= 1
             wanted[outcome_of[m]] -= 1
-    if any(wanted):
-        for m, item_row, position in candidates:
-            if wanted[outcome_of[m]] and item_row not in taken:
-                taken[item_row] = position
-                wanted[outcome_of[m]] -= 1
+            missing -= 1
+    for m, item_row, position in candidates:
+        if not missing:
+            break
+        if wanted[outcome_of[m]] and item_row not in taken:
+            taken[item_row] = position
+            wanted[outcome_of[m]] -= 1
+            missing -= 1
 
     chosen = np.sort(np.fromiter(taken.values(), np.int64, len(taken)))  # positions are already in order of score
     embedding, column = embedding[chosen], column[chosen]
@@ -86,15 +92,20 @@ def merge(plan: RetrievalPlan, score: np.ndarray, row: np.ndarray, excluded: np.
 def _merge_or_deepen(
     index: ItemIndex, plan: RetrievalPlan, excluded: np.ndarray, score: np.ndarray, row: np.ndarray
 ) -> RankedItems:
-    """The merge; where it falls short, again from an exact and ever deeper search, until the index is used up."""
+    """The merge; where it falls short, again from a deeper search: once in the same lists, then exactly.
+
+    Most shortfalls are embeddings that compete for the same items, and the probed lists hold enough of others. Only
+    what these cannot give, such as most of a small catalogue, pays for visiting every list.
+    """
     num_items = int(plan.quota.sum())
     items = merge(plan, score, row, excluded)
     depth = row.shape[1]
-    exhausted = False
+    exhaustive = exhausted = False
     while len(items.item_row) < num_items and not exhausted:
         depth = min(depth * DEEPER, len(index))
-        exhausted = depth == len(index)
-        items = merge(plan, *index.search(plan.embedding, depth, exhaustive=True), excluded)
+        exhausted = exhaustive and depth == len(index)
+        items = merge(plan, *index.search(plan.embedding, depth, exhaustive=exhaustive), excluded)
+        exhaustive = True
     return items
 
 

@@ -8,6 +8,7 @@ Each target conditions the head on its own outcome. Queries are context: they ar
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -48,7 +49,12 @@ class Objective(nn.Module):
     @property
     def inverse_temperature(self) -> Tensor:
         """λ, capped."""
-        return self.log_inverse_temperature.exp().clamp(max=self.config.max_inverse_temperature)
+        return self.log_inverse_temperature.clamp(max=math.log(self.config.max_inverse_temperature)).exp()
+
+    @torch.no_grad()
+    def cap_temperature(self) -> None:
+        """Bring λ back to its cap after a step: above it the gradient is zero, and λ could not come down again."""
+        self.log_inverse_temperature.clamp_(max=math.log(self.config.max_inverse_temperature))
 
     def forward(self, model: PinRec, batch: TrainingBatch) -> Tensor:
         """The mean loss over the windows drawn from the batch: a scalar."""
@@ -59,7 +65,7 @@ class Objective(nn.Module):
         )
         self.sketch.update(batch.item_key[is_target])
 
-        candidates = self._candidates(model, batch, item, is_target)
+        candidates, log_q = self._candidates(model, batch, item, is_target)
         own = members_of_own_history(batch.item_key, is_target, candidates.item_key)  # [B, C]
 
         user, position, offset = self._draw_windows(is_target)
@@ -78,7 +84,7 @@ class Objective(nn.Module):
             model.head(hidden[user_of, position[window]], outcome, offset[window]),
             item[user_of, target_of],
             positive_key,
-            self._log_q(positive_key),
+            log_q(positive_key),
             candidates,
             own[user_of],
             self.inverse_temperature,
@@ -97,8 +103,13 @@ class Objective(nn.Module):
         user, position = user[keep], position[keep]
         return user, position, offset[user, position]
 
-    def _candidates(self, model: PinRec, batch: TrainingBatch, item: Tensor, is_target: Tensor) -> Candidates:
-        """In-batch negatives drawn from the batch's targets, then the random ones."""
+    def _candidates(
+        self, model: PinRec, batch: TrainingBatch, item: Tensor, is_target: Tensor
+    ) -> tuple[Candidates, Callable[[Tensor], Tensor]]:
+        """In-batch negatives drawn from the batch's targets, then the random ones; and log Q of that pool.
+
+        A small batch has fewer targets than in-batch negatives are wanted: log Q follows what was drawn.
+        """
         user, position = is_target.nonzero(as_tuple=True)
         drawn = torch.randperm(len(user), device=user.device)[: self.config.in_batch_negatives]
         user, position = user[drawn], position[drawn]
@@ -106,24 +117,25 @@ class Objective(nn.Module):
             batch.random_feature, batch.random_scale, model.id_embedding(batch.random_key)
         )
         item_key = torch.cat([batch.item_key[user, position], batch.random_key])
-        return Candidates(
-            item=torch.cat([item[user, position], random_item]), item_key=item_key, log_q=self._log_q(item_key)
-        )
 
-    def _log_q(self, item_key: Tensor) -> Tensor:
-        return pool_log_q(
-            self.sketch.probability(item_key),
-            in_batch=self.config.in_batch_negatives,
-            random=self.config.random_negatives,
-            catalogue_size=self.catalogue_size,
-        )
+        def log_q(key: Tensor) -> Tensor:
+            return pool_log_q(
+                self.sketch.probability(key),
+                in_batch=len(user),
+                random=len(batch.random_key),
+                catalogue_size=self.catalogue_size,
+            )
+
+        item = torch.cat([item[user, position], random_item])
+        return Candidates(item=item, item_key=item_key, log_q=log_q(item_key)), log_q
 
 
 def reduce_windows(loss: Tensor, window: Tensor, num_windows: int, reduction: WindowReduction) -> Tensor:
     """Losses ``[n]`` of targets and the window each belongs to, int64 ``[n]`` → the mean over windows, a scalar.
 
-    Within a window either the mean over its targets or the target of least loss counts.
+    Within a window either the mean over its targets or the target of least loss counts. No window at all (a batch of
+    very short histories and offsets beyond their ends) is a loss of 0.
     """
     how = "amin" if reduction is WindowReduction.MIN else "mean"
     per_window = loss.new_zeros(num_windows).scatter_reduce(0, window, loss, how, include_self=False)
-    return per_window.mean()
+    return per_window.sum() / max(1, num_windows)

@@ -29,5 +29,12 @@ class OutputHead(nn.Module):
 
         Leading dimensions broadcast: ``[B, 1, H]`` against ``[1, O]`` gives every outcome of every row.
         """
-        condition = torch.cat([self.outcome_embedding(outcome), self.offset_embedding(offset - 1)], dim=-1)
-        return F.normalize(self.out(F.gelu(self.from_hidden(hidden) + self.from_condition(condition))), dim=-1)
+        return self.conditioned(hidden, self.condition(outcome, offset))
+
+    def condition(self, outcome: Tensor, offset: Tensor) -> Tensor:
+        """The conditioning's block of the first layer, ``[..., 2H]``: the same for every request and step."""
+        return self.from_condition(torch.cat([self.outcome_embedding(outcome), self.offset_embedding(offset - 1)], -1))
+
+    def conditioned(self, hidden: Tensor, condition: Tensor) -> Tensor:
+        """As ``forward``, with ``condition`` computed before."""
+        return F.normalize(self.out(F.gelu(self.from_hidden(hidden) + condition)), dim=-1)

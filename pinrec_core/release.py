@@ -12,9 +12,9 @@
         catalogue.arrow            ids, titles, INT8 features
         dataset.json               the dataset's manifest
 
-A release is written beside and renamed into place, so a folder with a valid name is whole. Opening verifies it:
-checksums, and the identity of the embedding space that every part carries, so that parts of two releases cannot be
-mixed even where their checksums were made to agree.
+A release is written beside and renamed into place, so a folder with a valid name is whole. A part's checksum is checked
+when it is read, and so is the identity of the embedding space that model and ID embedder carry. ``Release.verify``
+checks the whole: that the index holds what this model makes of these items, even where checksums were made to agree.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from pinrec_core.catalogue import FILE_NAME as CATALOGUE_FILE
 from pinrec_core.catalogue import ItemCatalogue
 from pinrec_core.config import GenerationConfig, ModelConfig
 from pinrec_core.dataset import DatasetManifest
+from pinrec_core.device import torch_device
 from pinrec_core.errors import ReleaseError
 from pinrec_core.item_index import ItemIndex
 from pinrec_core.model import PinRec
@@ -49,6 +50,8 @@ INDEX_FILE = "index.faiss"
 DATASET_FILE = "dataset.json"
 PARTS = (MODEL_FILE, ID_EMBEDDER_FILE, INDEX_FILE, CATALOGUE_FILE, DATASET_FILE)
 CURRENT_FILE = "current"
+EVALUATION_SHARE_KEY = "evaluation_share"
+"""In the metrics: the share of users that training held out, by hash. Others must not be judged on."""
 SPACE_KEY = "embedding_space"
 ID_TABLE_PREFIX = "id_embedding."
 """Weights under this prefix travel in the ID embedder, not in ``model.safetensors``."""
@@ -113,15 +116,16 @@ class Release:
             raise ReleaseError(f"{folder}: not a release, {MANIFEST_FILE} is missing")
         try:
             manifest = ReleaseManifest.from_json(path.read_text("utf-8"))
+            expected = {name: (int(part["bytes"]), str(part["sha256"])) for name, part in manifest.files.items()}
         except (ValueError, TypeError, KeyError) as error:
             raise ReleaseError(f"{path}: not readable as a release manifest ({error})") from error
         for name in PARTS:
-            if name not in manifest.files:
+            if name not in expected:
                 raise ReleaseError(f"{path}: files lacks {name}")
             part = folder / name
             size = part.stat().st_size if part.is_file() else None
-            if size != manifest.files[name]["bytes"]:
-                raise ReleaseError(f"{part}: {size} bytes, expected {manifest.files[name]['bytes']}")
+            if size != expected[name][0]:
+                raise ReleaseError(f"{part}: {size} bytes, expected {expected[name][0]}")
         return Release(folder, manifest)
 
     def verify(self) -> None:
@@ -130,7 +134,10 @@ class Release:
             raise ReleaseError(
                 f"{INDEX_FILE} holds {len(self.index)} vectors, expected {len(self.catalogue)}, one per item"
             )
-        self._verified(DATASET_FILE)
+        if DatasetManifest.load(self._verified(DATASET_FILE).parent) != self.manifest.dataset:
+            raise ReleaseError(
+                f"{DATASET_FILE}: expected the dataset of {MANIFEST_FILE}; it belongs to another release"
+            )
         rows = np.linspace(0, len(self.catalogue) - 1, num=min(PROBES, len(self.catalogue)), dtype=np.int64)
         made = represent_catalogue(self.load_model("cpu"), self.load_id_embedder(), self.catalogue, rows)
         difference = float(np.abs(made - self.index.reconstruct(rows)).max())
@@ -150,7 +157,7 @@ class Release:
         return ItemIndex.read(self._verified(INDEX_FILE), nprobe=self.manifest.generation.nprobe)
 
     def load_model(self, device: torch.device | str) -> PinRec:
-        """The model in evaluation mode, without ID tables: ``id_embedding`` keeps no rows of use here."""
+        """The model in evaluation mode, without ID tables: those are the ID embedder's."""
         path = self._verified(MODEL_FILE)
         with safetensors.safe_open(path, "pt") as file:
             self._check_space(MODEL_FILE, (file.metadata() or {}).get(SPACE_KEY))
@@ -159,7 +166,7 @@ class Release:
         weights = safetensors.torch.load_file(path)
         del model.id_embedding
         model.load_state_dict(weights, strict=True, assign=True)
-        return model.to(device).eval()
+        return model.to(torch_device(device)).eval()
 
     def load_id_embedder(self) -> torch.jit.ScriptModule:
         extra = {SPACE_KEY: ""}
@@ -225,7 +232,7 @@ def current_release(releases: Path) -> Path:
     pointer = Path(releases) / CURRENT_FILE
     if not pointer.is_file():
         raise ReleaseError(f"{pointer}: expected the id of a release; publish one with `pinrec release`")
-    release_id = pointer.read_text("utf-8").strip()
+    release_id = pointer.read_text("utf-8", errors="replace").strip()
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", release_id):
         raise ReleaseError(f"{pointer}: {release_id!r} is not a release id")
     return Path(releases) / release_id

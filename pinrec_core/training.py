@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import math
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -23,7 +25,8 @@ from pinrec_core.catalogue import ItemCatalogue
 from pinrec_core.collate import collate, pad
 from pinrec_core.config import ModelConfig, ObjectiveConfig, TrainingConfig
 from pinrec_core.dataset import DatasetManifest
-from pinrec_core.errors import DataError
+from pinrec_core.device import torch_device
+from pinrec_core.errors import ConfigError, DataError
 from pinrec_core.history import NO_OUTCOME, History
 from pinrec_core.model import PinRec
 from pinrec_core.objective import Objective, TrainingBatch
@@ -49,18 +52,24 @@ class Run:
 
     @staticmethod
     def load(folder: Path) -> Run:
+        """Raises ``DataError`` when ``run.json`` is absent or not what ``train`` writes."""
         path = Path(folder) / RUN_FILE
         if not path.is_file():
             raise DataError(f"{path}: expected a finished training run; make one with `pinrec train`")
-        raw = json.loads(path.read_text("utf-8"))
-        return Run(
-            folder=Path(folder),
-            dataset=Path(raw["dataset"]),
-            model=ModelConfig.from_dict(raw["model"]),
-            objective=ObjectiveConfig.from_dict(raw["objective"]),
-            training=TrainingConfig.from_dict(raw["training"]),
-            metrics=raw["metrics"],
-        )
+        try:
+            raw = json.loads(path.read_text("utf-8"))
+            return Run(
+                folder=Path(folder),
+                dataset=Path(raw["dataset"]),
+                model=ModelConfig.from_dict(raw["model"]),
+                objective=ObjectiveConfig.from_dict(raw["objective"]),
+                training=TrainingConfig.from_dict(raw["training"]),
+                metrics=raw["metrics"],
+            )
+        except KeyError as error:
+            raise DataError(f"{path}: key {error} is missing: expected what `pinrec train` writes") from error
+        except (ValueError, TypeError, ConfigError) as error:
+            raise DataError(f"{path}: expected what `pinrec train` writes, {error}") from error
 
     def save(self) -> None:
         plain = {
@@ -75,10 +84,18 @@ class Run:
         beside.rename(self.folder / RUN_FILE)
 
     def load_model(self, device: torch.device | str = "cpu") -> PinRec:
-        weights = safetensors.torch.load_file(self.folder / WEIGHTS_FILE)
+        """The trained model in evaluation mode. Raises ``DataError`` when the weights are absent, damaged or others."""
+        path = self.folder / WEIGHTS_FILE
         model = PinRec(self.model)
-        model.load_state_dict({k.removeprefix("model."): v for k, v in weights.items() if k.startswith("model.")})
-        return model.to(device).eval()
+        try:
+            weights = safetensors.torch.load_file(path)
+            model.load_state_dict({k.removeprefix("model."): v for k, v in weights.items() if k.startswith("model.")})
+        except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+            reason = str(error).splitlines()[0]
+            raise DataError(
+                f"{path}: expected the weights of the model that {RUN_FILE} describes ({reason})"
+            ) from error
+        return model.to(torch_device(device)).eval()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,14 +118,20 @@ def train(
     device: str = "cpu",
     report: Callable[[Progress], None] = lambda _: None,
 ) -> Run:
-    """Train on the users that are not held out. Raises ``DataError`` when no user has two interactions."""
+    """Train on the users that are not held out.
+
+    Raises ``DataError`` when none of them has an interaction with an outcome, ``ConfigError`` for a device that is
+    not there or a ``folder`` that cannot be written: before the training, not after it.
+    """
+    target_device = torch_device(device)
     torch.manual_seed(training_config.seed)
     generator = np.random.default_rng(training_config.seed)
     catalogue = ItemCatalogue.open(dataset)
     info = BatchInfo.load(dataset / SEQUENCES)
     _check_manifest(DatasetManifest.load(dataset), info)
-    model = PinRec(model_config).to(device)
-    objective = Objective(model_config, objective_config, catalogue_size=len(catalogue)).to(device)
+    _make_writable(folder)
+    model = PinRec(model_config).to(target_device)
+    objective = Objective(model_config, objective_config, catalogue_size=len(catalogue)).to(target_device)
     optimizer = torch.optim.AdamW(_parameter_groups(model, objective, training_config))
     base_rates = [group["lr"] for group in optimizer.param_groups]
 
@@ -122,12 +145,13 @@ def train(
             share = (epoch + share_of_epoch) / training_config.epochs
             for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
                 group["lr"] = rate * learning_rate_factor(share, training_config.warmup_share)
-            batch = _training_batch(histories, model, catalogue, objective_config, generator, device)
+            batch = _training_batch(histories, model, catalogue, objective_config, generator, target_device)
             loss = objective(model, batch)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), training_config.gradient_clip)
             optimizer.step()
+            objective.cap_temperature()
             interactions += sum(len(h) for h in histories)
             steps += 1
             # One read of the loss per step, for the progress line; on a CPU it costs nothing.
@@ -135,37 +159,35 @@ def train(
             report(Progress(epoch=epoch, share=share, loss=recent, interactions=interactions))
     if steps == 0:
         raise DataError(
-            f"{dataset}: no user outside the evaluation share has two interactions; there is nothing to learn"
+            f"{dataset}: expected an interaction with an outcome by a user outside the evaluation share; "
+            "there is nothing to learn from"
         )
 
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = {f"model.{k}": v.cpu().contiguous() for k, v in model.state_dict().items()}
-    weights |= {f"objective.{k}": v.cpu().contiguous() for k, v in objective.state_dict().items()}
-    safetensors.torch.save_file(weights, folder / WEIGHTS_FILE)
     run = Run(
         folder=folder, dataset=dataset, model=model_config, objective=objective_config, training=training_config,
         metrics={"final_loss": recent, "steps": steps, "interactions": interactions},
     )  # fmt: skip
-    run.save()
+    _write(run, model, objective)
     return run
 
 
 def epoch_batches(
     sequences: Path, info: BatchInfo, model: ModelConfig, training: TrainingConfig, generator: np.random.Generator
 ) -> Iterator[tuple[float, list[History]]]:
-    """One pass over the training users: (share of the pass, B histories of at most ``max_history``).
+    """One pass over the training users: (share of the pass, in (0, 1], B histories of at most ``max_history``).
 
     A long history is cut into stretches at an offset drawn anew each epoch, so that every position learns from
     contexts of every length. Within the shuffle buffer, histories of similar length share a batch.
     """
     buffer: list[History] = []
-    seen = 0
+    seen = drained = 0  # users read, and users whose histories have left the buffer
 
-    def drain() -> Iterator[list[History]]:
+    def drain() -> Iterator[tuple[float, list[History]]]:
         order = np.argsort([len(h) + generator.random() for h in buffer])
         batches = [order[i : i + training.batch_users] for i in range(0, len(order), training.batch_users)]
-        for i in generator.permutation(len(batches)):
-            yield [buffer[j] for j in batches[i]]
+        for done, i in enumerate(generator.permutation(len(batches)), start=1):
+            users = drained + (seen - drained) * done / len(batches)
+            yield users / max(1, info.num_users), [buffer[j] for j in batches[i]]
         buffer.clear()
 
     for user_id, history in iter_histories(sequences):
@@ -174,18 +196,20 @@ def epoch_batches(
             continue
         buffer.extend(stretches(history, model.max_history, generator))
         if len(buffer) >= SHUFFLE_BUFFER:
-            for batch in drain():
-                yield seen / info.num_users, batch
-    for batch in drain():
-        yield seen / max(1, info.num_users), batch
+            yield from drain()
+            drained = seen
+    yield from drain()
 
 
 def stretches(history: History, length: int, generator: np.random.Generator) -> Iterator[History]:
-    """Cut a history into consecutive stretches of at most ``length``; one interaction alone teaches nothing."""
+    """Cut a history into consecutive stretches of at most ``length``; one without a target teaches nothing.
+
+    A single interaction is kept: it teaches the start token what a user without history does.
+    """
     start = 0
     end = len(history) if len(history) <= length else int(generator.integers(1, length + 1))
     while start < len(history):
-        if end - start >= 2:
+        if (history.outcome[start:end] != NO_OUTCOME).any():
             yield history.take(slice(start, end))
         start, end = end, min(end + length, len(history))
 
@@ -203,11 +227,11 @@ def _training_batch(
     catalogue: ItemCatalogue,
     objective: ObjectiveConfig,
     generator: np.random.Generator,
-    device: str,
+    device: torch.device,
 ) -> TrainingBatch:
     item_key = pad([h.item_key for h in histories]).to(device)
     B, T = item_key.shape
-    id_embedding = model.id_embedding(item_key.flatten()).view(B, T, -1)
+    id_embedding = model.id_embedding(item_key.flatten()).unflatten(0, (B, T))
     drawn = generator.integers(0, len(catalogue), size=objective.random_negatives)
     return TrainingBatch(
         history=collate(histories, id_embedding),
@@ -228,6 +252,25 @@ def _parameter_groups(model: PinRec, objective: Objective, config: TrainingConfi
         {"params": [p for p in rest if p.ndim > 1], "lr": config.learning_rate, "weight_decay": config.weight_decay},
         {"params": [p for p in rest if p.ndim <= 1], "lr": config.learning_rate, "weight_decay": 0.0},
     ]
+
+
+def _write(run: Run, model: PinRec, objective: Objective) -> None:
+    """The weights, then ``run.json``: where that is, the weights beside it are its own."""
+    (run.folder / RUN_FILE).unlink(missing_ok=True)
+    weights = {f"model.{k}": v.cpu().contiguous() for k, v in model.state_dict().items()}
+    weights |= {f"objective.{k}": v.cpu().contiguous() for k, v in objective.state_dict().items()}
+    safetensors.torch.save_file(weights, run.folder / WEIGHTS_FILE)
+    run.save()
+
+
+def _make_writable(folder: Path) -> None:
+    """The folder, made where it is missing. Raises ``ConfigError`` where nothing can be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(f"out={str(folder)!r}: expected a folder to write to ({error.strerror})") from error
 
 
 def _check_manifest(manifest: DatasetManifest, info: BatchInfo) -> None:

@@ -17,10 +17,10 @@ from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, Observation, SparkSession, Window
 from pyspark.sql import functions as F
 
-from pinrec_core.data.output_folder import output_folder
 from pinrec_core.dataset import DatasetManifest
 from pinrec_core.errors import DataError, PinRecError, ServerError, require
 from pinrec_core.history import NO_OUTCOME, ItemType
+from pinrec_core.output_folder import output_folder
 from pinrec_core.sequences import BatchInfo, is_batch
 from signal_service.spark_session import spark_session
 
@@ -54,6 +54,8 @@ def run_batch_job(
     require(max_interactions_per_user > 0, "max_interactions_per_user", max_interactions_per_user, "at least 1",
             error=DataError)  # fmt: skip
     require(lookback_days is None or lookback_days > 0, "lookback_days", lookback_days, "at least 1", error=DataError)
+    require(end_time > manifest.first_timestamp, "end_time", end_time,
+            f"above {manifest.first_timestamp}, the time of the first event", error=DataError)  # fmt: skip
     start_time = None if lookback_days is None else end_time - lookback_days * SECONDS_PER_DAY
     for part in ("events", "features.parquet"):
         if not (dataset / part).exists():

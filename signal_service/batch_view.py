@@ -8,11 +8,11 @@ from pathlib import Path
 
 from rocksdict import AccessType, BlockBasedOptions, DBCompressionType, Options, Rdict, WriteBatch, WriteOptions
 
-from pinrec_core.data.output_folder import output_folder
 from pinrec_core.dataset import DatasetManifest
-from pinrec_core.errors import DataError, StoreError
+from pinrec_core.errors import DataError, PinRecError, StoreError
 from pinrec_core.history import History
 from pinrec_core.ids import user_store_key
+from pinrec_core.output_folder import output_folder
 from pinrec_core.sequences import BatchInfo, is_batch, iter_histories
 from signal_service.history_codec import decode_history, encode_history
 
@@ -26,14 +26,19 @@ def build_batch_view(signals: Path, *, progress: Callable[[int], None] | None = 
     """Write ``signals/batch`` anew from ``signals/sequences`` and return its path.
 
     Memory stays bounded; ``progress`` is told the number of users written so far. Raises ``DataError`` when the
-    sequences are absent or do not belong to ``signals/dataset.json``.
+    sequences are absent or do not belong to ``signals/dataset.json``, ``StoreError`` when RocksDB cannot write.
     """
     signals = Path(signals)
     manifest = DatasetManifest.load(signals)
     info = BatchInfo.load(signals / SEQUENCES)
     with output_folder(signals / VIEW, overwrite=True, is_replaceable=is_batch, kind="batch view") as folder:
-        with closing(Rdict(str(folder / _DATABASE), _options())) as database:
-            written = _write(database, iter_histories(signals / SEQUENCES), manifest, progress)
+        try:
+            with closing(Rdict(str(folder / _DATABASE), _options())) as database:
+                written = _write(database, iter_histories(signals / SEQUENCES), manifest, progress)
+        except PinRecError:
+            raise
+        except Exception as error:  # rocksdict raises nothing narrower
+            raise StoreError(f"{signals / VIEW}: cannot be written: {error}") from error
         if written != info.num_users:
             raise DataError(f"{signals / SEQUENCES}: holds {written} users, expected num_users={info.num_users}")
         info.save(folder)

@@ -1,12 +1,11 @@
 """Stored events as a history of one release: its catalogue's features, its vocabulary's numbers, its text encoder.
 
-What this release does not know (an item added since, an action it has no outcome for) is left out and counted; it is
-no error, because the store outlives releases.
+What this release does not know (an item added since, an action it has no outcome for) is left out. That is no error:
+the store outlives releases.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,7 +19,7 @@ from signal_service.store import Event
 
 
 class EventHistoryBuilder:
-    """Turns events into histories. ``skipped`` counts what was left out, by reason."""
+    """Turns events into histories."""
 
     def __init__(self, manifest: DatasetManifest, catalogue: ItemCatalogue, encoder: TextEncoder) -> None:
         self._outcome = {name: number for number, name in enumerate(manifest.outcomes)}
@@ -29,7 +28,6 @@ class EventHistoryBuilder:
         self._catalogue = catalogue
         self._encoder = encoder
         self.feature_width = manifest.feature_width
-        self.skipped: Counter[str] = Counter()
 
     def build(self, events: Sequence[Event]) -> History:
         """The events this release can read, in the order given."""
@@ -38,13 +36,8 @@ class EventHistoryBuilder:
         outcome: list[int] = []
         for position, event in enumerate(events):
             is_query = event.item_type is ItemType.QUERY
-            if not is_query and event.action not in self._outcome:
-                self.skipped["action"] += 1
-            elif not is_query and rows[position] < 0:
-                self.skipped["item"] += 1
-            elif is_query and event.action not in self._query_actions:
-                self.skipped["query_action"] += 1
-            else:
+            known = event.action in self._query_actions if is_query else event.action in self._outcome
+            if known and (is_query or rows[position] >= 0):
                 kept.append(position)
                 outcome.append(NO_OUTCOME if is_query else self._outcome[event.action])
         feature = np.empty((len(kept), self.feature_width), np.int8)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pinrec_core.errors import ConfigError, PinRecError, StoreError
+from pinrec_core.errors import PinRecError, StoreError
 from pinrec_core.history import DTYPES, NO_OUTCOME, History, ItemType
 from pinrec_core.ids import string_key
 from pinrec_core.quantization import quantize_int8
@@ -27,9 +27,7 @@ class SignalFetchStage:
     """Built from ``parameters``; raises ``ReleaseError`` when signals and release do not belong together."""
 
     def __init__(self, parameters: StageParameters, *, clock: Callable[[], float] = time.time) -> None:
-        if parameters.release is None:
-            raise ConfigError("release=None: signal_fetch expects the folder of a release")
-        release = Release.open(parameters.release)
+        release = Release.open(parameters.release_folder)
         manifest = release.manifest
         histories = UserHistories.open(
             manifest.dataset, release.catalogue, signals=parameters.signals, realtime=parameters.realtime

@@ -33,10 +33,6 @@ class RealtimeSource:
         self._retry_at = float("-inf")
         self._failed = False
 
-    @property
-    def available(self) -> bool:
-        return self._reader is not None
-
     def refresh(self) -> None:
         """See all appends that have returned; called once per batch. Without a store it does nothing."""
         if self._reader is None:

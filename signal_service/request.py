@@ -12,14 +12,11 @@ from typing import TypeVar
 import numpy as np
 
 from pinrec_core.config import GenerationConfig, ModelConfig
+from pinrec_core.contract import BUDGET_TOLERANCE
 from pinrec_core.dataset import UNKNOWN_SURFACE, DatasetManifest
 from pinrec_core.errors import InvalidRequestError, require
 from pinrec_core.ids import IdKind, user_store_key
 from pinrec_core.stages.base import Tensors, scalar, text
-
-BUDGET_TOLERANCE = 1e-4
-"""How far weights may be from summing to 1: float32 sums of decimal fractions are off by 1e-7, rounding to four digits
-by less than this, and a forgotten outcome by more."""
 
 MAX_REQUEST_TIME = 253_402_300_799
 """The end of the year 9999 in Unix seconds; a present time in milliseconds is beyond it."""

@@ -7,8 +7,6 @@ primary's write-ahead log, so it sees an event as soon as ``append`` has returne
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,8 +16,13 @@ from typing import cast
 from rocksdict import AccessType, BlockBasedOptions, Options, Rdict, WriteBatch, WriteOptions
 
 from pinrec_core.errors import StoreError
+from pinrec_core.temporary_folder import TemporaryFolder
 from signal_service.event_codec import decode_event, event_key, event_value, range_start
 from signal_service.store import Event
+
+SECONDARY_PREFIX = "pinrec-reader-"
+LOCKED = ("While lock file", "lock hold by current process")
+"""What RocksDB says of a store that a primary holds, in another process and in this one."""
 
 
 class RocksDbEventStore:
@@ -29,12 +32,12 @@ class RocksDbEventStore:
     waits for the disk, so that it survives the machine.
     """
 
-    def __init__(self, database: Rdict, path: Path, *, private: Path | None, sync: bool) -> None:
+    def __init__(self, database: Rdict, path: Path, *, private: TemporaryFolder | None, sync: bool) -> None:
         self._database: Rdict | None = database
         self._path = path
         self._private = private  # a secondary's own folder; None for the primary
         if private is not None:  # also for a reader that nobody closes
-            weakref.finalize(self, shutil.rmtree, private, ignore_errors=True)
+            weakref.finalize(self, private.close)
         self._caught_up_with: frozenset[tuple[str, int]] | None = None
         self._write_options = WriteOptions()
         self._write_options.sync = sync
@@ -43,7 +46,10 @@ class RocksDbEventStore:
     def open_primary(path: Path, *, sync: bool = False) -> RocksDbEventStore:
         """Open for writing, creating the store if need be. Raises ``StoreError``, as when another process holds it."""
         path = Path(path)
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"{path}: expected a folder for the real-time store ({error.strerror})") from error
         with _as_store_error(f"{path}: cannot be opened for writing"):
             return RocksDbEventStore(Rdict(str(path), _options(create=True)), path, private=None, sync=sync)
 
@@ -53,13 +59,13 @@ class RocksDbEventStore:
         path = Path(path)
         if not (path / "CURRENT").is_file():  # RocksDB would create folders before it fails
             raise StoreError(f"{path}: expected a real-time store; `signal_ingest` creates it when it starts")
-        private = Path(tempfile.mkdtemp(prefix="pinrec-secondary-"))  # two secondaries must not share one
+        private = TemporaryFolder(SECONDARY_PREFIX)  # two secondaries must not share one
         try:
             with _as_store_error(f"{path}: cannot be opened for reading"):
-                access = AccessType.secondary(str(private))
+                access = AccessType.secondary(str(private.path))
                 database = Rdict(str(path), _options(create=False), access_type=access)
         except StoreError:
-            shutil.rmtree(private, ignore_errors=True)
+            private.close()
             raise
         return RocksDbEventStore(database, path, private=private, sync=False)
 
@@ -106,7 +112,7 @@ class RocksDbEventStore:
             self._database.close()
             self._database = None
         if self._private is not None:
-            shutil.rmtree(self._private, ignore_errors=True)
+            self._private.close()
 
     def __enter__(self) -> RocksDbEventStore:
         return self
@@ -148,4 +154,6 @@ def _as_store_error(sentence: str) -> Iterator[None]:
     except StoreError:
         raise
     except Exception as error:
+        if any(words in str(error) for words in LOCKED):
+            raise StoreError(f"{sentence}: another process writes to it, and a store has one writer") from error
         raise StoreError(f"{sentence}: {error}") from error

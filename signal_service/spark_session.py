@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,7 @@ from pyspark import SparkContext
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-from pinrec_core.errors import ServerError
+from pinrec_core.errors import ConfigError, ServerError, require
 from signal_service.java_runtime import find_java, spark_environment
 
 LOCAL_ONLY = {
@@ -23,16 +24,23 @@ LOCAL_ONLY = {
 """A local master talks to itself; one on a cluster must be reachable by its executors."""
 
 
+MASTER = re.compile(r"local(\[[^\]]+\])?$|yarn$|(spark|k8s|mesos)://.")
+"""Checked here, because Spark answers anything else with a Java stack trace."""
+
+
 @contextmanager
 def spark_session(*, name: str, master: str, driver_memory: str, shuffle_partitions: int) -> Iterator[SparkSession]:
     """A session for one job.
 
     Where Spark is already up (``spark-submit``, a notebook) its session is used as configured there and left running.
-    Otherwise one is started and, on exit, its Java process ends too. Raises ``ServerError`` without a usable Java.
+    Otherwise one is started and, on exit, its Java process ends too. Raises ``ConfigError`` for what is no master and
+    ``ServerError`` without a usable Java.
     """
     if SparkContext._active_spark_context is not None or "PYSPARK_GATEWAY_PORT" in os.environ:
         yield SparkSession.builder.appName(name).getOrCreate()
         return
+    require(MASTER.match(master) is not None, "master", master,
+            "a Spark master such as local[*], spark://host:7077, yarn or k8s://…", error=ConfigError)  # fmt: skip
     settings = {
         "spark.driver.memory": driver_memory,
         "spark.ui.enabled": "false",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pinrec_client.errors import require
 from pinrec_client.types import Tls
 
 DEFAULT_URL = "127.0.0.1:8001"
@@ -13,7 +14,8 @@ _UNLIMITED = -1
 
 
 def channel_arguments(url: str, tls: Tls | None) -> dict[str, Any]:
-    """Constructor arguments of either of tritonclient's gRPC clients."""
+    """Constructor arguments of either of tritonclient's gRPC clients. Raises ``InvalidRequestError`` for no url."""
+    require(url != "", "url", url, "host:port of the service")
     arguments: dict[str, Any] = {
         "url": url,
         "channel_args": [

@@ -41,4 +41,7 @@ EVENTS: dict[str, str] = {
     "event_query": "BYTES",
 }
 
+BUDGET_TOLERANCE = 2e-3
+"""How far the weights of a budget may be from summing to 1; the service normalises them."""
+
 STORED: dict[str, str] = {"stored": "INT32"}

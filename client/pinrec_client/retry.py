@@ -1,7 +1,7 @@
 """When to try again: jittered exponential back-off, inside the time the caller gave. Never sleeps itself.
 
 Only an unavailable service is tried again. Both calls may be repeated: a recommendation is a read, and the store
-keeps an event id once.
+keeps an event (user, timestamp, event id) once.
 """
 
 from __future__ import annotations

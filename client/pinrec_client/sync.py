@@ -14,7 +14,7 @@ from tritonclient.utils import InferenceServerException
 from pinrec_client import codec
 from pinrec_client.channel import DEFAULT_TIMEOUT, DEFAULT_URL, channel_arguments
 from pinrec_client.contract import ENSEMBLE, INGEST
-from pinrec_client.errors import DeadlineExceededError, PinRecClientError, UnavailableError
+from pinrec_client.errors import DeadlineExceededError, PinRecClientError, UnavailableError, require
 from pinrec_client.retry import NO_RETRY, Call, RetryPolicy
 from pinrec_client.types import Event, ItemId, Recommendations, RecommendRequest, Tls, UserId
 
@@ -118,6 +118,7 @@ class PinRecClient:
 
         A request that fails has its error in the place of its answer; the others are unharmed.
         """
+        require(concurrency >= 1, "concurrency", concurrency, "at least 1")
 
         def one(request: RecommendRequest) -> Recommendations | PinRecClientError:
             try:

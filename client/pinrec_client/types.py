@@ -6,19 +6,18 @@ Checked here is only what holds for every release; whether an outcome or a surfa
 from __future__ import annotations
 
 import math
+import os
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from pinrec_client.contract import BUDGET_TOLERANCE
 from pinrec_client.errors import require
 
 UserId = int | str
 ItemId = int | str
-
-BUDGET_TOLERANCE = 1e-3
-"""How far the weights of a budget may be from summing to 1: room for weights written with three decimals."""
 
 _INT32_MAX = (1 << 31) - 1
 _INT64_MAX = (1 << 63) - 1
@@ -49,18 +48,20 @@ class RecommendRequest:
             _require_int("num_items", self.num_items, 1, _INT32_MAX)
         if self.budget is not None:
             _require_budget(self.budget)
-        for name in ("surface", "query"):
-            value = getattr(self, name)
-            if value is not None:
-                _require_text(name, value)
+        if self.surface is not None:
+            _require_text("surface", self.surface)
+        if self.query is not None:
+            _require_text("query", self.query, min_length=1)
+        require(self.query is None or self.query_embedding is None, "query, query_embedding", self.query,
+                "at most one of them")  # fmt: skip
         if self.query_embedding is not None:
             _require_embedding(self.query_embedding)
         require(isinstance(self.exclude_seen, (bool, np.bool_, type(None))), "exclude_seen", self.exclude_seen,
                 "a boolean")  # fmt: skip
-        for name in ("request_time", "seed"):
-            value = getattr(self, name)
-            if value is not None:
-                _require_int(name, value, 0, _INT64_MAX)
+        if self.request_time is not None:
+            _require_int("request_time", self.request_time, 1, _INT64_MAX)
+        if self.seed is not None:
+            _require_int("seed", self.seed, 0, _INT64_MAX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +86,8 @@ class Recommendations:
 class Event:
     """Something a user did: an action on an item, or a search query (a text and no item).
 
-    ``timestamp`` is in Unix seconds. ``event_id`` identifies the event for good: the service stores an id once, which
-    is what makes a repeated write safe. Raises ``InvalidRequestError``.
+    ``timestamp`` is in Unix seconds. User, timestamp and ``event_id`` together identify an event for good: the service
+    stores them once, which is what makes a repeated write of the same ``Event`` safe. Raises ``InvalidRequestError``.
     """
 
     user_id: UserId
@@ -101,7 +102,7 @@ class Event:
         _require_id("user_id", self.user_id)
         for name in ("action", "event_id"):
             _require_text(name, getattr(self, name), min_length=1)
-        _require_int("timestamp", self.timestamp, 0, _INT64_MAX)
+        _require_int("timestamp", self.timestamp, 1, _INT64_MAX)
         if self.item_id is not None:
             _require_id("item_id", self.item_id)
         require((self.item_id is None) != (self.query is None), "item_id, query", (self.item_id, self.query),
@@ -113,11 +114,19 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tls:
-    """TLS of the channel; each field is the path of a PEM file. Without ``root_certificates`` gRPC's own are used."""
+    """TLS of the channel; each field is the path of a PEM file. Without ``root_certificates`` gRPC's own are used.
+
+    Raises ``InvalidRequestError`` for a file that is not there.
+    """
 
     root_certificates: str | None = None
     private_key: str | None = None
     certificate_chain: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("root_certificates", "private_key", "certificate_chain"):
+            path = getattr(self, name)
+            require(path is None or os.path.isfile(path), name, path, "a PEM file")
 
 
 def _is_int(value: object) -> bool:

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 stderr = Console(stderr=True, highlight=False)
 stdout = Console(highlight=False)
@@ -21,6 +30,20 @@ def progress(*columns: TextColumn, count: bool = False) -> Progress:
     )  # fmt: skip
 
 
-def print_json(document: Any) -> None:
+@contextmanager
+def phase_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for every phase of a job; the block gets the function to report with: phase, done, total."""
+    with progress(count=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def report(phase: str, done: int, total: int) -> None:
+            if phase not in tasks:
+                tasks[phase] = bars.add_task(phase)
+            bars.update(tasks[phase], completed=done, total=total)
+
+        yield report
+
+
+def print_json(document: object) -> None:
     """One JSON document on stdout, for machines."""
     print(json.dumps(document, ensure_ascii=False))

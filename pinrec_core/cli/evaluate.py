@@ -10,6 +10,7 @@ import typer
 if TYPE_CHECKING:
     from pinrec_core.evaluation import EvaluationCase, EvaluationReport
     from pinrec_core.indexed_model import IndexedModel
+    from pinrec_core.training import Run
 
 
 def evaluate(
@@ -42,28 +43,48 @@ def load_subject(
     subject: Path, dataset: Path | None, targets: int, max_users: int
 ) -> tuple[IndexedModel, list[EvaluationCase], Any]:
     """What to judge, on whom, and the popularity counts. A run is indexed and calibrated on the way."""
-    from pinrec_core.catalogue import ItemCatalogue
     from pinrec_core.cli.console import stderr
     from pinrec_core.config import TrainingConfig
-    from pinrec_core.errors import ConfigError
+    from pinrec_core.dataset import DatasetManifest
+    from pinrec_core.errors import ConfigError, DataError
     from pinrec_core.evaluation import evaluation_cases
-    from pinrec_core.indexed_model import IndexedModel, default_compression_target, default_generation
-    from pinrec_core.release import MANIFEST_FILE, Release
+    from pinrec_core.indexed_model import IndexedModel
+    from pinrec_core.release import EVALUATION_SHARE_KEY, MANIFEST_FILE, Release
     from pinrec_core.training import Run
 
-    release = Release.open(subject) if (subject / MANIFEST_FILE).is_file() else None
-    run = None if release else Run.load(subject)
-    if dataset is None and run is None:
+    if not (subject / MANIFEST_FILE).is_file():
+        return index_run(Run.load(subject), dataset, targets, max_users)
+    if dataset is None:
         raise ConfigError("--dataset: expected the prepared dataset to judge a release on")
-    folder = dataset or run.dataset  # type: ignore[union-attr]
-    share = run.training.evaluation_share if run else TrainingConfig().evaluation_share
+    release, given = Release.open(subject), DatasetManifest.load(dataset)
+    for name in ("outcomes", "surfaces", "item_id_kind", "feature_space"):
+        got, expected = getattr(given, name), getattr(release.manifest.dataset, name)
+        if got != expected:
+            raise DataError(f"{dataset}: {name}={got!r}, expected {expected!r}, which the release was made with")
+    # The share that the run held out: a larger one would count users it was trained on.
+    share = release.manifest.metrics.get(EVALUATION_SHARE_KEY, TrainingConfig().evaluation_share)
     with stderr.status("reading held-out users"):
         cases, popularity = evaluation_cases(
-            folder, ItemCatalogue.open(folder), share=share, targets=targets, max_users=max_users
+            dataset, release.catalogue, share=share, targets=targets, max_users=max_users
         )
-    if release:
-        return IndexedModel.from_release(release), cases, popularity
-    assert run is not None
+    return IndexedModel.from_release(release), cases, popularity
+
+
+def index_run(
+    run: Run, dataset: Path | None, targets: int, max_users: int
+) -> tuple[IndexedModel, list[EvaluationCase], Any]:
+    """A run indexed and calibrated, its held-out users, and the popularity counts."""
+    from pinrec_core.catalogue import ItemCatalogue
+    from pinrec_core.cli.console import stderr
+    from pinrec_core.evaluation import evaluation_cases
+    from pinrec_core.indexed_model import IndexedModel, default_compression_target, default_generation
+
+    folder = dataset or run.dataset
+    with stderr.status("reading held-out users"):
+        cases, popularity = evaluation_cases(
+            folder, ItemCatalogue.open(folder), share=run.training.evaluation_share, targets=targets,
+            max_users=max_users,
+        )  # fmt: skip
     with stderr.status("indexing and calibrating"):
         serving = IndexedModel.from_run(
             run, folder, cases,

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from pinrec_core.cli.client_options import DEFAULT_TIMEOUT, DEFAULT_URL, StringIds, Timeout, Url
+
 
 def log_event(
     user: Annotated[str, typer.Argument(help="Who acted: a user id.")],
@@ -15,13 +17,15 @@ def log_event(
     surface: Annotated[str, typer.Option(help="Where it happened, as the log names it.")] = "",
     timestamp: Annotated[int | None, typer.Option(metavar="SECONDS", help="Unix time; now otherwise.")] = None,
     event_id: Annotated[
-        str | None, typer.Option(help="Identity of the event: one id is stored once. A new one otherwise.")
+        str | None,
+        typer.Option(
+            help="Identity of the event beside user and --timestamp: repeating all three stores it once. A new one "
+            "otherwise."
+        ),
     ] = None,
-    string_ids: Annotated[
-        bool, typer.Option("--string-ids", help="Take ids as text even where they look like integers.")
-    ] = False,
-    url: Annotated[str, typer.Option(help="host:port of the service's gRPC endpoint.")] = "127.0.0.1:8001",
-    timeout: Annotated[float, typer.Option(help="Seconds that the write may take.")] = 10.0,
+    string_ids: StringIds = False,
+    url: Url = DEFAULT_URL,
+    timeout: Timeout = DEFAULT_TIMEOUT,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Write one event of a user to a running service."""

@@ -37,6 +37,8 @@ for command in (demo, synth, prepare, train, evaluate, release, serve, recommend
 
 def main() -> None:
     """Entry point. A foreseen error ends with one sentence and its own exit code, never with a traceback."""
+    # Before torch loads OpenMP: threads that spin while they wait slow each other down as soon as the cores are shared.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except PinRecError as error:
@@ -47,3 +49,9 @@ def main() -> None:
         raise SystemExit(INTERRUPTED) from None
     except BrokenPipeError:  # `pinrec recommend … | head` is not an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # what the machine refuses: a path that cannot be read or written, a full disk
+        if error.errno is None:  # not the machine's: a fault of ours
+            raise
+        path = "" if error.filename is None else f"{error.filename}: "
+        print(f"pinrec: {path}{error.strerror}", file=sys.stderr)
+        raise SystemExit(PinRecError.exit_code) from None

@@ -51,19 +51,16 @@ def prepare(
     import time
     from dataclasses import asdict
 
-    from pinrec_core.cli.console import print_json, progress, stderr, stdout
+    from pinrec_core.cli.console import phase_progress, print_json, stderr, stdout
     from pinrec_core.data.prepare import prepare_dataset
+    from pinrec_core.errors import require
 
+    now = int(time.time())
+    require(end_time is None or end_time <= now, "--end-time", end_time,
+            f"at most {now} (now): events before it are not looked for in the real-time store")  # fmt: skip
     spec, folder = _choose(preset, config, data)
-    with progress(count=True) as bar:
-        tasks: dict[str, int] = {}
-
-        def advance(phase: str, done: int, total: int) -> None:
-            if phase not in tasks:
-                tasks[phase] = bar.add_task(phase)
-            bar.update(tasks[phase], completed=done, total=total)  # type: ignore[arg-type]
-
-        report = prepare_dataset(spec, folder, out, now=int(time.time()), overwrite=overwrite, progress=advance)
+    with phase_progress() as advance:
+        report = prepare_dataset(spec, folder, out, now=now, overwrite=overwrite, progress=advance)
     if not skip_signals:
         _build_signals(out, master, end_time)
     if json_:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pinrec_core.cli.client_options import DEFAULT_TIMEOUT, DEFAULT_URL, StringIds, Timeout, Url
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -34,11 +36,9 @@ def recommend(
     titles: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="A release or a prepared dataset to read item titles from.")
     ] = None,
-    string_ids: Annotated[
-        bool, typer.Option("--string-ids", help="Take user ids as text even where they look like integers.")
-    ] = False,
-    url: Annotated[str, typer.Option(help="host:port of the service's gRPC endpoint.")] = "127.0.0.1:8001",
-    timeout: Annotated[float, typer.Option(help="Seconds that one request may take.")] = 10.0,
+    string_ids: StringIds = False,
+    url: Url = DEFAULT_URL,
+    timeout: Timeout = DEFAULT_TIMEOUT,
     json_: Annotated[bool, typer.Option("--json", help="Print a JSON list, one entry per user.")] = False,
 ) -> None:
     """Recommend items to one or more users, from a running service."""

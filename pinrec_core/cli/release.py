@@ -30,19 +30,21 @@ def release(
     import datetime
 
     from pinrec_core.cli.console import print_json, stderr, stdout
-    from pinrec_core.cli.evaluate import load_subject, report_table, run_evaluation
+    from pinrec_core.cli.evaluate import index_run, report_table, run_evaluation
     from pinrec_core.publishing import publish
+    from pinrec_core.release import EVALUATION_SHARE_KEY
     from pinrec_core.training import Run
 
-    folder = dataset or Run.load(run).dataset
-    serving, cases, popularity = load_subject(run, folder, targets, max_users=2000)
+    trained = Run.load(run)
+    folder = dataset or trained.dataset
+    serving, cases, popularity = index_run(trained, folder, targets, max_users=2000)
     report = run_evaluation(serving, cases, popularity, k=10) if evaluate and cases else None
     with stderr.status("publishing") as status:
         published = publish(
             serving,
             dataset=folder,
             releases=releases,
-            metrics=report.to_dict() if report else {},
+            metrics={EVALUATION_SHARE_KEY: trained.training.evaluation_share} | (report.to_dict() if report else {}),
             now=datetime.datetime.now(datetime.UTC),
             make_current=make_current,
             report=lambda what: status.update(f"publishing: {what}"),

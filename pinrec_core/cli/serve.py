@@ -26,13 +26,15 @@ def serve(
     batch_only: Annotated[
         bool, typer.Option("--batch-only", help="Serve without a real-time store: no event is read or accepted.")
     ] = False,
-    grpc_port: Annotated[int, typer.Option(help="Port for recommendations and events.")] = 8001,
-    http_port: Annotated[int, typer.Option(help="Port for the same over HTTP, and for health.")] = 8000,
-    metrics_port: Annotated[int, typer.Option(help="Port for Prometheus.")] = 8002,
+    grpc_port: Annotated[int, typer.Option(min=1, max=65535, help="Port for recommendations and events.")] = 8001,
+    http_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port for the same over HTTP, and for health.")
+    ] = 8000,
+    metrics_port: Annotated[int, typer.Option(min=1, max=65535, help="Port for Prometheus.")] = 8002,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every interface.")] = "127.0.0.1",
     device: Annotated[str, typer.Option(help="Where the generator runs: cpu, cuda, cuda:1.")] = "cpu",
     threads: Annotated[
-        int | None, typer.Option(help="Threads of each stage process.", show_default="all cores")
+        int | None, typer.Option(help="Threads of each stage process.", show_default="half of the cores")
     ] = None,
     instances: Annotated[
         list[str] | None, typer.Option(help="Processes of a stage, e.g. generator=2. Repeatable.", show_default=False)
@@ -44,7 +46,9 @@ def serve(
     log_dir: Annotated[
         Path | None, typer.Option(help="Folder for triton.log.", show_default="a temporary folder")
     ] = None,
-    drain_timeout: Annotated[float, typer.Option(help="Seconds to finish accepted requests when stopping.")] = 30.0,
+    drain_timeout: Annotated[
+        float, typer.Option(min=0.0, help="Seconds to finish accepted requests when stopping.")
+    ] = 30.0,
     triton: Annotated[
         str, typer.Option(help="Which Triton: image (/opt/tritonserver), wheel (nvidia-pytriton), or auto.")
     ] = "auto",
@@ -58,25 +62,27 @@ def serve(
 
     Example: pinrec serve --releases releases --signals data/ml100k/signals
     """
-    import os
     import tempfile
 
     from pinrec_core.cli.console import print_json, stderr, stdout
-    from pinrec_core.errors import require
+    from pinrec_core.errors import ConfigError, DataError, require
     from pinrec_core.serving.companion import Companion
-    from pinrec_core.serving.deployment import ServingOptions, parse_instances
+    from pinrec_core.serving.deployment import ServingOptions, default_threads, parse_instances
     from pinrec_core.serving.installation import TritonSource
     from pinrec_core.serving.model_repository import default_templates
     from pinrec_core.serving.runtime import Endpoint, TritonServer
 
-    require((release is None) != (releases is None), "--release", str(release), "exactly one of --release, --releases")
+    if (release is None) == (releases is None):
+        raise ConfigError("expected exactly one of --release, --releases")
+    require(not (signals / "signals").is_dir(), "--signals", str(signals), "the folder `signals` within it",
+            error=DataError)  # fmt: skip
     require(triton in set(TritonSource), "--triton", triton, f"one of {', '.join(TritonSource)}")
     require(not (batch_only and realtime), "--realtime", str(realtime), "no folder with --batch-only")
     options = ServingOptions(
         signals=signals,
         realtime=None if batch_only else (realtime or signals / "realtime"),
         device=device,
-        threads=threads if threads is not None else os.cpu_count() or 1,
+        threads=threads if threads is not None else default_threads(),
         instances=parse_instances(instances or []),
     )
     endpoint = Endpoint(host=host, grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port)

@@ -30,19 +30,12 @@ def synth(
     """
     from dataclasses import asdict
 
-    from pinrec_core.cli.console import print_json, progress, stderr
+    from pinrec_core.cli.console import phase_progress, print_json, stderr
     from pinrec_core.data.latent_world import WorldConfig
     from pinrec_core.data.synthetic_log import write_synthetic_log
 
     config = WorldConfig(users=users, items=items, events=events, seed=seed, queries=queries)
-    with progress(count=True) as bar:
-        tasks: dict[str, int] = {}
-
-        def advance(phase: str, done: int, total: int) -> None:
-            if phase not in tasks:
-                tasks[phase] = bar.add_task(phase)
-            bar.update(tasks[phase], completed=done, total=total)  # type: ignore[arg-type]
-
+    with phase_progress() as advance:
         report = write_synthetic_log(config, out, string_ids=string_ids, overwrite=overwrite, progress=advance)
     if json_:
         print_json(asdict(report) | {"log": str(out), "events_per_second": round(report.events_per_second)})

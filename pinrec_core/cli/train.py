@@ -18,7 +18,9 @@ def train(
         Variant, typer.Option(help="Conditioning of the head: nothing, outcome, time offset, or both.")
     ] = Variant.MT_OC,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training users; the preset's by default.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of weights, sampling and order.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of weights, sampling and order; the preset's by default.")
+    ] = None,
     device: Annotated[str, typer.Option(help="Torch device: cpu, cuda, cuda:1 …")] = "cpu",
     set_: Annotated[
         list[str] | None,
@@ -52,8 +54,8 @@ def train(
         num_surfaces=len(manifest.surfaces),
         feature_width=manifest.feature_width,
     )
-    changes = {"seed": seed} | ({"epochs": epochs} if epochs is not None else {})
-    training_config = with_changes(chosen.training, changes)
+    given = {name: value for name, value in {"seed": seed, "epochs": epochs}.items() if value is not None}
+    training_config = with_changes(chosen.training, given)
 
     with progress(TextColumn("loss {task.fields[loss]:.3f}  {task.fields[rate]:,.0f} interactions/s")) as bar:
         finished = [0]
@@ -79,4 +81,7 @@ def train(
     if json_:
         print_json(run.metrics | {"run": str(out)})
     else:
-        stderr.print(f"run written to {out}; next: pinrec evaluate {out}, pinrec release {out} --releases releases")
+        stderr.print(
+            f"run written to {out}; next: pinrec evaluate {out}, pinrec release {out} --releases releases",
+            soft_wrap=True,
+        )

@@ -12,7 +12,6 @@ events          one user partition at a time: repeats, duplicates, the final eve
 features        content vectors of items and queries
 prepare         all of it in order: ``prepare_dataset``
 report          what was read, kept, collapsed and set aside
-output_folder   folders that appear whole or not at all
 latent_world    the generative model of a synthetic log: interests, items, outcomes
 synthetic_log   writing such a log, user chunk by user chunk
 ==============  ===================================================================================

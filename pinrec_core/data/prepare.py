@@ -18,7 +18,6 @@ from pinrec_core.data import columns
 from pinrec_core.data.events import EventCounts, write_events
 from pinrec_core.data.features import ContentFeatures, FeatureWriter
 from pinrec_core.data.items import Pins, infer_item_id_kind, read_items, supplied_vector_width
-from pinrec_core.data.output_folder import output_folder
 from pinrec_core.data.quarantine import QuarantineWriter
 from pinrec_core.data.reader import Progress, read_batches, resolve_files
 from pinrec_core.data.report import PrepareReport, quarantine_entries
@@ -29,6 +28,7 @@ from pinrec_core.dataset import MANIFEST_NAME, UNKNOWN_SURFACE, DatasetManifest
 from pinrec_core.errors import DataError
 from pinrec_core.history import ItemType
 from pinrec_core.ids import IdKind, item_keys
+from pinrec_core.output_folder import output_folder
 from pinrec_core.text import text_encoder
 
 _ENCODE_TEXTS = 1 << 16  # query texts encoded at once

@@ -109,6 +109,7 @@ def _read_csv(path: Path, columns: Sequence[str], delimiter: str | None) -> Iter
     with pa_csv.open_csv(path, reading, pa_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True,
                                                            invalid_row_handler=lambda _: "skip")) as head:  # fmt: skip
         _check_columns(path, head.schema.names, columns)
+    none = pa.record_batch([pa.array([], pa.binary())] * len(columns), names=list(columns))
     parsing = pa_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=set_aside)
     converting = pa_csv.ConvertOptions(
         include_columns=list(columns), column_types=dict.fromkeys(columns, pa.binary()), strings_can_be_null=False
@@ -121,7 +122,7 @@ def _read_csv(path: Path, columns: Sequence[str], delimiter: str | None) -> Iter
             pending.clear()
             start += batch.num_rows
     if pending:
-        yield RawBatch(batch.slice(0, 0), np.empty(0, np.int64), _malformed_table(pending))
+        yield RawBatch(none, np.empty(0, np.int64), _malformed_table(pending))
 
 
 def _row_numbers(start: int, count: int, malformed: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -163,7 +164,7 @@ def load_preset(name: str) -> DatasetSpec:
     raise ConfigError(f"preset={name!r}: expected one of {list(preset_names())}")
 
 
-def _preset_files() -> list[Any]:
+def _preset_files() -> list[Traversable]:
     folder = resources.files(__package__) / "presets"
     return [entry for entry in folder.iterdir() if entry.name.endswith(".toml")]
 

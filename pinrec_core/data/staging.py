@@ -78,13 +78,11 @@ class SurfaceCounter:
     """How often each surface occurs. Exact up to 65,536 distinct values; beyond, the rarer half is forgotten."""
 
     counts: Counter[str] = field(default_factory=Counter)
-    overflowed: bool = False
 
     def add(self, surface: pa.StringArray) -> None:
         for entry in pc.value_counts(surface).to_pylist():
             self.counts[entry["values"]] += entry["counts"]
         if len(self.counts) > _TRACKED_SURFACES:
-            self.overflowed = True
             self.counts = Counter(dict(self.counts.most_common(_TRACKED_SURFACES // 2)))
 
     def most_frequent(self, limit: int) -> list[str]:

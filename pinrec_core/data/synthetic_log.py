@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pinrec_core.data.latent_world import ACTIONS, SURFACES, EventChunk, LatentWorld, WorldConfig
-from pinrec_core.data.output_folder import output_folder
 from pinrec_core.data.reader import Progress
+from pinrec_core.output_folder import output_folder
 
 EVENTS, ITEMS, SPEC = "events.parquet", "items.parquet", "dataset.toml"
 CHUNK_EVENTS = 1 << 18  # events generated at once, unless a single user has more

@@ -33,6 +33,15 @@ RETURNED = ("UNAVAILABLE", "")
 log = logging.getLogger(__name__)
 
 
+def default_threads() -> int:
+    """Threads of a stage process: half of the cores this process may use, at least one.
+
+    The stages are processes of their own that work at the same time on different requests; with all cores each, they
+    would take them from one another and from the server.
+    """
+    return max(1, len(os.sched_getaffinity(0)) // 2)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingOptions:
     """What every release is served with: the data and devices of this machine.
@@ -43,7 +52,7 @@ class ServingOptions:
     signals: Path
     realtime: Path | None = None
     device: str = "cpu"
-    threads: int = field(default_factory=lambda: os.cpu_count() or 1)
+    threads: int = field(default_factory=default_threads)
     instances: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

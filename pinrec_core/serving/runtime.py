@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import secrets
-import shutil
 import signal
 import subprocess
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -22,10 +20,12 @@ from typing import Self
 
 from pinrec_core.errors import ServerError
 from pinrec_core.serving.installation import TritonInstallation, TritonSource, check_machine, find_installation
+from pinrec_core.temporary_folder import TemporaryFolder
 
 STAGE_SHARED_MEMORY = 16 << 20  # bytes each stage process starts with; it grows by itself
 ADMIN_KEY = "pinrec-admin"
 RESTRICTED = ("model-repository", "shared-memory", "trace", "logging")
+FOLDER_PREFIX = "pinrec-server-"
 START_TIMEOUT = 60.0  # seconds until an empty server must be live
 EXIT_TIMEOUT = 30  # seconds Triton itself waits for requests in flight
 POLL_INTERVAL = 0.1
@@ -86,7 +86,7 @@ class TritonServer:
         self._source = source
         self._progress = progress
         self._admin_secret = secrets.token_hex(16)
-        self._folder: Path | None = None
+        self._folder: TemporaryFolder | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
 
@@ -95,7 +95,7 @@ class TritonServer:
         """The model repository of this process; empty until something is deployed."""
         if self._folder is None:
             raise ServerError("the server was not started")
-        return self._folder / "repository"
+        return self._folder.path / "repository"
 
     @property
     def admin_headers(self) -> dict[str, str]:
@@ -106,9 +106,9 @@ class TritonServer:
         endpoint = self.endpoint
         ports = {"grpc": endpoint.grpc_port, "http": endpoint.http_port, "metrics": endpoint.metrics_port}
         check_machine([(purpose, endpoint.host, port) for purpose, port in ports.items()])
-        self._folder = Path(tempfile.mkdtemp(prefix="pinrec-triton-"))
+        self._folder = TemporaryFolder(FOLDER_PREFIX)
         try:
-            self._start(find_installation(self._folder, self._source))
+            self._start(self._folder, find_installation(self._folder.path, self._source))
             self._wait_until_live()
         except BaseException:
             self.stop()
@@ -139,7 +139,7 @@ class TritonServer:
                 self._process.kill()
                 self._process.wait()
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.close()
 
     def last_words(self, lines: int = 8) -> str:
         """The errors at the end of this run's log, or its last lines when it holds none."""
@@ -149,10 +149,14 @@ class TritonServer:
         errors = [line for line in text if line[:1] in ("E", "F") and not any(n in line for n in NO_GPU)]
         return "\n".join((errors or text)[-lines:])
 
-    def _start(self, installation: TritonInstallation) -> None:
+    def _start(self, folder: TemporaryFolder, installation: TritonInstallation) -> None:
         self.repository.mkdir()
-        self.log_file.parent.mkdir(parents=True, exist_ok=True)
-        with self.log_file.open("ab") as log:
+        try:
+            self.log_file.parent.mkdir(parents=True, exist_ok=True)
+            log = self.log_file.open("ab")
+        except OSError as error:
+            raise ServerError(f"{self.log_file}: expected a file to write the log to ({error.strerror})") from error
+        with log:
             self._log_start = log.tell()
             # A session of its own: Ctrl-C in a terminal must reach only the owner, who drains before it stops Triton.
             self._process = subprocess.Popen(
@@ -163,6 +167,7 @@ class TritonServer:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 preexec_fn=_end_with_parent,
+                pass_fds=(folder.lock,),  # the folder is Triton's as long as it runs, whatever becomes of its owner
             )
 
     def _command(self, installation: TritonInstallation) -> list[str]:

@@ -48,9 +48,14 @@ class GeneratorStage:
             raise InvalidRequestError(f"history_feature has width {F}: expected {self.model.config.feature_width}")
         if T > self.model.config.max_history:
             raise InvalidRequestError(f"history_feature has T={T}: expected at most {self.model.config.max_history}")
+        id_embedding, expected = tensors["history_id_embedding"], (T, self.model.config.id_width)
+        if id_embedding.shape != expected:
+            raise InvalidRequestError(
+                f"history_id_embedding has shape {list(id_embedding.shape)}: expected {list(expected)}"
+            )
         return GeneratorRequest(
             history=History(item_key=key, outcome=outcome, **parts),
-            id_embedding=tensors["history_id_embedding"],
+            id_embedding=id_embedding,
             surface=int(tensors["resolved_surface"][0]),
             time=int(tensors["resolved_time"][0]),
             budget=tensors["resolved_budget"].astype(np.float64),

@@ -66,7 +66,6 @@ def test_every_field_is_sent():
         budget={"like": 0.75, "save": 0.25},
         surface="",
         query="rote Schuhe",
-        query_embedding=[0.5, -0.5],
         exclude_seen=False,
         request_time=1_700_000_000,
         seed=3,
@@ -78,11 +77,15 @@ def test_every_field_is_sent():
         "budget_outcome": ["like", "save"],
         "surface": [""],
         "query": ["rote Schuhe"],
-        "query_embedding": [0.5, -0.5],
         "exclude_seen": [False],
         "request_time": [1_700_000_000],
         "seed": [3],
     }
+
+
+def test_an_embedding_takes_the_place_of_the_text():
+    sent = _sent(codec.encode_request(RecommendRequest(user_id=17, query_embedding=[0.5, -0.5])))
+    assert sent == {"user_id": [17], "query_embedding": [0.5, -0.5]}
 
 
 @given(user_id=INT64 | TEXT, query=TEXT)
@@ -95,14 +98,14 @@ def test_ids_and_texts_arrive_as_they_were(user_id: int | str, query: str):
 def test_events_arrive_in_order(pairs: list[tuple[int, int | None]]):
     events = [
         Event(user_id=u, action="a", timestamp=i, item_id=item, query="q" if item is None else None)
-        for i, (u, item) in enumerate(pairs)
+        for i, (u, item) in enumerate(pairs, start=1)
     ]
     sent = _sent(codec.encode_events(events, 0))
     assert sent.keys() == contract.EVENTS.keys()
     assert sent["event_user_id"] == [u for u, _ in pairs]
     assert sent["event_item_id"] == [0 if item is None else item for _, item in pairs]
     assert sent["event_query"] == ["q" if item is None else "" for _, item in pairs]
-    assert sent["event_timestamp"] == list(range(len(pairs)))
+    assert sent["event_timestamp"] == list(range(1, len(pairs) + 1))
 
 
 def test_what_stands_for_no_item_has_the_type_of_the_items():

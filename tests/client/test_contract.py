@@ -28,3 +28,7 @@ def test_tensors():
 
 def test_only_the_user_is_required():
     assert [t.name for t in server.REQUEST if not t.optional] == ["user_id"]
+
+
+def test_what_a_budget_may_sum_to():
+    assert server.BUDGET_TOLERANCE == client.BUDGET_TOLERANCE

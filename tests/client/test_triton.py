@@ -74,7 +74,6 @@ def test_the_request_arrives_and_the_answer_returns(integer_service: StandIn, co
         budget={"save": 0.25, "like": 0.75},
         surface="home",
         query="größe 38",
-        query_embedding=[0.5, -1.0],
         exclude_seen=True,
         request_time=1_700_000_000,
         seed=9,
@@ -89,7 +88,6 @@ def test_the_request_arrives_and_the_answer_returns(integer_service: StandIn, co
         "budget_outcome": ["save", "like"],
         "surface": ["home"],
         "query": ["größe 38"],
-        "query_embedding": [0.5, -1.0],
         "exclude_seen": [True],
         "request_time": [1_700_000_000],
         "seed": [9],
@@ -101,6 +99,17 @@ def test_the_request_arrives_and_the_answer_returns(integer_service: StandIn, co
         (4, 4, "save"),
     ]
     assert answer.items[0].score == 1.0
+
+
+def test_an_embedding_arrives(integer_service: StandIn, connect: Connect):
+    answer = connect(integer_service.url).recommend(17, query_embedding=[0.5, -1.0])
+    assert json.loads(answer.release)["query_embedding"] == [0.5, -1.0]
+
+
+def test_many_requests_need_at_least_one_at_a_time(integer_service: StandIn, connect: Connect):
+    client = connect(integer_service.url)
+    with pytest.raises(InvalidRequestError, match="concurrency=0: expected at least 1"):
+        client.recommend_many([RecommendRequest(user_id=17)], concurrency=0)
 
 
 def test_only_the_user_need_be_sent(integer_service: StandIn, connect: Connect):

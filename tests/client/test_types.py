@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pinrec_client import Event, InvalidRequestError, RecommendRequest
+from pinrec_client import Event, InvalidRequestError, PinRecClient, RecommendRequest, Tls
 
 
 @pytest.mark.parametrize(
@@ -29,13 +29,15 @@ from pinrec_client import Event, InvalidRequestError, RecommendRequest
         ({"budget": {"like": "1"}}, "budget['like']"),
         ({"surface": 3}, "surface"),
         ({"query": b"shoes"}, "query"),
+        ({"query": ""}, "query"),
+        ({"query": "shoes", "query_embedding": [0.1]}, "query, query_embedding"),
         ({"query_embedding": []}, "query_embedding"),
         ({"query_embedding": [[0.1]]}, "query_embedding"),
         ({"query_embedding": ["a"]}, "query_embedding"),
         ({"query_embedding": [math.nan]}, "query_embedding"),
         ({"exclude_seen": "yes"}, "exclude_seen"),
         ({"request_time": 1.5}, "request_time"),
-        ({"request_time": -1}, "request_time"),
+        ({"request_time": 0}, "request_time"),
         ({"seed": 1 << 63}, "seed"),
     ],
 )
@@ -45,6 +47,21 @@ def test_malformed_requests(arguments: dict[str, Any], field: str):
     message = str(caught.value)
     assert message.startswith(field)
     assert ": expected " in message
+
+
+def test_weights_may_be_written_with_three_decimals():
+    RecommendRequest(user_id=1, budget={"like": 0.333, "save": 0.333, "click": 0.333})
+
+
+@pytest.mark.parametrize("field", ["root_certificates", "private_key", "certificate_chain"])
+def test_a_missing_certificate_is_named(field: str):
+    with pytest.raises(InvalidRequestError, match=f"{field}='absent.pem': expected a PEM file"):
+        Tls(**{field: "absent.pem"})
+
+
+def test_a_client_needs_an_address():
+    with pytest.raises(InvalidRequestError, match="url='': expected host:port"):
+        PinRecClient("")
 
 
 def test_numpy_values_are_welcome():
@@ -63,7 +80,7 @@ def test_numpy_values_are_welcome():
         ({"user_id": None}, "user_id"),
         ({"action": ""}, "action"),
         ({"timestamp": 1.5}, "timestamp"),
-        ({"timestamp": -1}, "timestamp"),
+        ({"timestamp": 0}, "timestamp"),
         ({"item_id": None}, "item_id, query"),
         ({"query": "shoes"}, "item_id, query"),
         ({"item_id": None, "query": ""}, "query"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -19,14 +20,16 @@ from pathlib import Path
 import pytest
 from pinrec_client import PinRecClient
 
+from tests.conftest import ROOT
+
 PINREC = Path(sys.executable).with_name("pinrec")
 START_SECONDS = 240
 """Four Python stages import torch one after another; a busy two-core machine needs minutes, not seconds."""
 
 
-def pinrec(*arguments: object, expect: int = 0) -> subprocess.CompletedProcess[str]:
+def pinrec(*arguments: object, expect: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run one command; a failure shows what it printed."""
-    done = subprocess.run([PINREC, *map(str, arguments)], capture_output=True, text=True, timeout=600)
+    done = subprocess.run([PINREC, *map(str, arguments)], capture_output=True, text=True, timeout=600, cwd=cwd)
     assert done.returncode == expect, f"pinrec {arguments}\n{done.stdout}\n{done.stderr}"
     return done
 
@@ -99,10 +102,22 @@ def make_release(folder: Path, prepare: list[object], epochs: int) -> Prepared:
     return prepared
 
 
+def readme_commands() -> list[list[str]]:
+    """The ``pinrec`` commands of the README's "Step by step", in order."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    section = text.split("## Step by step")[1].split("\n## ")[0]
+    return [shlex.split(line, comments=True)[1:] for line in section.splitlines() if line.startswith("pinrec ")]
+
+
 @pytest.fixture(scope="session")
 def ml100k(data_root, tmp_path_factory) -> Prepared:
-    """MovieLens-100K, three outcomes, integer ids."""
-    return make_release(tmp_path_factory.mktemp("ml100k"), ["--preset", "ml100k", "--data", data_root], epochs=4)
+    """MovieLens-100K, three outcomes, integer ids, made by the README's own commands (with fewer epochs)."""
+    folder = tmp_path_factory.mktemp("ml100k")
+    for name, *arguments in readme_commands():
+        if name in ("prepare", "train", "evaluate", "release"):
+            arguments = [str(data_root) if a == "../shared/data" else a for a in arguments]
+            pinrec(name, *arguments, *(["--epochs", 4] if name == "train" else []), cwd=folder)
+    return Prepared(dataset=folder / "data/ml100k", releases=folder / "releases", run=folder / "runs/ml100k")
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from pinrec_client import Event, InvalidRequestError, RecommendRequest
 from pinrec_core.catalogue import ItemCatalogue
 from pinrec_core.release import current_release
 from pinrec_core.sequences import iter_histories
-from tests.end_to_end.conftest import pinrec
+from tests.end_to_end.conftest import pinrec, readme_commands
 
 pytestmark = pytest.mark.triton
 
@@ -211,6 +211,14 @@ def test_recommend_prints_titles_and_json(ml100k_server, ml100k):
             row = int(catalogue.rows_of(np.array([item["item_id"]]))[0])
             assert item["title"] == catalogue.title(row)
             assert item["title"][:12] in table
+
+
+def test_the_readmes_requests_work_as_written(ml100k_server, ml100k):
+    root = ml100k.dataset.parent.parent
+    requests = [c for c in readme_commands() if c[0] in ("recommend", "log-event") and "--url" not in c]
+    assert len(requests) == 3
+    answers = [pinrec(*command, "--url", ml100k_server.url, cwd=root).stdout for command in requests]
+    assert answers[0] != answers[2]
 
 
 def test_log_event_from_the_command_line(ml100k_server, client):

@@ -25,11 +25,11 @@ def dataset(tmp_path_factory):
     return write_dataset(tmp_path_factory.mktemp("walk") / "dataset")
 
 
-def train_tiny(dataset, folder, seed: int = 0, epochs: int = 3) -> Run:
+def train_tiny(dataset, folder, seed: int = 0, epochs: int = 3, **model: int) -> Run:
     return train(
         dataset,
         folder,
-        model_config=tiny_config(),
+        model_config=tiny_config(**model),
         objective_config=ObjectiveConfig(in_batch_negatives=64, random_negatives=64, window=2),
         training_config=TrainingConfig(
             epochs=epochs, batch_users=8, learning_rate=4e-3, seed=seed, evaluation_share=EVALUATION_SHARE

@@ -14,6 +14,7 @@ from pinrec_core.config import Allocation, Variant
 from pinrec_core.errors import ConfigError
 from pinrec_core.generation import RequestContext, draw_feedback_outcomes, embeddings_of_step, generate
 from pinrec_core.history import History
+from pinrec_core.indexed_model import calibrate_merge_cosine
 from tests.pinrec_core.builders import batch_of, random_history, tiny_model
 
 TOLERANCE = 2e-5  # float32 sums in another order; embeddings are unit vectors
@@ -118,6 +119,15 @@ def test_compression_by_hand():
     count = compress(embedding, float(torch.deg2rad(torch.tensor(20.0)).cos()))
     assert count[0, 0].tolist() == [3, 0, 1, 0, 1]
     assert compression_ratio(count) == pytest.approx(5 / 3)
+
+
+@pytest.mark.parametrize(("n", "target", "expected"), [(48, 3.0, 3.0), (48, 6.0, 6.0), (6, 6.0, 3.0)])
+def test_the_merge_threshold_reaches_the_ratio_asked_for_but_keeps_more_than_one(n, target, expected):
+    generator = torch.Generator().manual_seed(0)
+    embedding = torch.nn.functional.normalize(torch.randn(64, 2, n, 8, generator=generator) + 0.5, dim=-1)
+    threshold = calibrate_merge_cosine(embedding, target)
+    assert -1 < threshold < 1
+    assert compression_ratio(compress(embedding, threshold)) == pytest.approx(expected, rel=0.05)
 
 
 @settings(max_examples=200, deadline=None)

@@ -91,8 +91,8 @@ def test_window_reduction_by_hand():
     assert reduce_windows(loss, window, 2, WindowReduction.MIN).item() == pytest.approx((1 + 5) / 2)
 
 
-def training_batch(model, seed: int = 0) -> TrainingBatch:
-    histories = [random_history(n, seed + n) for n in (5, 12, 2)]
+def training_batch(model, seed: int = 0, lengths: tuple[int, ...] = (5, 12, 2)) -> TrainingBatch:
+    histories = [random_history(n, seed + n) for n in lengths]
     key = pad([h.item_key for h in histories])
     ids = model.id_embedding(key.flatten()).view(*key.shape, -1)
     generator = torch.Generator().manual_seed(seed)
@@ -146,8 +146,47 @@ def test_windows_hold_a_target_and_every_offset_is_drawn():
     assert seen == {1, 2, 3, 4}
 
 
+def test_log_q_is_that_of_the_pool_that_was_drawn():
+    """A batch with fewer targets than in-batch negatives are wanted has a pool of fewer: its mixture counts."""
+    model = tiny_model(Variant.OC)
+    config = ObjectiveConfig(in_batch_negatives=512, random_negatives=16)
+    objective = Objective(model.config, config, catalogue_size=1000)
+    batch = training_batch(model)
+    T = batch.item_key.shape[1]
+    is_target = (torch.arange(T) < batch.history.length.unsqueeze(1)) & (batch.outcome != NO_OUTCOME)
+    objective.sketch.update(batch.item_key[is_target])
+    candidates, _ = objective._candidates(model, batch, model.represent_items(batch.history), is_target)
+    targets = int(is_target.sum())
+    assert len(candidates.item_key) == targets + 16 < 512
+    stream = objective.sketch.probability(candidates.item_key)
+    expected = torch.log((targets * stream + 16 / 1000) / (targets + 16))
+    torch.testing.assert_close(candidates.log_q, expected)
+
+
+def test_a_batch_without_a_window_has_no_loss_and_no_gradient_that_is_not_finite():
+    """One user with one interaction: an offset of 2 or more reaches no target."""
+    model = tiny_model(Variant.MT_OC, max_offset=4).train()
+    objective = Objective(model.config, ObjectiveConfig(random_negatives=16), catalogue_size=1000)
+    torch.manual_seed(0)
+    losses = []
+    for _ in range(12):
+        losses.append(objective(model, training_batch(model, lengths=(1,))))
+        losses[-1].backward()
+    assert torch.stack(losses).isfinite().all()
+    assert any(loss == 0 for loss in losses)
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
 def test_inverse_temperature_is_capped():
     objective = Objective(tiny_model().config, ObjectiveConfig(), catalogue_size=10)
     assert objective.inverse_temperature.item() == pytest.approx(1 / 0.07, rel=1e-5)
     torch.nn.init.constant_(objective.log_inverse_temperature, 20.0)
-    assert objective.inverse_temperature.item() == 100.0
+    assert objective.inverse_temperature.item() == pytest.approx(100.0, rel=1e-6)
+
+
+def test_a_capped_temperature_can_come_down_again():
+    objective = Objective(tiny_model().config, ObjectiveConfig(), catalogue_size=10)
+    torch.nn.init.constant_(objective.log_inverse_temperature, 20.0)
+    objective.cap_temperature()
+    objective.inverse_temperature.backward()
+    assert objective.log_inverse_temperature.grad.item() == pytest.approx(100.0, rel=1e-6)

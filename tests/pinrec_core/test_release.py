@@ -13,7 +13,7 @@ import torch
 
 from pinrec_core import publishing
 from pinrec_core import release as layout
-from pinrec_core.errors import ReleaseError
+from pinrec_core.errors import ConfigError, ReleaseError
 from pinrec_core.publishing import publish
 from pinrec_core.release import PARTS, Release, current_release, represent_catalogue
 from tests.pinrec_core.conftest import indexed_model, train_tiny
@@ -82,6 +82,37 @@ def test_a_part_of_another_release_is_refused_even_with_its_checksum(copies, par
     (ours / layout.MANIFEST_FILE).write_text(json.dumps(manifest))
     with pytest.raises(ReleaseError, match="belongs to another"):
         Release.open(ours).verify()
+
+
+def test_a_dataset_of_another_release_is_refused_even_with_its_checksum(copies):
+    path = copies[0] / layout.DATASET_FILE
+    path.write_text(path.read_text().replace('"walk"', '"other"'))
+    manifest = json.loads((copies[0] / layout.MANIFEST_FILE).read_text())
+    manifest["files"][layout.DATASET_FILE] = {"bytes": path.stat().st_size, "sha256": layout.sha256(path)}
+    (copies[0] / layout.MANIFEST_FILE).write_text(json.dumps(manifest))
+    with pytest.raises(ReleaseError, match="belongs to another"):
+        Release.open(copies[0]).verify()
+
+
+def test_a_manifest_without_a_parts_size_is_refused(copies):
+    path = copies[0] / layout.MANIFEST_FILE
+    manifest = json.loads(path.read_text())
+    manifest["files"]["index.faiss"] = {}
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ReleaseError, match="not readable as a release manifest"):
+        Release.open(copies[0])
+
+
+def test_a_device_that_is_not_there_is_refused(releases):
+    with pytest.raises(ConfigError, match="device='nowhere': expected a torch device of this machine"):
+        Release.open(current_release(releases)).load_model("nowhere")
+
+
+def test_a_model_without_id_tables_is_released_like_any_other(dataset, tmp_path):
+    folder = tmp_path / "run"
+    serving = indexed_model(train_tiny(dataset, folder, epochs=1, id_width=0), dataset)
+    release = publish(serving, dataset=dataset, releases=tmp_path / "releases", metrics={}, now=NOW)
+    assert release.load_id_embedder()(torch.tensor([1, 2])).shape == (2, 0)
 
 
 def test_unknown_manifest_keys_and_formats_are_refused(copies):

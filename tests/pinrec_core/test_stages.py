@@ -115,6 +115,16 @@ def test_a_wrong_width_harms_only_its_own_request(stages):
         np.testing.assert_allclose(third[name], alone[name], atol=TOLERANCE)
 
 
+def test_id_embeddings_of_another_length_are_refused_alone_and_in_a_batch(stages):
+    short, long = request(4, 1), request(9, 2)
+    short["history_id_embedding"] = np.zeros((5, 8), np.float16)
+    long["history_id_embedding"] = np.zeros((9, 8), np.float16)
+    for requests in ([short], [short, long]):
+        refused = run_batch(stages[1], requests)[0]
+        assert isinstance(refused, InvalidRequestError)
+        assert str(refused) == "history_id_embedding has shape [5, 8]: expected [4, 8]"
+
+
 def test_a_failure_in_the_batched_run_is_confined_to_its_row():
     class Stage:
         def parse(self, tensors):

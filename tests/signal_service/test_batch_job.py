@@ -13,15 +13,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyspark import SparkContext
 
 from pinrec_core.data.prepare import prepare_dataset
 from pinrec_core.data.schema import load_preset
 from pinrec_core.dataset import DatasetManifest
-from pinrec_core.errors import DataError
+from pinrec_core.errors import ConfigError, DataError
 from pinrec_core.history import DTYPES, History
 from pinrec_core.ids import IdKind
 from pinrec_core.sequences import BatchInfo, iter_histories
 from signal_service.batch_job import run_batch_job
+from signal_service.spark_session import spark_session
 from tests.signal_service.builders import EVENTS, content_features, expected_sequences, random_log, write_prepared
 
 pytestmark = pytest.mark.spark
@@ -104,11 +106,21 @@ def test_a_failed_run_leaves_the_sequences_of_the_last_one(tmp_path, spark_up):
     [
         ({"max_interactions_per_user": 0}, "max_interactions_per_user=0: expected at least 1"),
         ({"lookback_days": 0}, "lookback_days=0: expected at least 1"),
+        ({"end_time": 5}, "end_time=5: expected above"),
     ],
 )
 def test_settings_out_of_range(prepared, settings, message):
     with pytest.raises(DataError, match=message):
         run_batch_job(prepared, **settings)
+
+
+@pytest.mark.parametrize("master", ["", "spork", "local[", "localhost:7077", "http://host"])
+def test_what_is_no_master_is_refused_before_spark_starts(master):
+    starting = spark_session(name="test", master=master, driver_memory="512m", shuffle_partitions=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SparkContext, "_active_spark_context", None)  # that of other tests
+        with pytest.raises(ConfigError, match="expected a Spark master"):
+            starting.__enter__()
 
 
 def test_a_folder_that_is_no_dataset(tmp_path):

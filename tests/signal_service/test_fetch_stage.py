@@ -204,7 +204,6 @@ def test_real_time_events_change_the_next_answer(signals, catalogue, tmp_path):
     assert answer["history_surface"][new].tolist() == [1, 1, 1, 0]
     row = catalogue.rows_of(np.array([102]))[0]
     np.testing.assert_array_equal(answer["history_feature"][new][0], catalogue.feature[row])
-    assert stage._histories.builder.skipped == {"item": 1, "action": 1}
 
 
 def test_outcomes_of_events_follow_the_release(catalogue, manifest):
@@ -217,7 +216,6 @@ def test_outcomes_of_events_follow_the_release(catalogue, manifest):
         Event(event_id="d", action="find", query="lamp", **(pin | {"item_type": ItemType.QUERY})),
     ]
     assert builder.build(events).outcome.tolist() == [1, 0, NO_OUTCOME]
-    assert builder.skipped == {"query_action": 1}
     assert len(builder.build([])) == 0
 
 
@@ -235,7 +233,7 @@ REFUSED = {
     "budget[1]=nan: expected a finite weight, at least 0": {"budget": [1.0, float("nan")]},
     "budget[0]=inf: expected a finite weight": {"budget": [float("inf"), 0.0]},
     "budget[0]=-0.5: expected a finite weight, at least 0": {"budget": [-0.5, 1.5]},
-    "budget sums to 0.9: expected 1 (within 0.0001)": {"budget": [0.5, 0.4]},
+    "budget sums to 0.9: expected 1 (within 0.002)": {"budget": [0.5, 0.4]},
     "budget sums to 0: expected 1": {"budget": [0.0, 0.0]},
     "budget_outcome was sent without budget": {"budget_outcome": ["save", "click"]},
     "budget_outcome has shape [1]: expected [2]": {"budget": [0.5, 0.5], "budget_outcome": ["save"]},
@@ -311,3 +309,8 @@ def test_string_users(tmp_path, spark_up, catalogue):
     assert str(answers[3]) == "user_id=b'\\xff': expected UTF-8 text"
     (answer,) = run_batch(stage, [{"user_id": np.array([7])}])
     assert str(answer) == "user_id=7: expected a string, this dataset's user ids are strings"
+
+
+def test_weights_may_be_written_with_three_decimals(stage):
+    answer = fetch(stage, budget=[0.333, 0.666])
+    np.testing.assert_allclose(answer["resolved_budget"], [1 / 3, 2 / 3], rtol=1e-6)  # float32

@@ -55,7 +55,6 @@ def test_a_store_that_vanishes_is_not_an_error(tmp_path, caplog):
     shutil.rmtree(path)
     source.refresh()
     assert source.read(b"u", **ALL) == []
-    assert not source.available
     with RocksDbEventStore.open_primary(path) as store:
         store.append([EVENT])
         now[0] = 6.0

@@ -91,8 +91,12 @@ def test_events_survive_closing(tmp_path):
 
 
 def test_misuse_is_told(store: RocksDbEventStore, tmp_path):
-    with pytest.raises(StoreError, match="cannot be opened for writing"):
+    with pytest.raises(StoreError, match="cannot be opened for writing: another process writes to it"):
         RocksDbEventStore.open_primary(tmp_path / "realtime")
+    (tmp_path / "file").write_text("")
+    for place in ("file", "file/within"):
+        with pytest.raises(StoreError, match=f"{place}: expected a folder for the real-time store"):
+            RocksDbEventStore.open_primary(tmp_path / place)
     with pytest.raises(StoreError, match="expected a real-time store"):
         RocksDbEventStore.open_secondary(tmp_path / "absent")
     assert not (tmp_path / "absent").exists()
@@ -106,7 +110,7 @@ def test_misuse_is_told(store: RocksDbEventStore, tmp_path):
 
 def test_two_secondaries_follow_and_clean_up(store: RocksDbEventStore, tmp_path):
     readers = [RocksDbEventStore.open_secondary(tmp_path / "realtime") for _ in range(2)]
-    folders = [reader._private for reader in readers]
+    folders = [reader._private.path for reader in readers]
     store.append([event("a", 5)])
     for reader in readers:
         reader.refresh()

@@ -11,9 +11,8 @@ from pinrec_core.serving import triton_boundary
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         triton_boundary.prepare_process()
-        from pinrec_core.stages.faiss_retrieval import (
-            FaissRetrievalStage,
-        )  # may import torch: after the process is prepared
+        # May import torch: after the process is prepared.
+        from pinrec_core.stages.faiss_retrieval import FaissRetrievalStage
 
         self.stage = FaissRetrievalStage(triton_boundary.stage_parameters(args))
 

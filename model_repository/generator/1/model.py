@@ -11,7 +11,8 @@ from pinrec_core.serving import triton_boundary
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         triton_boundary.prepare_process()
-        from pinrec_core.stages.generator import GeneratorStage  # may import torch: after the process is prepared
+        # May import torch: after the process is prepared.
+        from pinrec_core.stages.generator import GeneratorStage
 
         self.stage = GeneratorStage(triton_boundary.stage_parameters(args))
 

@@ -11,7 +11,8 @@ from pinrec_core.serving import triton_boundary
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         triton_boundary.prepare_process()
-        from id_embedder.stage import IdEmbedderStage  # may import torch: after the process is prepared
+        # May import torch: after the process is prepared.
+        from id_embedder.stage import IdEmbedderStage
 
         self.stage = IdEmbedderStage(triton_boundary.stage_parameters(args))
 

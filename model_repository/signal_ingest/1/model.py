@@ -11,7 +11,8 @@ from pinrec_core.serving import triton_boundary
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         triton_boundary.prepare_process()
-        from signal_service.ingest_stage import SignalIngestStage  # may import torch: after the process is prepared
+        # May import torch: after the process is prepared.
+        from signal_service.ingest_stage import SignalIngestStage
 
         self.stage = SignalIngestStage(triton_boundary.stage_parameters(args))
 

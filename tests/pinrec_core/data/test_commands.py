@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from pinrec_core.cli.prepare import prepare
 from pinrec_core.cli.synth import synth
 from pinrec_core.dataset import DatasetManifest
-from pinrec_core.errors import ConfigError
+from pinrec_core.errors import ConfigError, InvalidRequestError
 
 app = typer.Typer()
 app.command()(prepare)
@@ -34,6 +34,11 @@ def test_synth_then_prepare(tmp_path):
     assert report["user_id_kind"] == "string"
     assert report["dataset"] == str(dataset)
     assert DatasetManifest.load(dataset).name == "log"
+
+
+def test_a_batch_cannot_end_after_now(tmp_path):
+    with pytest.raises(InvalidRequestError, match="--end-time=99999999999: expected at most"):
+        call("prepare", "--preset", "ml100k", "--data", tmp_path, "--out", tmp_path / "out", "--end-time", 99999999999)
 
 
 @pytest.mark.parametrize(

@@ -265,12 +265,14 @@ def test_a_log_without_a_usable_row_is_refused_with_the_likely_cause(run, tmp_pa
         ({"user": "who"}, r"no column \['who'\]"),
         ({"files": ("damaged.parquet",)}, "expected a readable parquet file"),
         ({"files": ("empty.csv",)}, "expected a readable csv file"),
+        ({"files": ("malformed.csv",)}, "expected at least one event"),
     ],
 )
 def test_unusable_files_are_refused_in_a_sentence(run, log, change, message):
     (log / "notes.txt").write_text("hello")
     (log / "damaged.parquet").write_bytes(b"PAR1 this is not parquet PAR1")
     (log / "empty.csv").write_bytes(b"")
+    (log / "malformed.csv").write_bytes(b"user,item,action,time,surface,query\n1,2\n")
     with pytest.raises(DataError, match=message):
         run([event()], spec=replace(SPEC, events=replace(SPEC.events, **change)))
 

@@ -9,6 +9,7 @@ from pinrec_core.catalogue import ItemCatalogue
 from pinrec_core.data.prepare import prepare_dataset
 from pinrec_core.data.schema import load_preset
 from pinrec_core.dataset import DatasetManifest
+from pinrec_core.history import ItemType
 from pinrec_core.ids import string_key
 
 NOW = 1_763_000_000
@@ -49,16 +50,15 @@ def test_counts(name, data_root, tmp_path):
 def test_trivago_has_queries_with_text_and_outcomes_on_hotels_alone(data_root, tmp_path):
     spec = load_preset("trivago")
     report = prepare_dataset(spec, data_root / "trivago_sample", tmp_path / "out", now=NOW)
-    events = pq.read_table(tmp_path / "out" / "events").to_pandas()
-    queries = events[events.item_type == 1]
-    assert set(queries.action) == set(spec.query_actions)
-    assert set(events[events.item_type == 0].action) == set(spec.outcomes)
-    assert report.num_queries == queries.item_key.nunique() == 2_121
-    features = pq.read_table(tmp_path / "out" / "features.parquet").to_pandas()
-    of_queries = features[features.item_type == 1]
-    assert set(of_queries.key) == set(queries.item_key)
-    assert (of_queries.scale > 0).all()
-    assert string_key("Berlin, Germany") in set(of_queries.key)
+    events = pq.read_table(tmp_path / "out" / "events").to_pylist()
+    assert {e["action"] for e in events if e["item_type"] == ItemType.QUERY} == set(spec.query_actions)
+    assert {e["action"] for e in events if e["item_type"] == ItemType.PIN} == set(spec.outcomes)
+    features = pq.read_table(tmp_path / "out" / "features.parquet", columns=["key", "item_type", "scale"]).to_pylist()
+    of_queries = {f["key"]: f["scale"] for f in features if f["item_type"] == ItemType.QUERY}
+    assert set(of_queries) == {e["item_key"] for e in events if e["item_type"] == ItemType.QUERY}
+    assert report.num_queries == len(of_queries) == 2_121
+    assert min(of_queries.values()) > 0
+    assert string_key("Berlin, Germany") in of_queries
     reasons = {entry.reason: entry.rows for entry in report.quarantine}
     assert reasons == {"duplicate_event": 195, "item_type_mismatch": 4}
     assert report.surfaces == 156

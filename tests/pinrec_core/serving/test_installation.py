@@ -31,6 +31,11 @@ def test_a_port_in_use_is_named() -> None:
     check_machine([("grpc", "127.0.0.1", port)])
 
 
+def test_two_ports_that_are_one_are_named() -> None:
+    message = refusal(lambda: check_machine([("grpc", "127.0.0.1", 9001), ("http", "127.0.0.1", 9001)]))
+    assert message == "--grpc-port=9001, --http-port=9001: expected a port of its own for each"
+
+
 def test_little_shared_memory_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(installation, "MIN_SHARED_MEMORY", 1 << 60)
     message = refusal(lambda: check_machine([]))

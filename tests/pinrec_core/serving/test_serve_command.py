@@ -167,6 +167,7 @@ def children(pid: int) -> list[int]:
         (["--release", "nowhere", "--signals", "signals"], 4, "nowhere: not a release"),
         (["--releases", "nowhere", "--signals", "signals"], 4, "expected the id of a release"),
         (["--release", "releases/r1", "--signals", "nowhere"], 3, "expected a prepared dataset's manifest"),
+        (["--release", "releases/r1", "--signals", "."], 3, "expected the folder `signals` within it"),
         (["--release", "releases/r1", "--signals", "signals", "--triton", "moon"], 2, "image, wheel"),
         (["--release", "releases/r1", "--signals", "signals", "--instances", "ranker=2"], 2, "ranker"),
         (["--release", "releases/r1", "--signals", "signals", "--model-repository", "nowhere"], 6, "config.pbtxt"),
@@ -179,7 +180,7 @@ def test_what_cannot_be_served_is_said_in_a_sentence(
     local = world / "model_repository"
     if not local.exists():
         shutil.copytree(templates, local)
-    paths = {"signals", "nowhere", "releases", "releases/r1", "releases/damaged"}
+    paths = {".", "signals", "nowhere", "releases", "releases/r1", "releases/damaged"}
     absolute = [str(world / a) if a in paths else a for a in arguments]
     if "--model-repository" not in arguments:
         absolute += ["--model-repository", str(local)]

@@ -1,0 +1,120 @@
+"""Benchmarks on tiny sizes: what they compare is equal, what they report is whole. No test looks at a time."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import bench_generator, bench_id_embedder, bench_retrieval, timing
+from benchmarks.bench_generator import Case
+from benchmarks.demo import Prepared
+from benchmarks.generator_twins import MatmulFlops, generate_by_recomputing
+from benchmarks.machine import machine_card
+from benchmarks.options import Options
+from benchmarks.report import compare, document, save
+from benchmarks.timing import Timing, time_together
+from pinrec_core.collate import collate
+from pinrec_core.config import Variant
+from pinrec_core.errors import ConfigError
+from pinrec_core.generation import condition_of_step, generate
+from pinrec_core.merging import retrieve
+from pinrec_core.model import PinRec
+
+TOLERANCE = 2e-5  # float32 sums in another order; embeddings are unit vectors
+CASE = Case(preset="tiny", variant=Variant.MT_OC, B=2, S=4, W=3)
+
+
+@pytest.fixture
+def options(monkeypatch) -> Options:
+    """The smallest run: one call per turn, two turns."""
+    monkeypatch.setattr(timing, "TURNS", 2)
+    monkeypatch.setattr(Options, "seconds", 0.0)
+    return Options(quick=True, presets=("tiny",), prepared=Prepared(), release=None, threads_compared=(1,))
+
+
+def quiet(_: str) -> None:
+    """Progress that is not shown."""
+
+
+def test_the_plain_twin_generates_what_generate_does():
+    torch.manual_seed(0)
+    model = PinRec(CASE.config).eval()
+    histories, id_embedding = bench_generator._histories(CASE)
+    batch, request = collate(histories, id_embedding), bench_generator._request(CASE)
+    cached = generate(model, batch, request, (1, 2, 3))
+    torch.testing.assert_close(
+        cached, generate_by_recomputing(model, batch, request, (1, 2, 3)), atol=TOLERANCE, rtol=0
+    )
+
+
+def test_the_floor_counts_no_more_than_is_computed():
+    """The head's count is exact; the whole lies below what runs, which also embeds queries and masks attention."""
+    model = PinRec(CASE.config).eval()
+    histories, id_embedding = bench_generator._histories(CASE)
+    batch, request = collate(histories, id_embedding), bench_generator._request(CASE)
+    needed = MatmulFlops.of(CASE.config, B=CASE.B, T=CASE.config.max_history, S=CASE.S, W=CASE.W)
+    with FlopCounterMode(display=False) as counted:
+        generate(model, batch, request, (1, 2, 3))
+    assert needed.total <= counted.get_total_flops() <= 2 * needed.total
+    with torch.inference_mode():
+        condition, hidden = condition_of_step(model, (1, 2, 3)), torch.randn(CASE.B, 1, 1, CASE.config.hidden_width)
+        with FlopCounterMode(display=False) as head:
+            model.head.conditioned(hidden, condition)
+    assert head.get_total_flops() * CASE.S == needed.head
+
+
+def test_brute_force_answers_what_exhaustive_search_does(options, monkeypatch):
+    monkeypatch.setattr(bench_retrieval, "SYNTHETIC_ITEMS", 8000)
+    monkeypatch.setattr(bench_retrieval, "CLUSTERS", 20)
+    workload = bench_retrieval.synthetic_workload(options, N=24)
+    assert [int(plan.quota.sum()) for plan in workload.plans] == [24] * max(bench_retrieval.BATCHES)
+    plans = workload.plans[:3]
+    exact = retrieve(workload.exact, plans, [np.empty(0, np.int64)] * 3, overfetch=2.0)
+    for plan, answer in zip(plans, exact, strict=True):
+        score, _ = workload.index.search(plan.embedding, 5, exhaustive=True)
+        assert answer.score[0] == pytest.approx(score.max(), abs=1e-6)
+    assert 0 < bench_retrieval.recall(workload, plans) <= 1
+
+
+@pytest.mark.parametrize("module", [bench_generator, bench_id_embedder, bench_retrieval])
+def test_every_case_is_compared_with_its_baseline(module, options, monkeypatch, tmp_path):
+    monkeypatch.setattr(bench_retrieval, "SYNTHETIC_ITEMS", 8000)
+    monkeypatch.setattr(bench_retrieval, "CLUSTERS", 20)
+    monkeypatch.setattr(bench_generator, "cases", lambda _: iter([CASE]))
+    result = module.run(options, quiet)
+    cases = {tuple(row.case.items()) for row in result.rows}
+    own = [row for row in result.rows if row.what == result.baseline]
+    assert {tuple(row.case.items()) for row in own} == cases
+    assert all(row.ratio == 1 for row in own)
+    card = machine_card()
+    saved = json.loads(save(tmp_path, card, result, seconds=0.0).read_text("utf-8"))
+    assert saved["rows"] == json.loads(json.dumps(document(card, [result])))["benchmarks"][result.benchmark]["rows"]
+    assert {"cpu", "cores", "memory_gib", "versions", "commit", "load_average"} <= set(saved["machine"])
+
+
+def test_a_timing_is_median_and_99th_percentile():
+    timing = Timing.of(range(1, 1001))
+    assert (timing.calls, timing.median_ms, timing.p99_ms) == (1000, 500.5, 991)
+    assert Timing.of([3.0, 1.0]).p99_ms == 3.0
+
+
+def test_functions_take_turns(monkeypatch):
+    monkeypatch.setattr(timing, "TURNS", 3)
+    order: list[str] = []
+    timings = time_together({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, seconds=0.0)
+    assert order == ["a", "a", "b", "b", "a", "b", "a", "b", "a", "b"]  # warm-up, then turns
+    assert {name: t.calls for name, t in timings.items()} == {"a": 3, "b": 3}
+
+
+def test_ratios_are_against_the_baseline_of_the_case():
+    timings = {"base": Timing(calls=1, median_ms=4.0, p99_ms=4.0), "x": Timing(calls=1, median_ms=1.0, p99_ms=2.0)}
+    assert [row.ratio for row in compare({"B": 1}, timings, "base")] == [1.0, 0.25]
+
+
+def test_a_release_without_signals_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="expected both or neither"):
+        Prepared(release=tmp_path)
