@@ -17,6 +17,7 @@ def compress(embedding: Tensor, threshold: float) -> Tensor:
     into the most similar kept one whose cosine exceeds ``threshold``.
     """
     B, O, n, _ = embedding.shape
+    embedding = embedding.float()  # FP16 from a GPU: its cosines near 1 are too coarse for a threshold there
     cosine = embedding @ embedding.transpose(-1, -2)
     count = torch.ones(B, O, n, dtype=torch.int64, device=embedding.device)
     for i in range(1, n):

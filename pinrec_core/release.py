@@ -157,7 +157,7 @@ class Release:
         return ItemIndex.read(self._verified(INDEX_FILE), nprobe=self.manifest.generation.nprobe)
 
     def load_model(self, device: torch.device | str) -> PinRec:
-        """The model in evaluation mode, without ID tables: those are the ID embedder's."""
+        """The model in evaluation mode, without ID tables: those are the ID embedder's. In FP16 on a GPU."""
         path = self._verified(MODEL_FILE)
         with safetensors.safe_open(path, "pt") as file:
             self._check_space(MODEL_FILE, (file.metadata() or {}).get(SPACE_KEY))
@@ -166,7 +166,8 @@ class Release:
         weights = safetensors.torch.load_file(path)
         del model.id_embedding
         model.load_state_dict(weights, strict=True, assign=True)
-        return model.to(torch_device(device)).eval()
+        device = torch_device(device)
+        return model.to(device, torch.float16 if device.type == "cuda" else torch.float32).eval()
 
     def load_id_embedder(self) -> torch.jit.ScriptModule:
         extra = {SPACE_KEY: ""}

@@ -37,7 +37,7 @@ def run_service(
     Raises ``PinRecError`` when the service cannot start or Triton ends by itself; a failed swap is only reported.
     """
     _on(STOP, _stop_at_once)
-    release = Release.open(choose_release())
+    release = _verified(choose_release())
     signals_manifest = DatasetManifest.load(options.signals)
     report("starting Triton")
     with server:
@@ -66,6 +66,13 @@ def run_service(
         report("stopping Triton")
 
 
+def _verified(folder: Path) -> Release:
+    """The whole release checked, once: each stage checks only the parts that it reads."""
+    release = Release.open(folder)
+    release.verify()
+    return release
+
+
 def _deploy(deployment: Deployment, release: Release) -> None:
     manifest = release.manifest
     deployment.deploy(release_id=manifest.release_id, folder=release.folder, dataset=manifest.dataset)
@@ -73,7 +80,7 @@ def _deploy(deployment: Deployment, release: Release) -> None:
 
 def _swap(deployment: Deployment, choose_release: Callable[[], Path], report: Callable[[str], None]) -> None:
     try:
-        _deploy(deployment, Release.open(choose_release()))
+        _deploy(deployment, _verified(choose_release()))
         report(f"serving {deployment.release_id}")
     except PinRecError as error:
         report(f"swap failed, {deployment.release_id} serves on: {error}")

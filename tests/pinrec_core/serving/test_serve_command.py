@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import shutil
@@ -17,41 +18,25 @@ import pytest
 import tritonclient.grpc as triton_client
 
 from pinrec_core import release as layout
-from pinrec_core.config import GenerationConfig, Variant, preset
-from pinrec_core.release import ReleaseManifest, point_current
+from pinrec_core.dataset import DatasetManifest
+from pinrec_core.indexed_model import IndexedModel
+from pinrec_core.publishing import publish
+from pinrec_core.release import Release, point_current
 from pinrec_core.serving.runtime import Endpoint
-from tests.pinrec_core.serving.conftest import free_endpoint, manifest
+from tests.pinrec_core.serving.conftest import free_endpoint
 
 pytestmark = pytest.mark.triton
 
+NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 PINREC = [sys.executable, "-c", "from pinrec_core.cli.main import main; main()"]
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def write_release(releases: Path, release_id: str) -> Path:
-    """A release whose parts are empty: enough for ``Release.open``, and stand-in stages read no more."""
-    folder = releases / release_id
-    folder.mkdir(parents=True)
-    for name in layout.PARTS:
-        (folder / name).write_bytes(b"")
-    dataset = manifest()
-    model = preset("tiny").model_for(
-        variant=Variant.UC, num_outcomes=1, num_surfaces=1, feature_width=dataset.feature_width
-    )
-    described = ReleaseManifest(
-        format=layout.FORMAT,
-        release_id=release_id,
-        created_at="2026-01-01T00:00:00+00:00",
-        embedding_space="0" * 32,
-        model=model,
-        generation=GenerationConfig(),
-        dataset=dataset,
-        index={},
-        metrics={},
-        files={name: {"bytes": 0, "sha256": ""} for name in layout.PARTS},
-    )
-    (folder / layout.MANIFEST_FILE).write_text(described.to_json(), "utf-8")
-    return folder
+def copy_release(made: Release, releases: Path, release_id: str) -> None:
+    """The same release under another id: the id is in the manifest alone."""
+    folder = shutil.copytree(made.folder, releases / release_id)
+    described = json.loads((folder / layout.MANIFEST_FILE).read_text("utf-8"))
+    (folder / layout.MANIFEST_FILE).write_text(json.dumps(described | {"release_id": release_id}), "utf-8")
 
 
 class Service:
@@ -94,12 +79,14 @@ class Service:
 
 
 @pytest.fixture(scope="module")
-def world(triton: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def world(triton: None, serving: IndexedModel, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three real releases and their signals; the stand-in generator refuses the one called damaged."""
     folder = tmp_path_factory.mktemp("world")
+    made = publish(serving, dataset=dataset, releases=folder / "made", metrics={}, now=NOW)
     for release_id in ("r1", "r2", "damaged"):
-        write_release(folder / "releases", release_id)
+        copy_release(made, folder / "releases", release_id)
     (folder / "signals").mkdir()
-    manifest().save(folder / "signals")
+    DatasetManifest.load(dataset).save(folder / "signals")
     return folder
 
 
