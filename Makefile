@@ -5,7 +5,7 @@ BIN     := $(VENV)/bin
 # Extra arguments to pip, e.g. an index with CPU wheels of torch.
 PIP_ARGS ?=
 DEMO    ?= demo
-PINREC_DATA ?= $(wildcard ../shared/data)
+PINREC_DATA ?= $(abspath $(wildcard ../shared/data))
 export PINREC_DATA
 # Spark needs a Java runtime; PyPI carries one for machines that have none.
 JAVA    := $(shell command -v java >/dev/null 2>&1 || echo ,java)
@@ -39,15 +39,15 @@ check: setup  ## what CI runs: lint, types, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	for model in model_repository/*/1/model.py; do $(BIN)/mypy $$model || exit 1; done
-	$(BIN)/python -m pytest -q
+	$(MAKE) test
 
-bench: setup  ## time the generator and the whole ensemble; results go to benchmarks/results
-	$(BIN)/python -m benchmarks
+bench: setup  ## time each stage and the whole ensemble; results go to benchmarks/results
+	$(BIN)/python -m benchmarks --demo $(DEMO)
 
 load-test: setup  ## Locust against the demo's release: requests/s, p50, p95, p99, failures by request type
 	$(BIN)/pinrec demo --out $(DEMO) --build-only
 	$(BIN)/pinrec serve --releases $(DEMO)/releases --signals $(DEMO)/dataset/signals -- \
-	  $(abspath $(BIN))/python -m load_tests --dataset $(DEMO)/dataset
+	  $(CURDIR)/$(BIN)/python -m load_tests --dataset $(DEMO)/dataset
 
 clean:  ## remove the virtual environment, the demo and caches
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info client/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

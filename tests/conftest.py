@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """The folder of real logs; tests that need it are skipped without."""
-    folder = Path(os.environ.get("PINREC_DATA", ROOT.parent / "shared" / "data"))
+    folder = Path(os.environ.get("PINREC_DATA") or ROOT.parent / "shared" / "data").resolve()
     if not folder.is_dir():
         pytest.skip(f"no real logs at {folder}: set PINREC_DATA")
     return folder

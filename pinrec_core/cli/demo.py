@@ -31,7 +31,7 @@ def demo(
 
     Each step is printed as the command that a person would type.
     """
-    import itertools
+    import heapq
 
     from pinrec_core.dataset import DatasetManifest
     from pinrec_core.sequences import iter_histories
@@ -51,8 +51,8 @@ def demo(
         return
 
     outcomes = DatasetManifest.load(dataset).outcomes
-    active = (user for user, history in iter_histories(dataset / "signals" / "sequences") if len(history) > 20)
-    users = list(itertools.islice(active, 3))
+    lengths = ((len(history), user) for user, history in iter_histories(dataset / "signals" / "sequences"))
+    users = [user for _, user in heapq.nlargest(3, lengths)]  # those with the most to recommend from
     show = [
         _command("recommend", *users, "--budget", f"{outcome}=1", "--num-items", num_items, "--exclude-seen",
                  "--titles", dataset, "--url", f"127.0.0.1:{grpc_port}")
