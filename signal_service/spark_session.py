@@ -50,7 +50,10 @@ def spark_session(*, name: str, master: str, driver_memory: str, shuffle_partiti
         **(LOCAL_ONLY if master.startswith("local") else {}),
     }
     with tempfile.TemporaryDirectory(prefix="pinrec-spark-") as folder:
-        session = _start(name, master, settings, spark_environment(find_java(), Path(folder)))
+        environment = spark_environment(find_java(), Path(folder))
+        if master.startswith("local"):  # or Spark looks its own host's name up, and dies where there is no network
+            environment["SPARK_LOCAL_IP"] = "127.0.0.1"
+        session = _start(name, master, settings, environment)
         try:
             yield session
         finally:
