@@ -84,7 +84,7 @@ def test_end_time_defaults_to_behind_the_last_event(tmp_path, spark_up):
 
 def test_an_empty_span_gives_an_empty_batch(tmp_path, spark_up):
     folder = write_prepared(tmp_path / "prepared", random_log([1, 2], 30))
-    run_batch_job(folder, end_time=1)
+    run_batch_job(folder, end_time=4_000_000_000, lookback_days=1)
     assert sequences_of(folder / "signals" / "sequences") == {}
     assert BatchInfo.load(folder / "signals" / "sequences").num_interactions == 0
 
