@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import threading
@@ -27,4 +26,6 @@ class Companion:
 
     def _follow(self, process: subprocess.Popen[bytes]) -> None:
         self.exit_code = process.wait()
-        os.kill(os.getpid(), signal.SIGTERM)
+        # To the main thread, which handles signals. One to the process may be given to a thread that does not, as the
+        # main thread is just then busy with the SIGCHLD of the same command; the service would sleep on.
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)

@@ -30,6 +30,7 @@ MIN_SHARED_MEMORY = 256 << 20  # ten stage processes during a swap, 16 MiB each 
 BACKEND_FILES = ("libtriton_python.so", "triton_python_backend_utils.py")
 STUB = "triton_python_backend_stub"
 LIBRARY_PATH = "LD_LIBRARY_PATH"
+SEARCH_PATH = "PATH"
 
 
 class TritonSource(StrEnum):
@@ -139,14 +140,14 @@ def _libpython_folder() -> Path:
 def _stub_environment(libraries: Sequence[Path]) -> dict[str, str]:
     """The environment of the server, and through it of its stubs: *this* interpreter's library and packages.
 
-    The stub embeds Python and knows of no virtual environment, so it is told where the standard library, this
-    environment's packages and this project's packages (which an editable install keeps elsewhere) are.
+    The stub embeds Python. The wheel's ignores ``PYTHONHOME`` and ``PYTHONPATH`` and belongs to whatever ``python3``
+    comes first on ``PATH``: that has to be this environment's, activated or not. Others read ``PYTHONPATH``.
     """
     environment = dict(os.environ)
     packages = [Path(pinrec_core.__file__).parents[1]]
     packages += [Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")]
     environment["PYTHONPATH"] = _joined([*packages, *_split(environment.get("PYTHONPATH"))])
-    environment["PYTHONHOME"] = sys.base_prefix
+    environment[SEARCH_PATH] = _joined([Path(sys.executable).parent, *_split(environment.get(SEARCH_PATH, os.defpath))])
     # OpenMP's threads wait asleep: spinning, they keep the cores from the thread and the stages they wait for. On two
     # busy cores a generator with two spinning threads took 4 to 40 times as long as with two sleeping ones.
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")

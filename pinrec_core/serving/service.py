@@ -54,7 +54,7 @@ def run_service(
         ready(release)
         while True:
             server.check_alive()
-            match events.get():
+            match _next(events):
                 case signal.SIGHUP:
                     _swap(deployment, choose_release, report)
                 case signal.SIGTERM | signal.SIGINT:
@@ -64,6 +64,15 @@ def run_service(
         if not deployment.drain(drain_timeout):
             report(f"requests are still in flight after {drain_timeout:.0f} s")
         report("stopping Triton")
+
+
+def _next(events: queue.SimpleQueue[int]) -> int:
+    """The next signal. Wakes up now and then: one that the kernel gave to another thread does not wake the main one."""
+    while True:
+        try:
+            return events.get(timeout=1.0)
+        except queue.Empty:
+            continue
 
 
 def _verified(folder: Path) -> Release:

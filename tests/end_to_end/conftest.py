@@ -76,8 +76,9 @@ def serving(prepared: Prepared, folder: Path, *options: object) -> Iterator[Serv
         PINREC, "serve", "--releases", prepared.releases, "--signals", prepared.signals, "--json", "--threads", 1,
         "--grpc-port", ports[0], "--http-port", ports[1], "--metrics-port", ports[2], "--log-dir", folder, *options,
     ]  # fmt: skip
-    with log.open("w") as errors:
-        process = subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=errors, text=True)
+    bare = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"} | {"PATH": os.defpath}
+    with log.open("w") as errors:  # no environment is activated: nobody has to, and CI does not
+        process = subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=errors, text=True, env=bare)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()  # blocks until ready; pytest's own timeout bounds it
