@@ -56,6 +56,7 @@ def merge(plan: RetrievalPlan, score: np.ndarray, row: np.ndarray, excluded: np.
     embedding, column = np.nonzero((row >= 0) & ~np.isin(row, excluded))
     order = np.argsort(-score[embedding, column], kind="stable")
     embedding, column = embedding[order], column[order]
+    # Lists, not arrays (which are on the host already): the passes below read single values, which numpy boxes slowly.
     candidates = list(zip(embedding.tolist(), row[embedding, column].tolist(), range(len(order)), strict=True))
 
     outcome_of = plan.outcome.tolist()
