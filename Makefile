@@ -21,7 +21,7 @@ setup: $(VENV)/.ready  ## a virtual environment with everything pinned
 $(VENV)/.ready: pyproject.toml client/pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "pinrec needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --disable-pip-version-check -q $(PIP_ARGS) -c constraints.txt -e client -e '.[serve,text,dev$(JAVA)]'
+	$(BIN)/pip install --disable-pip-version-check -q $(PIP_ARGS) -c constraints.txt -e client -e '.[serve,train,text,dev$(JAVA)]'
 	touch $@
 
 demo: setup  ## log → Spark → training → release → Triton → a table of titles

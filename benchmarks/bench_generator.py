@@ -31,8 +31,9 @@ from pinrec_core.generation import (
     generate,
 )
 from pinrec_core.history import History
-from pinrec_core.model import HistoryBatch, PinRec
+from pinrec_core.model import PinRec
 from pinrec_core.retrieval_plan import plan_retrieval
+from pinrec_core.sequence_model import HistoryBatch, SequenceModel
 
 BASELINE = "recompute (no cache)"
 GPT2 = "GPT2Model (transformers)"
@@ -128,7 +129,7 @@ def _flops_by_row(needed: MatmulFlops) -> dict[str, int]:
 
 
 def _phases(
-    model: PinRec, batch: HistoryBatch, request: RequestContext, offsets: tuple[int, ...]
+    model: SequenceModel, batch: HistoryBatch, request: RequestContext, offsets: tuple[int, ...]
 ) -> tuple[Callable[[], object], ...]:
     """The phases of ``generate`` apart: prefill, all decode steps, all head calls. The cache of one prefill is decoded
     over and over: later positions are overwritten, earlier ones stay."""

@@ -21,7 +21,8 @@ from benchmarks.report import Result, Row, Value, compare
 from benchmarks.timing import time_together
 from pinrec_core.contract import GENERATOR
 from pinrec_core.item_index import ItemIndex
-from pinrec_core.merging import RankedItems, merge, retrieve
+from pinrec_core.item_softmax import ItemSoftmax
+from pinrec_core.merging import MergeByMixture, MergeRule, RankedItems, merge_by_quota, retrieve
 from pinrec_core.retrieval_plan import RetrievalPlan
 from pinrec_core.sequences import iter_histories
 
@@ -31,6 +32,7 @@ NUM_ITEMS = (100, 1000)
 SYNTHETIC_ITEMS, SYNTHETIC_WIDTH, CLUSTERS = 100_000, 64, 1000
 PLAN_EMBEDDINGS, PLAN_OUTCOMES = 12, 3
 OVERFETCH = 2.0
+INVERSE_TEMPERATURE = 20.0
 RECALL_TARGET, RECALL_DEPTH = 0.99, 100
 NOTHING = np.empty(0, np.int64)
 
@@ -57,6 +59,7 @@ class Workload:
     index: ItemIndex
     exact: ExactIndex
     overfetch: float
+    inverse_temperature: float
     plans: Sequence[RetrievalPlan]
 
 
@@ -91,8 +94,9 @@ def run(options: Options, progress: Progress) -> Result:
 def recall(workload: Workload, plans: Sequence[RetrievalPlan]) -> float:
     """Mean share of brute force's items that the index's answer holds."""
     excluded = [NOTHING] * len(plans)
-    found = retrieve(workload.index, plans, excluded, overfetch=workload.overfetch)
-    truth = retrieve(workload.exact, plans, excluded, overfetch=workload.overfetch)  # type: ignore[arg-type]
+    merge = MergeByMixture(ItemSoftmax(workload.index, workload.inverse_temperature))
+    found = retrieve(workload.index, plans, excluded, overfetch=workload.overfetch, merge=merge)
+    truth = retrieve(workload.exact, plans, excluded, overfetch=workload.overfetch, merge=merge)  # type: ignore[arg-type]
     return float(np.mean([np.isin(t.item_row, f.item_row).mean() for t, f in zip(truth, found, strict=True)]))
 
 
@@ -103,14 +107,17 @@ def _functions(workload: Workload, plans: Sequence[RetrievalPlan]) -> dict[str, 
     depths = [int(np.ceil(plan.quota.max() * overfetch)) for plan in plans]
     candidates = [index.search(plan.embedding, depth) for plan, depth in zip(plans, depths, strict=True)]
 
-    def merge_all() -> list[RankedItems]:
-        return [merge(plan, *found, NOTHING) for plan, found in zip(plans, candidates, strict=True)]
+    merge = MergeByMixture(ItemSoftmax(index, workload.inverse_temperature))
+
+    def merge_all(rule: MergeRule) -> list[RankedItems]:
+        return [rule(plan, *found, NOTHING) for plan, found in zip(plans, candidates, strict=True)]
 
     return {
-        "retrieve": lambda: retrieve(index, plans, excluded, overfetch=overfetch),
+        "retrieve": lambda: retrieve(index, plans, excluded, overfetch=overfetch, merge=merge),
         "· lookup": lambda: index.search(queries, max(depths)),
-        "· merge": merge_all,
-        BASELINE: lambda: retrieve(exact, plans, excluded, overfetch=overfetch),  # type: ignore[arg-type]
+        "· merge": lambda: merge_all(merge),
+        "· merge by quota": lambda: merge_all(merge_by_quota),
+        BASELINE: lambda: retrieve(exact, plans, excluded, overfetch=overfetch, merge=merge),  # type: ignore[arg-type]
     }
 
 
@@ -129,7 +136,8 @@ def synthetic_workload(options: Options, N: int, seed: int = 0) -> Workload:
         plans.append(RetrievalPlan(embedding=embedding, outcome=outcome, quota=quota))
     index = ItemIndex.build(vectors)
     index.calibrate(np.concatenate([plan.embedding for plan in plans]), RECALL_DEPTH, recall=RECALL_TARGET)
-    return Workload(name="clustered", index=index, exact=ExactIndex(vectors), overfetch=OVERFETCH, plans=plans)
+    return Workload(name="clustered", index=index, exact=ExactIndex(vectors), overfetch=OVERFETCH,
+                    inverse_temperature=INVERSE_TEMPERATURE, plans=plans)  # fmt: skip
 
 
 def release_workload(options: Options, N: int) -> Workload:
@@ -151,6 +159,7 @@ def release_workload(options: Options, N: int) -> Workload:
         index=release.index,
         exact=ExactIndex(vectors),
         overfetch=manifest.generation.overfetch,
+        inverse_temperature=manifest.generation.inverse_temperature,
         plans=plans,
     )
 

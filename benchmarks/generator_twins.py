@@ -12,12 +12,12 @@ from torch import Tensor
 from pinrec_core import time_features
 from pinrec_core.config import ModelConfig
 from pinrec_core.generation import RequestContext, embeddings_of_step
-from pinrec_core.model import HistoryBatch, PinRec
+from pinrec_core.sequence_model import HistoryBatch, SequenceModel
 
 
 @torch.inference_mode()
 def generate_by_recomputing(
-    model: PinRec, history: HistoryBatch, request: RequestContext, offsets: tuple[int, ...]
+    model: SequenceModel, history: HistoryBatch, request: RequestContext, offsets: tuple[int, ...]
 ) -> Tensor:
     """The plain twin of ``generation.generate``, same signature: every step runs the decoder over the whole sequence.
 

@@ -9,17 +9,19 @@ import torch
 from torch import Tensor
 
 from pinrec_core.history import History
-from pinrec_core.model import HistoryBatch
+from pinrec_core.sequence_model import HistoryBatch
 
 
 def collate(
     histories: Sequence[History],
-    id_embedding: Tensor,
+    id_embedding: Tensor | None = None,
     *,
     request_surface: Sequence[int] | None = None,
     request_time: Sequence[int] | None = None,
 ) -> HistoryBatch:
     """B histories and their ID embeddings ``[B, T, I]`` (T the longest) → a batch on the ID embeddings' device.
+
+    Without ID embeddings the batch holds empty ones: training looks them up inside the objective.
 
     The start token stands at the surface and time of the first interaction, or of the request where there is none.
     """
@@ -29,6 +31,8 @@ def collate(
     start_time = [
         int(h.timestamp[0]) if len(h) else request_time[b] if request_time else 0 for b, h in enumerate(histories)
     ]
+    if id_embedding is None:
+        id_embedding = torch.empty(len(histories), max(map(len, histories)), 0)
     return HistoryBatch(
         feature=pad([h.feature for h in histories]),
         scale=pad([h.scale for h in histories]),

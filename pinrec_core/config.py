@@ -22,6 +22,9 @@ class Variant(StrEnum):
     OC = "oc"  # the outcome
     MT = "mt"  # the time offset
     MT_OC = "mt_oc"  # both
+    PINNERFORMER = "pinnerformer"  # baseline: unconditioned, one embedding, trained on all actions to come
+    SASREC = "sasrec"  # baseline: ids and positions alone, one embedding, trained on the next item
+    DOT_PRODUCT = "dot_product"  # pre-training of the ID tables alone; generates nothing
 
     @property
     def outcome_conditioned(self) -> bool:
@@ -31,6 +34,11 @@ class Variant(StrEnum):
     def multi_token(self) -> bool:
         return self in (Variant.MT, Variant.MT_OC)
 
+    @property
+    def one_embedding(self) -> bool:
+        """Whether the model answers with a single user embedding: a baseline, not a generator."""
+        return self in (Variant.PINNERFORMER, Variant.SASREC)
+
 
 class WindowReduction(StrEnum):
     """How the targets of one window are combined (eq. 5; not recoverable from the paper, so both are offered)."""
@@ -39,11 +47,25 @@ class WindowReduction(StrEnum):
     MIN = "min"
 
 
+class Precision(StrEnum):
+    """Arithmetic of the training step's matrix products; weights, losses and optimiser states stay in FP32."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
 class Allocation(StrEnum):
     """How a budget becomes whole items: largest remainder, or the same in expectation with drawn remainders."""
 
     DETERMINISTIC = "deterministic"
     STOCHASTIC = "stochastic"
+
+
+class Merging(StrEnum):
+    """What the quotas of a request's embeddings mean when their finds become one list (``pinrec_core.merging``)."""
+
+    QUOTA = "quota"  # how many items each brings
+    MIXTURE = "mixture"  # how much each one's probabilities weigh
 
 
 class _Config:
@@ -91,6 +113,9 @@ def _typed(kind: Any, name: str, value: Any) -> Any:
         names = [member.value for member in kind]
         require(value in names, name, value, f"one of {names}", error=ConfigError)
         return kind(value)
+    if kind is bool:
+        require(isinstance(value, bool), name, value, "true or false", error=ConfigError)
+        return value
     whole = isinstance(value, int) and not isinstance(value, bool)
     if kind is int:
         require(whole, name, value, "a whole number", error=ConfigError)
@@ -118,8 +143,9 @@ class ModelConfig(_Config):
     embedder_layers: int  # fully connected layers of each item embedder, 2 or 3 in the paper
     max_history: int  # longest T; the start token and the generated tokens come on top
     max_steps: int  # longest S
-    max_offset: int  # Δmax; 1 unless the variant is multi-token
+    max_offset: int  # Δmax; 1 where the variant predicts the next item alone
     dropout: float
+    id_dropout: float  # of the ID embedding's entries, so that the model does not lean on it alone
     num_outcomes: int  # O
     num_surfaces: int
     feature_width: int  # F
@@ -136,8 +162,9 @@ class ModelConfig(_Config):
         require(self.id_width % self.id_hashes == 0, "id_width", self.id_width,
                 f"a multiple of id_hashes={self.id_hashes}", error=ConfigError)  # fmt: skip
         require(self.id_rows & (self.id_rows - 1) == 0, "id_rows", self.id_rows, "a power of two", error=ConfigError)
-        require(0 <= self.dropout < 1, "dropout", self.dropout, "a value in [0, 1)", error=ConfigError)
-        if not self.variant.multi_token:
+        for name in ("dropout", "id_dropout"):
+            require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a value in [0, 1)", error=ConfigError)
+        if not (self.variant.multi_token or self.variant is Variant.DOT_PRODUCT):
             object.__setattr__(self, "max_offset", 1)
 
     @property
@@ -162,14 +189,18 @@ class ObjectiveConfig(_Config):
     window_reduction: WindowReduction = WindowReduction.MEAN
     init_temperature: float = 0.07  # λ starts at its inverse
     max_inverse_temperature: float = 100.0
+    log_q: bool = True  # subtract log Q(i) from the logits; off only to measure what it is worth
+    mask_own_positives: bool = True  # of the other items a user acted on; off only to measure
+    horizon_days: float = 28.0  # of the dense all-action targets (PinnerFormer)
     sketch_width: int = 1 << 16
     sketch_depth: int = 4
 
     def __post_init__(self) -> None:
         self._check_types()
         self._positive(
-            "queries_per_step", "window", "init_temperature", "max_inverse_temperature", "sketch_width", "sketch_depth"
-        )
+            "queries_per_step", "window", "init_temperature", "max_inverse_temperature", "horizon_days", "sketch_width",
+            "sketch_depth",
+        )  # fmt: skip
         self._not_negative("in_batch_negatives", "random_negatives")
         require(self.in_batch_negatives + self.random_negatives > 0, "random_negatives", self.random_negatives,
                 "at least one negative, in-batch or random", error=ConfigError)  # fmt: skip
@@ -180,21 +211,25 @@ class TrainingConfig(_Config):
     """One training run."""
 
     epochs: int = 10
-    batch_users: int = 64  # B
+    batch_users: int = 64  # B, per process
+    accumulate_batches: int = 1  # batches whose gradients make one step of the optimiser
+    precision: Precision = Precision.FP32
     learning_rate: float = 1e-3
-    id_learning_rate: float = 3e-3
+    id_learning_rate: float = 3e-3  # of the ID tables; 0 freezes them
     weight_decay: float = 0.01
     warmup_share: float = 0.05
     gradient_clip: float = 1.0
     evaluation_share: float = 0.1  # users held out of training, by hash
+    held_out_last: int = 0  # interactions at the end of every user that training never sees: leave-one-out's split
+    validation_users: int = 256  # held-out users whose loss is taken after each epoch; 0: none
     seed: int = 0
 
     def __post_init__(self) -> None:
         self._check_types()
-        self._positive("epochs", "batch_users", "learning_rate", "id_learning_rate", "gradient_clip")
-        self._not_negative("weight_decay", "seed")
+        self._positive("epochs", "batch_users", "accumulate_batches", "learning_rate", "gradient_clip")
+        self._not_negative("id_learning_rate", "weight_decay", "held_out_last", "validation_users", "seed")
         require(0 <= self.warmup_share < 1, "warmup_share", self.warmup_share, "a value in [0, 1)", error=ConfigError)
-        require(0 < self.evaluation_share < 1, "evaluation_share", self.evaluation_share, "a value in (0, 1)",
+        require(0 <= self.evaluation_share < 1, "evaluation_share", self.evaluation_share, "a value in [0, 1)",
                 error=ConfigError)  # fmt: skip
         require(self.seed < 1 << 63, "seed", self.seed, "a value below 2^63", error=ConfigError)
 
@@ -207,6 +242,8 @@ class GenerationConfig(_Config):
     offsets: tuple[int, ...] = (1,)  # δ of the W embeddings of a step; holds 1, which feeds back
     merge_cosine: float = 0.9  # an embedding merges into a kept one above this; calibrated when a release is made
     allocation: Allocation = Allocation.DETERMINISTIC
+    merging: Merging = Merging.MIXTURE
+    inverse_temperature: float = 1 / 0.07  # λ that the objective learned: makes inner products probabilities
     overfetch: float = 8.0  # each embedding looks up this many times the largest quota: neighbours want the same items
     nprobe: int = 8
     default_num_items: int = 100
@@ -214,7 +251,7 @@ class GenerationConfig(_Config):
 
     def __post_init__(self) -> None:
         self._check_types()
-        self._positive("steps", "nprobe", "default_num_items", "max_num_items")
+        self._positive("steps", "inverse_temperature", "nprobe", "default_num_items", "max_num_items")
         distinct = 1 in self.offsets and len(set(self.offsets)) == len(self.offsets) and min(self.offsets) >= 1
         expected = "distinct offsets of at least 1, with 1 among them"
         require(distinct, "offsets", self.offsets, expected, error=ConfigError)
@@ -246,7 +283,8 @@ PRESETS: dict[str, Preset] = {
     "tiny": Preset(
         model={
             "layers": 2, "heads": 2, "hidden_width": 64, "item_width": 32, "embedder_layers": 2, "dropout": 0.0,
-            "id_width": 32, "id_hashes": 2, "id_rows": 1 << 12, "max_history": 64, "max_steps": 8, "max_offset": 4,
+            "id_dropout": 0.0, "id_width": 32, "id_hashes": 2, "id_rows": 1 << 12, "max_history": 64,
+            "max_steps": 8, "max_offset": 4,
         },
         objective=ObjectiveConfig(in_batch_negatives=512, random_negatives=512, queries_per_step=1024),
         training=TrainingConfig(epochs=12, batch_users=32, learning_rate=2e-3),
@@ -254,7 +292,8 @@ PRESETS: dict[str, Preset] = {
     "small": Preset(
         model={
             "layers": 4, "heads": 4, "hidden_width": 128, "item_width": 64, "embedder_layers": 2, "dropout": 0.1,
-            "id_width": 64, "id_hashes": 2, "id_rows": 1 << 15, "max_history": 128, "max_steps": 8, "max_offset": 8,
+            "id_dropout": 0.0, "id_width": 64, "id_hashes": 2, "id_rows": 1 << 15, "max_history": 128,
+            "max_steps": 8, "max_offset": 8,
         },
         objective=ObjectiveConfig(in_batch_negatives=1024, random_negatives=2048, queries_per_step=2048),
         training=TrainingConfig(epochs=20, batch_users=64, learning_rate=1e-3),
@@ -262,7 +301,8 @@ PRESETS: dict[str, Preset] = {
     "base": Preset(
         model={
             "layers": 12, "heads": 12, "hidden_width": 768, "item_width": 256, "embedder_layers": 3, "dropout": 0.1,
-            "id_width": 256, "id_hashes": 4, "id_rows": 1 << 20, "max_history": 512, "max_steps": 16, "max_offset": 16,
+            "id_dropout": 0.0, "id_width": 256, "id_hashes": 4, "id_rows": 1 << 20, "max_history": 512,
+            "max_steps": 16, "max_offset": 16,
         },
         objective=ObjectiveConfig(in_batch_negatives=8192, random_negatives=16384, queries_per_step=8192),
         training=TrainingConfig(epochs=5, batch_users=64, learning_rate=3e-4, id_learning_rate=1e-3),

@@ -23,6 +23,8 @@ from pinrec_core.errors import DataError
 from pinrec_core.ids import IdKind
 
 MANIFEST_NAME = "dataset.json"
+SEQUENCES = Path("signals/sequences")
+"""Where a prepared dataset holds the sequences that training reads."""
 UNKNOWN_SURFACE = ""
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pinrec_core.decoder import KeyValueCache
 from pinrec_core.errors import ConfigError, require
-from pinrec_core.model import HistoryBatch, PinRec
+from pinrec_core.sequence_model import HistoryBatch, SequenceModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,7 @@ def draw_feedback_outcomes(budget: np.ndarray, steps: int, seed: int) -> np.ndar
 
 
 @torch.inference_mode()
-def generate(model: PinRec, history: HistoryBatch, request: RequestContext, offsets: tuple[int, ...]) -> Tensor:
+def generate(model: SequenceModel, history: HistoryBatch, request: RequestContext, offsets: tuple[int, ...]) -> Tensor:
     """→ unit embeddings ``[B, O, S·W, D]``, in generation order along the third dimension (step, then offset).
 
     S is ``request.feedback_outcome.shape[1] + 1``; O is the number of outcomes that the variant tells apart.
@@ -73,7 +73,7 @@ def generate(model: PinRec, history: HistoryBatch, request: RequestContext, offs
     return torch.cat(generated, dim=2)
 
 
-def condition_of_step(model: PinRec, offsets: tuple[int, ...]) -> Tensor:
+def condition_of_step(model: SequenceModel, offsets: tuple[int, ...]) -> Tensor:
     """What the head adds for every outcome at every offset, ``[1, O, W, 2H]``: no request or step changes it."""
     device = model.start_token.device
     outcome = torch.arange(model.config.num_conditions, device=device).view(1, -1, 1)
@@ -81,7 +81,7 @@ def condition_of_step(model: PinRec, offsets: tuple[int, ...]) -> Tensor:
     return model.head.condition(*torch.broadcast_tensors(outcome, offset))
 
 
-def embeddings_of_step(model: PinRec, hidden: Tensor, offsets: tuple[int, ...]) -> Tensor:
+def embeddings_of_step(model: SequenceModel, hidden: Tensor, offsets: tuple[int, ...]) -> Tensor:
     """Hidden states ``[B, H]`` → ``[B, O, W, D]``: one step on its own."""
     return model.head.conditioned(hidden[:, None, None, :], condition_of_step(model, offsets))
 

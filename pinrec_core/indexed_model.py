@@ -5,8 +5,10 @@ It can come from a run (indexed and calibrated now) or from a release (as frozen
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,14 @@ from pinrec_core.catalogue import ItemCatalogue
 from pinrec_core.compression import compress, compression_ratio
 from pinrec_core.config import GenerationConfig, ModelConfig
 from pinrec_core.dataset import DatasetManifest
+from pinrec_core.device import torch_device
 from pinrec_core.errors import DataError
-from pinrec_core.evaluation import EvaluationCase, generate_for, serving_budget
+from pinrec_core.evaluation.cases import EvaluationCase
+from pinrec_core.evaluation.user_embeddings import generate_for, serving_budget
 from pinrec_core.item_index import ItemIndex
-from pinrec_core.model import PinRec
+from pinrec_core.merging import MergeRule, merge_rule
 from pinrec_core.release import Release, represent_catalogue
+from pinrec_core.sequence_model import SequenceModel
 from pinrec_core.training import Run
 
 INDEX_RECALL_TARGET = 0.99
@@ -31,17 +36,22 @@ CALIBRATION_USERS = 64
 CALIBRATION_QUERIES = 2048
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class IndexedModel:
     """Everything between a history and its items."""
 
-    model: PinRec
+    model: SequenceModel
     embed_ids: Callable[[Tensor], Tensor]
     catalogue: ItemCatalogue
     index: ItemIndex
     generation: GenerationConfig
     dataset: DatasetManifest
     calibration: dict[str, Any]
+
+    @cached_property
+    def merge(self) -> MergeRule:
+        """How the finds of several embeddings become one list."""
+        return merge_rule(self.index, self.generation)
 
     @staticmethod
     def from_release(release: Release, device: str = "cpu") -> IndexedModel:
@@ -57,22 +67,29 @@ class IndexedModel:
 
     @staticmethod
     def from_run(
-        run: Run, dataset: Path, cases: list[EvaluationCase], *, generation: GenerationConfig, compression_target: float
+        run: Run,
+        dataset: Path,
+        cases: list[EvaluationCase],
+        *,
+        generation: GenerationConfig,
+        compression_target: float,
+        device: str = "cpu",
     ) -> IndexedModel:
         """Index the catalogue, then calibrate nprobe and the merge threshold on what held-out users generate.
 
-        ``compression_target`` is the wanted number of generated embeddings per kept one. Raises ``DataError`` when the
-        dataset is not of the kind that the run was trained on.
+        ``compression_target`` is the wanted number of generated embeddings per kept one. The model runs on ``device``,
+        the ID embedder on the CPU, as in serving. Raises ``DataError`` when the dataset is not of the kind that the
+        run was trained on, ``ConfigError`` for a device that is not there.
         """
         manifest = DatasetManifest.load(dataset)
         _check_sizes(run.model, manifest)
         model = run.load_model()
+        embed_ids = model.id_embedding if device == "cpu" else copy.deepcopy(model.id_embedding)
+        model = model.to(torch_device(device))
         catalogue = ItemCatalogue.open(dataset)
-        index = ItemIndex.build(represent_catalogue(model, model.id_embedding, catalogue))
+        index = ItemIndex.build(represent_catalogue(model, embed_ids, catalogue))
         sample = (
-            generate_for(
-                model, model.id_embedding, cases[:CALIBRATION_USERS], serving_budget(model, manifest), generation
-            )
+            generate_for(model, embed_ids, cases[:CALIBRATION_USERS], serving_budget(model, manifest), generation)
             if cases
             else torch.from_numpy(index.reconstruct(np.arange(min(len(index), CALIBRATION_QUERIES)))[None, None])
         )
@@ -81,10 +98,12 @@ class IndexedModel:
         merge_cosine = calibrate_merge_cosine(sample, compression_target)
         return IndexedModel(
             model=model,
-            embed_ids=model.id_embedding,
+            embed_ids=embed_ids,
             catalogue=catalogue,
             index=index,
-            generation=replace(generation, nprobe=nprobe, merge_cosine=merge_cosine),
+            generation=replace(
+                generation, nprobe=nprobe, merge_cosine=merge_cosine, inverse_temperature=run.inverse_temperature()
+            ),
             dataset=manifest,
             calibration={
                 "type": "IVF_HNSW",

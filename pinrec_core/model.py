@@ -6,49 +6,22 @@ the index.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-
 import torch
 from torch import Tensor, nn
 
 from pinrec_core import time_features
 from pinrec_core.config import ModelConfig
-from pinrec_core.decoder import Decoder, KeyValueCache
 from pinrec_core.history import ItemType
-from pinrec_core.id_embedding import HashedIdEmbedding
 from pinrec_core.item_embedder import ItemEmbedder
 from pinrec_core.output_head import OutputHead
+from pinrec_core.sequence_model import HistoryBatch, SequenceModel
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HistoryBatch:
-    """B histories padded on the right to T positions. Row b holds ``length[b]`` real ones; the rest is ignored.
-
-    Features stay INT8 until the model's device de-quantises them. ``id_embedding`` is what the ID embedder made of the
-    keys; queries have no ID table, so theirs is ignored.
-    """
-
-    feature: Tensor  # int8 [B, T, F]
-    scale: Tensor  # float [B, T]
-    id_embedding: Tensor  # float [B, T, I]
-    item_type: Tensor  # int64 [B, T]
-    surface: Tensor  # int64 [B, T]
-    timestamp: Tensor  # int64 [B, T]
-    length: Tensor  # int64 [B]
-    start_surface: Tensor  # int64 [B]: surface and time that the start token stands for
-    start_timestamp: Tensor  # int64 [B]
-
-    def to(self, device: torch.device | str) -> HistoryBatch:
-        return HistoryBatch(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
-
-
-class PinRec(nn.Module):
+class PinRec(SequenceModel):
     """Embedders, decoder and head of one ``ModelConfig``."""
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.id_embedding = HashedIdEmbedding(width=config.id_width, hashes=config.id_hashes, rows=config.id_rows)
+        super().__init__(config)
         self.pin_embedder = ItemEmbedder(
             input_width=config.feature_width + config.id_width,
             item_width=config.item_width,
@@ -57,24 +30,17 @@ class PinRec(nn.Module):
         self.query_embedder = ItemEmbedder(
             input_width=config.feature_width, item_width=config.item_width, layers=config.embedder_layers
         )
-        self.start_token = nn.Parameter(torch.zeros(config.hidden_width))
-        self.token_projection = nn.Linear(config.item_width, config.hidden_width)
         self.surface_embedding = nn.Embedding(config.num_surfaces, config.hidden_width)
         self.time_projection = nn.Linear(time_features.WIDTH, config.hidden_width)
-        self.decoder = Decoder(
-            layers=config.layers, heads=config.heads, hidden_width=config.hidden_width,
-            max_positions=config.max_positions, dropout=config.dropout,
-        )  # fmt: skip
         self.head = OutputHead(
             hidden_width=config.hidden_width, item_width=config.item_width,
             num_conditions=config.num_conditions, max_offset=config.max_offset,
         )  # fmt: skip
-        nn.init.normal_(self.start_token, std=0.02)
         nn.init.normal_(self.surface_embedding.weight, std=0.02)
 
     def represent_pins(self, feature: Tensor, scale: Tensor, id_embedding: Tensor) -> Tensor:
         """INT8 content ``[..., F]`` with scales ``[...]`` and ID embeddings ``[..., I]`` → item space ``[..., D]``."""
-        return self.pin_embedder(torch.cat([self._dequantize(feature, scale), id_embedding], dim=-1))
+        return self.pin_embedder(torch.cat([self._dequantize(feature, scale), self.id_dropout(id_embedding)], dim=-1))
 
     def represent_items(self, batch: HistoryBatch) -> Tensor:
         """A history's pins and queries → item space ``[B, T, D]``.
@@ -107,11 +73,3 @@ class PinRec(nn.Module):
         start = self.start_token + self.context(batch.start_surface, batch.start_timestamp, batch.start_timestamp)
         previous = time_features.previous_timestamps(batch.timestamp)
         return torch.cat([start.unsqueeze(1), self.tokens(item, batch.surface, batch.timestamp, previous)], dim=1)
-
-    def forward(self, batch: HistoryBatch, cache: KeyValueCache | None = None) -> tuple[Tensor, Tensor]:
-        """→ hidden states ``[B, 1 + T, H]`` and item representations ``[B, T, D]``.
-
-        Hidden state t has seen the start token and the first t items: it predicts item t (counting from 0).
-        """
-        item = self.represent_items(batch)
-        return self.decoder(self.history_tokens(batch, item), cache), item

@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pinrec_core.sequence_model import ConditionedHead
 
-class OutputHead(nn.Module):
+
+class OutputHead(ConditionedHead):
     """``num_conditions`` outcomes and ``max_offset`` offsets."""
 
     def __init__(self, *, hidden_width: int, item_width: int, num_conditions: int, max_offset: int) -> None:
@@ -24,17 +26,10 @@ class OutputHead(nn.Module):
         self.from_condition = nn.Linear(2 * hidden_width, 2 * hidden_width, bias=False)
         self.out = nn.Linear(2 * hidden_width, item_width)
 
-    def forward(self, hidden: Tensor, outcome: Tensor, offset: Tensor) -> Tensor:
-        """Hidden states ``[..., H]``, outcomes and offsets (δ ≥ 1) ``[...]`` → unit vectors ``[..., D]``.
-
-        Leading dimensions broadcast: ``[B, 1, H]`` against ``[1, O]`` gives every outcome of every row.
-        """
-        return self.conditioned(hidden, self.condition(outcome, offset))
-
     def condition(self, outcome: Tensor, offset: Tensor) -> Tensor:
         """The conditioning's block of the first layer, ``[..., 2H]``: the same for every request and step."""
         return self.from_condition(torch.cat([self.outcome_embedding(outcome), self.offset_embedding(offset - 1)], -1))
 
     def conditioned(self, hidden: Tensor, condition: Tensor) -> Tensor:
-        """As ``forward``, with ``condition`` computed before."""
+        """Hidden states ``[..., H]`` → unit vectors ``[..., D]``."""
         return F.normalize(self.out(F.gelu(self.from_hidden(hidden) + condition)), dim=-1)

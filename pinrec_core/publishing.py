@@ -19,9 +19,9 @@ from pinrec_core import release as layout
 from pinrec_core.catalogue import ItemCatalogue
 from pinrec_core.errors import ReleaseError
 from pinrec_core.indexed_model import IndexedModel
-from pinrec_core.model import PinRec
 from pinrec_core.output_folder import built_beside
 from pinrec_core.release import Release, ReleaseManifest
+from pinrec_core.sequence_model import SequenceModel
 
 EXPORT_TOLERANCE = 1e-6
 """TorchScript runs the same kernels on the same numbers; anything above rounding is a fault of the export."""
@@ -77,7 +77,7 @@ def publish(
     return Release.open(target)
 
 
-def _export_weights(model: PinRec, folder: Path, space: str) -> None:
+def _export_weights(model: SequenceModel, folder: Path, space: str) -> None:
     weights = {
         name: weight.detach().cpu().contiguous()
         for name, weight in model.state_dict().items()
@@ -86,7 +86,7 @@ def _export_weights(model: PinRec, folder: Path, space: str) -> None:
     safetensors.torch.save_file(weights, folder / layout.MODEL_FILE, metadata={layout.SPACE_KEY: space})
 
 
-def _export_id_embedder(model: PinRec, folder: Path, space: str, catalogue: ItemCatalogue) -> None:
+def _export_id_embedder(model: SequenceModel, folder: Path, space: str, catalogue: ItemCatalogue) -> None:
     """Script, save, load what was saved and compare it with the module it came from."""
     path = folder / layout.ID_EMBEDDER_FILE
     original = model.id_embedding.to("cpu").eval()

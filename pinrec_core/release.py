@@ -40,7 +40,8 @@ from pinrec_core.dataset import DatasetManifest
 from pinrec_core.device import torch_device
 from pinrec_core.errors import ReleaseError
 from pinrec_core.item_index import ItemIndex
-from pinrec_core.model import PinRec
+from pinrec_core.model_of_variant import generative_model
+from pinrec_core.sequence_model import SequenceModel
 
 FORMAT = 1
 MANIFEST_FILE = "manifest.json"
@@ -156,13 +157,13 @@ class Release:
     def index(self) -> ItemIndex:
         return ItemIndex.read(self._verified(INDEX_FILE), nprobe=self.manifest.generation.nprobe)
 
-    def load_model(self, device: torch.device | str) -> PinRec:
+    def load_model(self, device: torch.device | str) -> SequenceModel:
         """The model in evaluation mode, without ID tables: those are the ID embedder's. In FP16 on a GPU."""
         path = self._verified(MODEL_FILE)
         with safetensors.safe_open(path, "pt") as file:
             self._check_space(MODEL_FILE, (file.metadata() or {}).get(SPACE_KEY))
         with torch.device("meta"):
-            model = PinRec(self.manifest.model)
+            model = generative_model(self.manifest.model)
         weights = safetensors.torch.load_file(path)
         del model.id_embedding
         model.load_state_dict(weights, strict=True, assign=True)
@@ -196,7 +197,7 @@ class Release:
 
 @torch.inference_mode()
 def represent_catalogue(
-    model: PinRec,
+    model: SequenceModel,
     id_embedder: torch.nn.Module,
     catalogue: ItemCatalogue,
     rows: np.ndarray | None = None,
@@ -218,7 +219,7 @@ def represent_catalogue(
     return made
 
 
-def embedding_space_of(model: PinRec, feature_space: str) -> str:
+def embedding_space_of(model: SequenceModel, feature_space: str) -> str:
     """Identity of the item space: a digest of everything that maps an item to its vector."""
     digest = hashlib.sha256(feature_space.encode())
     for prefix in ("id_embedding", "pin_embedder", "query_embedder"):

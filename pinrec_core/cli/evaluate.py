@@ -1,136 +1,159 @@
-"""``pinrec evaluate``: a run or a release against held-out users and a popularity baseline."""
+"""``pinrec evaluate``: models and baselines against the same users, compared with confidence intervals."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from pinrec_core.evaluation import EvaluationCase, EvaluationReport
-    from pinrec_core.indexed_model import IndexedModel
-    from pinrec_core.training import Run
-
 
 def evaluate(
-    subject: Annotated[Path, typer.Argument(help="A run folder or a release folder.", show_default=False)],
+    subject: Annotated[
+        list[str],
+        typer.Argument(
+            help="Runs, releases, or baselines: popularity, popularity-by-surface, co-occurrence. The first is "
+            "compared with each of the others.",
+            show_default=False,
+        ),
+    ],
     dataset: Annotated[
         Path | None, typer.Option(help="Prepared dataset; a run knows its own, a release needs it.", show_default=False)
     ] = None,
-    targets: Annotated[int, typer.Option(help="Z: items per user to be recalled, the user's last.")] = 8,
-    k: Annotated[int, typer.Option(help="Items per generated embedding.")] = 10,
-    max_users: Annotated[int, typer.Option(help="Held-out users to judge at most.")] = 2000,
+    protocol: Annotated[
+        str,
+        typer.Option(
+            help="held-out: users kept out of training, their last items. cold: the same users, their first items, no "
+            "history. leave-one-out (or -validation): every user's last (or second last) item, full ranking, seen "
+            "items removed."
+        ),
+    ] = "held-out",
+    targets: Annotated[int, typer.Option(help="Z: items per user to be recalled.")] = 8,
+    k: Annotated[int, typer.Option(help="Items per generated embedding; the cut-off of leave-one-out.")] = 10,
+    embeddings: Annotated[
+        int | None,
+        typer.Option(
+            help="E: embeddings per user of every model, steps × outcomes × offsets, so that variants compare. By "
+            "default each model's own.",
+            show_default=False,
+        ),
+    ] = None,
+    offsets: Annotated[
+        str | None, typer.Option(help="Time offsets per step, e.g. 1,2,4; all by default.", show_default=False)
+    ] = None,
+    num_items: Annotated[int, typer.Option(help="N: items of the served recall.")] = 100,
+    exclude_seen: Annotated[bool, typer.Option(help="Keep the user's history out of the served items.")] = False,
+    max_users: Annotated[
+        int | None, typer.Option(help="Users to judge at most: 2,000, or all of leave-one-out.", show_default=False)
+    ] = None,
+    matrix: Annotated[
+        bool, typer.Option("--matrix", help="Controllability: all budget on one outcome, first subject over second.")
+    ] = False,
+    sweep_steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Recall, diversity and latency for 1, 2, 4, 8 and 16 offsets per step at this total of embeddings.",
+            show_default=False,
+        ),
+    ] = None,
+    sweep_budget: Annotated[
+        str | None,
+        typer.Option(help="Move the budget from one outcome to another, e.g. like:dislike.", show_default=False),
+    ] = None,
+    precision: Annotated[
+        bool, typer.Option("--precision", help="INT8 features and FP16/BF16 against FP32, of the first subject.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="Torch device of the models: cpu, cuda, cuda:1 …")] = "cpu",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Save metrics.json and users.parquet of every subject here.", show_default=False),
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Unordered recall@k, diversity and what 100 served items recall, beside popularity.
+    """Judge models on users they were not trained on, beside baselines.
 
-    Users are disjoint from training. The index is the whole catalogue.
+    Unordered recall@k counts a target that any of a user's E embeddings ranks within its top k; "at equal items" gives
+    a subject of one list its top k·E; served recall is what N items, as the service would return them, recall. The
+    index is the whole catalogue. Intervals are 95%, by resampling users.
 
-    Example: pinrec evaluate runs/ml100k
+    pinrec evaluate runs/ml100k popularity co-occurrence
+
+    Variants at an equal number of embeddings:
+    pinrec evaluate runs/mt_oc runs/uc runs/pinnerformer --embeddings 24
+
+    What a budget does, against an unconditioned model:
+    pinrec evaluate runs/oc runs/uc --matrix --sweep-budget like:dislike
+
+    The classic benchmark, for runs trained with --set training.held_out_last=2:
+    pinrec evaluate runs/ml1m co-occurrence --protocol leave-one-out
+
+    Users without a history:
+    pinrec evaluate runs/globo popularity-by-surface --protocol cold
     """
-    from pinrec_core.cli.console import print_json, stdout
+    from pinrec_core.cli import evaluation_tables as tables
+    from pinrec_core.cli.console import print_json, progress, stderr, stdout
+    from pinrec_core.cli.evaluation_studies import Studies, run_studies
+    from pinrec_core.errors import ConfigError, require
+    from pinrec_core.evaluation.setting import Protocol, Setting, judge, open_subject
 
-    serving, cases, popularity = load_subject(subject, dataset, targets, max_users)
-    report = run_evaluation(serving, cases, popularity, k)
-    if json_:
-        print_json(report.to_dict())
-    else:
-        stdout.print(report_table(report))
-
-
-def load_subject(
-    subject: Path, dataset: Path | None, targets: int, max_users: int
-) -> tuple[IndexedModel, list[EvaluationCase], Any]:
-    """What to judge, on whom, and the popularity counts. A run is indexed and calibrated on the way."""
-    from pinrec_core.cli.console import stderr
-    from pinrec_core.config import TrainingConfig
-    from pinrec_core.dataset import DatasetManifest
-    from pinrec_core.errors import ConfigError, DataError
-    from pinrec_core.evaluation import evaluation_cases
-    from pinrec_core.indexed_model import IndexedModel
-    from pinrec_core.release import EVALUATION_SHARE_KEY, MANIFEST_FILE, Release
-    from pinrec_core.training import Run
-
-    if not (subject / MANIFEST_FILE).is_file():
-        return index_run(Run.load(subject), dataset, targets, max_users)
-    if dataset is None:
-        raise ConfigError("--dataset: expected the prepared dataset to judge a release on")
-    release, given = Release.open(subject), DatasetManifest.load(dataset)
-    for name in ("outcomes", "surfaces", "item_id_kind", "feature_space"):
-        got, expected = getattr(given, name), getattr(release.manifest.dataset, name)
-        if got != expected:
-            raise DataError(f"{dataset}: {name}={got!r}, expected {expected!r}, which the release was made with")
-    # The share that the run held out: a larger one would count users it was trained on.
-    share = release.manifest.metrics.get(EVALUATION_SHARE_KEY, TrainingConfig().evaluation_share)
-    with stderr.status("reading held-out users"):
-        cases, popularity = evaluation_cases(
-            dataset, release.catalogue, share=share, targets=targets, max_users=max_users
-        )
-    return IndexedModel.from_release(release), cases, popularity
-
-
-def index_run(
-    run: Run, dataset: Path | None, targets: int, max_users: int
-) -> tuple[IndexedModel, list[EvaluationCase], Any]:
-    """A run indexed and calibrated, its held-out users, and the popularity counts."""
-    from pinrec_core.catalogue import ItemCatalogue
-    from pinrec_core.cli.console import stderr
-    from pinrec_core.evaluation import evaluation_cases
-    from pinrec_core.indexed_model import IndexedModel, default_compression_target, default_generation
-
-    folder = dataset or run.dataset
-    with stderr.status("reading held-out users"):
-        cases, popularity = evaluation_cases(
-            folder, ItemCatalogue.open(folder), share=run.training.evaluation_share, targets=targets,
-            max_users=max_users,
-        )  # fmt: skip
-    with stderr.status("indexing and calibrating"):
-        serving = IndexedModel.from_run(
-            run, folder, cases,
-            generation=default_generation(run.model), compression_target=default_compression_target(run.model),
-        )  # fmt: skip
-    return serving, cases, popularity
-
-
-def run_evaluation(serving: IndexedModel, cases: list[EvaluationCase], popularity: Any, k: int) -> EvaluationReport:
-    """Evaluate with a progress bar."""
-    from pinrec_core.cli.console import progress
-    from pinrec_core.evaluation import evaluate as judge
-
+    protocols = [p.value for p in Protocol]
+    require(protocol in protocols, "protocol", protocol, f"one of {protocols}", error=ConfigError)
+    require(len(set(subject)) == len(subject), "subjects", subject, "each of them once", error=ConfigError)
+    chosen = Protocol(protocol)
+    studies = Studies(matrix=matrix, sweep_steps=sweep_steps, sweep_budget=sweep_budget, precision=precision)
+    setting = Setting.for_subjects(
+        subject, dataset=dataset, protocol=chosen, targets=targets,
+        max_users=max_users if max_users is not None or chosen.left_out else 2000,
+    )  # fmt: skip
+    opened = []
+    for name in subject:
+        with stderr.status(f"opening {name}"):
+            opened.append(open_subject(name, setting, embeddings=embeddings, offsets=_offsets(offsets), device=device))
+    studies.check(opened)
+    equal_embeddings = max(one.embeddings for one in opened)
+    results = []
     with progress(count=True) as bar:
-        task = bar.add_task("evaluating users", total=len(cases))
-        return judge(
-            serving.model, serving.embed_ids, serving.index, serving.generation, serving.dataset, cases, popularity,
-            k=k, report=lambda done: bar.advance(task, done),
-        )  # fmt: skip
+        for one in opened:
+            task = bar.add_task(one.name, total=setting.max_users)
+
+            def report(done: int, task: object = task) -> None:
+                bar.advance(task, done)  # type: ignore[arg-type]
+
+            results.append(
+                judge(
+                    one, setting, k=k, equal_embeddings=equal_embeddings, num_items=num_items,
+                    exclude_seen=exclude_seen, report=report,
+                )
+            )  # fmt: skip
+            bar.update(task, total=len(results[-1].user_id))
+    if out is not None:
+        for name, result in zip(tables.short_names(subject).values(), results, strict=True):
+            result.save(out / name)
+    comparisons = tables.comparisons(results)
+    found = run_studies(studies, opened, setting, k=k)
+    if json_:
+        print_json(
+            {
+                "dataset": setting.manifest.name,
+                "protocol": protocol,
+                "subjects": {result.subject: result.metrics for result in results},
+                "comparisons": [comparison.to_dict() for comparison in comparisons],
+                **found.to_dict(),
+            }
+        )
+        return
+    for table in (tables.metrics_table(results, setting), tables.comparison_table(comparisons), *found.tables()):
+        if table.row_count:
+            stdout.print(table)
 
 
-def report_table(report: EvaluationReport) -> Any:
-    """The report as a rich table: the model beside popularity."""
-    from rich.table import Table
+def _offsets(text: str | None) -> tuple[int, ...] | None:
+    """``1,2,4`` → (1, 2, 4)."""
+    from pinrec_core.errors import ConfigError
 
-    table = Table(
-        title=f"{report.users:,} held-out users · {report.targets_per_user} targets each · "
-        f"catalogue of {report.catalogue:,} · {report.embeddings} embeddings"
-    )
-    table.add_column("metric")
-    for name in ("model", "popularity", "ratio"):
-        table.add_column(name, justify="right")
-
-    def row(name: str, value: float, baseline: float | None = None) -> None:
-        ratio = f"{value / baseline:.2f}×" if baseline else ""
-        table.add_row(name, f"{value:.4f}", "" if baseline is None else f"{baseline:.4f}", ratio)
-
-    row(f"unordered recall@{report.k}", report.unordered_recall, report.popularity_recall)
-    row(
-        f"… against {report.distinct_items:.0f} popular items",
-        report.unordered_recall,
-        report.popularity_recall_equal_items,
-    )
-    row("served recall@100", report.served_recall_100, report.popularity_recall_100)
-    for outcome, recall in report.recall_by_outcome.items():
-        row(f"unordered recall@{report.k}, {outcome}", recall)
-    row("diversity", report.diversity)
-    row("compression ratio", report.compression_ratio)
-    return table
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"offsets={text!r}: expected whole numbers between commas, such as 1,2,4") from error

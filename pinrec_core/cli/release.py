@@ -19,6 +19,7 @@ def release(
     ] = True,
     evaluate: Annotated[bool, typer.Option(help="Evaluate first and record the figures in the release.")] = True,
     targets: Annotated[int, typer.Option(help="Z: items per held-out user to be recalled.")] = 8,
+    device: Annotated[str, typer.Option(help="Torch device of the model: cpu, cuda, cuda:1 …")] = "cpu",
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Freeze a run into a release: weights, ID embedder, index, catalogue, vocabularies, checksums.
@@ -29,22 +30,29 @@ def release(
     """
     import datetime
 
-    from pinrec_core.cli.console import print_json, stderr, stdout
-    from pinrec_core.cli.evaluate import index_run, report_table, run_evaluation
+    from pinrec_core.cli.console import print_json, progress, stderr, stdout
+    from pinrec_core.cli.evaluation_tables import metrics_table
+    from pinrec_core.evaluation.setting import HELD_OUT_LAST_KEY, Setting, judge, open_run
     from pinrec_core.publishing import publish
     from pinrec_core.release import EVALUATION_SHARE_KEY
     from pinrec_core.training import Run
 
-    trained = Run.load(run)
-    folder = dataset or trained.dataset
-    serving, cases, popularity = index_run(trained, folder, targets, max_users=2000)
-    report = run_evaluation(serving, cases, popularity, k=10) if evaluate and cases else None
+    setting = Setting.for_subjects([str(run)], dataset=dataset, targets=targets, max_users=2000)
+    with stderr.status("indexing and calibrating"):
+        subject = open_run(str(run), setting, device=device)
+    result = None
+    if evaluate and any(True for _ in setting.cases(subject.catalogue)):
+        with progress(count=True) as bar:
+            task = bar.add_task("evaluating users", total=None)
+            result = judge(subject, setting, report=lambda done: bar.advance(task, done))
+    training = Run.load(run).training
+    split = {EVALUATION_SHARE_KEY: training.evaluation_share, HELD_OUT_LAST_KEY: training.held_out_last}
     with stderr.status("publishing") as status:
         published = publish(
-            serving,
-            dataset=folder,
+            subject.indexed,
+            dataset=setting.dataset,
             releases=releases,
-            metrics={EVALUATION_SHARE_KEY: trained.training.evaluation_share} | (report.to_dict() if report else {}),
+            metrics=split | (result.metrics if result else {}),
             now=datetime.datetime.now(datetime.UTC),
             make_current=make_current,
             report=lambda what: status.update(f"publishing: {what}"),
@@ -52,7 +60,7 @@ def release(
     if json_:
         print_json({"release": published.manifest.release_id, "folder": str(published.folder)})
         return
-    if report:
-        stdout.print(report_table(report))
+    if result:
+        stdout.print(metrics_table([result], setting))
     stdout.print(f"release {published.manifest.release_id} in {published.folder}", soft_wrap=True)
-    stderr.print(f"next: pinrec serve --releases {releases} --signals {folder}/signals", soft_wrap=True)
+    stderr.print(f"next: pinrec serve --releases {releases} --signals {setting.dataset}/signals", soft_wrap=True)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pinrec_core.config import PRESETS, Variant
+
+if TYPE_CHECKING:
+    from pinrec_core.training import EpochMetrics
 
 
 def train(
@@ -15,7 +18,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder of the run, e.g. runs/ml100k.", show_default=False)],
     preset: Annotated[str, typer.Option(help=f"Size: {', '.join(PRESETS)}.")] = "small",
     variant: Annotated[
-        Variant, typer.Option(help="Conditioning of the head: nothing, outcome, time offset, or both.")
+        Variant, typer.Option(help="Conditioning of the head (nothing, outcome, time offset, both), or a baseline.")
     ] = Variant.MT_OC,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training users; the preset's by default.")] = None,
     seed: Annotated[
@@ -28,13 +31,28 @@ def train(
             "--set", help="Change one setting, e.g. --set objective.window=8 --set model.layers=6. Repeatable."
         ),
     ] = None,
+    id_tables: Annotated[
+        Path | None,
+        typer.Option(help="A run whose ID tables the model starts from: one of --variant dot_product pre-trains them."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew whatever run is in --out.")] = False,
+    checkpoint_seconds: Annotated[
+        float, typer.Option(help="Time between checkpoints; one more comes after each epoch.", min=0)
+    ] = 300.0,
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="Folder for TensorBoard curves, e.g. runs/ml100k/tensorboard.")
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the run's metrics as one JSON document.")] = False,
 ) -> None:
     """Train a model on a prepared dataset.
 
-    Users are split by a hash of their id: a tenth is held out for `pinrec evaluate` and never trained on.
+    Users are split by a hash of their id: a tenth is held out for `pinrec evaluate` and never trained on. A run that
+    was killed goes on from its last checkpoint when the same command is given again.
 
     Example: pinrec train data/ml100k --out runs/ml100k --preset tiny
+
+    Several processes, each with its share of the users:
+    torchrun --nproc-per-node 8 --no-python pinrec train data/ml100k --out runs/ml100k --device cuda
     """
     from rich.progress import TextColumn
 
@@ -45,6 +63,7 @@ def train(
     from pinrec_core.settings import apply_settings
     from pinrec_core.training import Progress
     from pinrec_core.training import train as run_training
+    from pinrec_core.training.processes import is_first_process
 
     chosen = apply_settings(preset_named(preset), set_ or [])
     manifest = DatasetManifest.load(dataset)
@@ -56,32 +75,53 @@ def train(
     )
     given = {name: value for name, value in {"seed": seed, "epochs": epochs}.items() if value is not None}
     training_config = with_changes(chosen.training, given)
+    first = is_first_process()
 
-    with progress(TextColumn("loss {task.fields[loss]:.3f}  {task.fields[rate]:,.0f} interactions/s")) as bar:
-        finished = [0]
-        task = bar.add_task("training", total=1.0, loss=float("nan"), rate=0.0)
+    def announce(line: str) -> None:
+        if first:
+            stderr.print(line, soft_wrap=True)
 
-        def report(step: Progress) -> None:
-            elapsed = bar.tasks[task].elapsed or 0.0
-            if not stderr.is_terminal and step.epoch > finished[-1]:  # a bar says nothing in a log file
-                finished.append(step.epoch)
-                stderr.print(f"epoch {step.epoch}/{training_config.epochs}  loss {step.loss:.3f}  {elapsed:,.0f} s")
+    columns = "loss {task.fields[loss]}  held-out {task.fields[held_out]}  {task.fields[rate]} interactions/s"
+    bar = progress(TextColumn(columns + "  MFU {task.fields[mfu]}"))
+    bar.disable = not first
+    with bar:
+        task = bar.add_task("training", total=1.0, loss="–", held_out="–", rate="–", mfu="–")
+        printed = 0
+
+        def report(now: Progress) -> None:
+            nonlocal printed
+            if not stderr.is_terminal and len(now.epochs) > printed:  # a bar says nothing in a log file
+                printed = len(now.epochs)
+                announce(_epoch_line(now.epochs[-1], training_config.epochs))
             bar.update(
                 task,
-                completed=step.share,
-                description=f"epoch {step.epoch + 1}/{training_config.epochs}",
-                loss=step.loss,
-                rate=step.interactions / max(elapsed, 1e-9),
+                completed=now.share,
+                description=f"epoch {now.epoch + 1}/{training_config.epochs}",
+                loss=f"{now.loss:.3f}",
+                held_out=_optional(now.epochs[-1].held_out_loss if now.epochs else None),
+                rate=f"{now.interactions_per_second:,.0f}",
+                mfu=f"{now.mfu:.0%}",
             )
 
         run = run_training(
             dataset, out, model_config=model_config, objective_config=chosen.objective,
-            training_config=training_config, device=device, report=report,
+            training_config=training_config, device=device, id_tables=id_tables, overwrite=overwrite,
+            checkpoint_seconds=checkpoint_seconds, tensorboard=tensorboard, report=report, announce=announce,
         )  # fmt: skip
+    if not first:
+        return
     if json_:
         print_json(run.metrics | {"run": str(out)})
     else:
-        stderr.print(
-            f"run written to {out}; next: pinrec evaluate {out}, pinrec release {out} --releases releases",
-            soft_wrap=True,
-        )
+        announce(f"run written to {out}; next: pinrec evaluate {out}, pinrec release {out} --releases releases")
+
+
+def _epoch_line(epoch: EpochMetrics, epochs: int) -> str:
+    return (
+        f"epoch {epoch.epoch}/{epochs}  loss {epoch.loss:.3f}  held-out {_optional(epoch.held_out_loss)}  "
+        f"{epoch.interactions_per_second:,.0f} interactions/s  MFU {epoch.mfu:.1%}  {epoch.seconds:,.0f} s"
+    )
+
+
+def _optional(loss: float | None) -> str:
+    return "–" if loss is None else f"{loss:.3f}"

@@ -10,7 +10,7 @@ import numpy as np
 
 from pinrec_core.errors import InvalidRequestError, PinRecError
 from pinrec_core.ids import IdKind
-from pinrec_core.merging import retrieve
+from pinrec_core.merging import merge_rule, retrieve
 from pinrec_core.release import Release
 from pinrec_core.retrieval_plan import RetrievalPlan
 from pinrec_core.stages.base import StageParameters, Tensors
@@ -36,6 +36,7 @@ class FaissRetrievalStage:
         self.index = release.index
         self.catalogue = release.catalogue
         self.overfetch = release.manifest.generation.overfetch
+        self.merge = merge_rule(self.index, release.manifest.generation)
         conditioned = release.manifest.model.variant.outcome_conditioned
         names = release.manifest.dataset.outcomes if conditioned else (ANY_OUTCOME,)
         self.outcome_name = np.array([name.encode() for name in names], dtype=object)
@@ -59,7 +60,11 @@ class FaissRetrievalStage:
 
     def run(self, rows: Sequence[RetrievalRequest]) -> Sequence[Tensors | PinRecError]:
         answers = retrieve(
-            self.index, [row.plan for row in rows], [row.excluded for row in rows], overfetch=self.overfetch
+            self.index,
+            [row.plan for row in rows],
+            [row.excluded for row in rows],
+            overfetch=self.overfetch,
+            merge=self.merge,
         )
         return [
             {

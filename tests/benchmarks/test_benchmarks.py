@@ -21,7 +21,7 @@ from pinrec_core.collate import collate
 from pinrec_core.config import Variant
 from pinrec_core.errors import ConfigError
 from pinrec_core.generation import condition_of_step, generate
-from pinrec_core.merging import retrieve
+from pinrec_core.merging import merge_by_quota, retrieve
 from pinrec_core.model import PinRec
 
 TOLERANCE = 2e-5  # float32 sums in another order; embeddings are unit vectors
@@ -73,7 +73,7 @@ def test_brute_force_answers_what_exhaustive_search_does(options, monkeypatch):
     workload = bench_retrieval.synthetic_workload(options, N=24)
     assert [int(plan.quota.sum()) for plan in workload.plans] == [24] * max(bench_retrieval.BATCHES)
     plans = workload.plans[:3]
-    exact = retrieve(workload.exact, plans, [np.empty(0, np.int64)] * 3, overfetch=2.0)
+    exact = retrieve(workload.exact, plans, [np.empty(0, np.int64)] * 3, overfetch=2.0, merge=merge_by_quota)
     for plan, answer in zip(plans, exact, strict=True):
         score, _ = workload.index.search(plan.embedding, 5, exhaustive=True)
         assert answer.score[0] == pytest.approx(score.max(), abs=1e-6)

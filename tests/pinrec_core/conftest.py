@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pinrec_core.config import ObjectiveConfig, TrainingConfig
-from pinrec_core.evaluation import evaluation_cases
+from pinrec_core.evaluation.cases import held_out_cases
 from pinrec_core.indexed_model import IndexedModel, default_compression_target, default_generation
 from pinrec_core.training import Run, train
 from tests.pinrec_core.builders import tiny_config, write_dataset
@@ -45,9 +45,9 @@ def run(dataset, tmp_path_factory) -> Run:
 def indexed_model(run: Run, dataset) -> IndexedModel:
     from pinrec_core.catalogue import ItemCatalogue
 
-    cases, _ = evaluation_cases(dataset, ItemCatalogue.open(dataset), share=EVALUATION_SHARE, targets=4, max_users=100)
+    cases = held_out_cases(dataset, ItemCatalogue.open(dataset), share=EVALUATION_SHARE, targets=4)
     return IndexedModel.from_run(
-        run, dataset, cases,
+        run, dataset, list(cases),
         generation=default_generation(run.model), compression_target=default_compression_target(run.model),
     )  # fmt: skip
 

@@ -63,7 +63,7 @@ def test_evaluate_and_release_name_what_they_lack(pinrec, run, dataset, tmp_path
     for arguments, code, message in [
         (("evaluate", tmp_path), 3, "expected a finished training run"),
         (("evaluate", tmp_path / "damaged"), 3, "run.json: expected what `pinrec train` writes"),
-        (("evaluate", run.folder, "--dataset", tmp_path), 3, "expected an item catalogue"),
+        (("evaluate", run.folder, "--dataset", tmp_path), 3, "expected a prepared dataset's manifest"),
         (("evaluate", run.folder, "--targets", 4, "--k", 0), 2, "k=0: expected a value above 0"),
         (("evaluate", run.folder, "--targets", 0), 2, "targets=0: expected a value above 0"),
         (("evaluate", run.folder, "--max-users", 0), 2, "max_users=0: expected a value above 0"),
@@ -80,6 +80,6 @@ def test_a_release_cannot_be_released_again(pinrec, run, tmp_path):
     assert pinrec("release", run.folder, *releases, "--no-evaluate")[0] == 0
     (published,) = (path for path in tmp_path.iterdir() if path.is_dir())
     metrics = json.loads((published / "manifest.json").read_text())["metrics"]
-    assert metrics == {"evaluation_share": run.training.evaluation_share}
+    assert metrics == {"evaluation_share": run.training.evaluation_share, "held_out_last": 0}
     assert pinrec("release", published, "--dataset", run.dataset, *releases)[0] == 3
-    assert pinrec("evaluate", published)[1] == "pinrec: --dataset: expected the prepared dataset to judge a release on"
+    assert "--dataset: expected the prepared dataset to judge on" in pinrec("evaluate", published)[1]

@@ -3,57 +3,142 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
+from pinrec_core import sampled_softmax
 from pinrec_core.collate import collate, pad
 from pinrec_core.config import ObjectiveConfig, Variant, WindowReduction
 from pinrec_core.count_min_sketch import CountMinSketch
-from pinrec_core.history import NO_OUTCOME
+from pinrec_core.history import NO_OUTCOME, History
+from pinrec_core.model_of_variant import trainable_model
 from pinrec_core.objective import Objective, TrainingBatch, reduce_windows
-from pinrec_core.sampled_softmax import Candidates, members_of_own_history, pool_log_q, sampled_softmax_loss
-from tests.pinrec_core.builders import F, random_history, tiny_model
+from pinrec_core.sampled_softmax import (
+    Candidates,
+    Positives,
+    members_of_own_history,
+    pool_log_q,
+    sampled_softmax_loss,
+    streamed_sampled_softmax_loss,
+)
+from tests.pinrec_core.builders import F, random_history, tiny_config, tiny_model
+
+LOSSES = pytest.mark.parametrize("loss_of", [sampled_softmax_loss, streamed_sampled_softmax_loss])
 
 
-def test_sampled_softmax_by_hand():
+@LOSSES
+def test_sampled_softmax_by_hand(loss_of):
     """One query, λ = 2: positive logit 2·1 − log .5, one counted negative with logit 2·0 − log .25; the equal id and
     the user's own positive do not count."""
-    loss = sampled_softmax_loss(
+    loss = loss_of(
         torch.tensor([[1.0, 0.0]]),
-        torch.tensor([[1.0, 0.0]]),
-        torch.tensor([7]),
-        torch.tensor([math.log(0.5)]),
+        Positives(
+            item=torch.tensor([[1.0, 0.0]]),
+            item_key=torch.tensor([7]),
+            log_q=torch.tensor([math.log(0.5)]),
+            user=torch.tensor([1]),
+        ),
         Candidates(
             item=torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0]]),
             item_key=torch.tensor([1, 7, 3]),
             log_q=torch.log(torch.tensor([0.25, 0.5, 0.1])),
+            own=torch.tensor([[True, True, True], [False, False, True]]),
         ),
-        torch.tensor([[False, False, True]]),
         torch.tensor(2.0),
     )
     positive, negative = math.exp(2) / 0.5, 1 / 0.25
     assert loss.item() == pytest.approx(-math.log(positive / (positive + negative)), abs=1e-6)
 
 
+def random_losses(loss_of, *, m: int, C: int, seed: int = 0, dtype: torch.dtype = torch.float64):
+    """Losses of random inputs, with the leaves they depend on."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=dtype).requires_grad_()
+
+    query, positive, item = normal(m, 4), normal(m, 4), normal(C, 4)
+    inverse_temperature = torch.tensor(1.5, dtype=dtype, requires_grad=True)
+    positives = Positives(
+        item=positive,
+        item_key=torch.randint(0, 5, (m,), generator=generator),
+        log_q=normal(m).detach(),
+        user=torch.randint(0, 3, (m,), generator=generator),
+    )
+    candidates = Candidates(
+        item=item,
+        item_key=torch.randint(0, 5, (C,), generator=generator),
+        log_q=normal(C).detach(),
+        own=torch.rand(3, C, generator=generator) < 0.2,
+    )
+    loss = loss_of(query, positives, candidates, inverse_temperature)
+    return loss, positives, candidates, (query, positive, item, inverse_temperature)
+
+
 def test_sampled_softmax_against_loops():
-    torch.manual_seed(0)
-    n, C, D = 6, 9, 4
-    query, positive, item = torch.randn(n, D), torch.randn(n, D), torch.randn(C, D)
-    positive_key, item_key = torch.randint(0, 5, (n,)), torch.randint(0, 5, (C,))
-    positive_log_q, log_q = torch.randn(n), torch.randn(C)
-    own = torch.rand(n, C) < 0.2
-    got = sampled_softmax_loss(
-        query, positive, positive_key, positive_log_q,
-        Candidates(item=item, item_key=item_key, log_q=log_q), own, torch.tensor(1.5),
-    )  # fmt: skip
-    for i in range(n):
-        top = 1.5 * query[i] @ positive[i] - positive_log_q[i]
+    got, positives, candidates, (query, positive, item, _) = random_losses(sampled_softmax_loss, m=6, C=9)
+    for i in range(6):
+        top = 1.5 * query[i] @ positive[i] - positives.log_q[i]
+        own = candidates.own[positives.user[i]]
         logits = [top] + [
-            1.5 * query[i] @ item[c] - log_q[c] for c in range(C) if not own[i, c] and item_key[c] != positive_key[i]
+            1.5 * query[i] @ item[c] - candidates.log_q[c]
+            for c in range(9)
+            if not own[c] and candidates.item_key[c] != positives.item_key[i]
         ]
         expected = -(top - torch.logsumexp(torch.stack(logits), 0))
-        assert got[i].item() == pytest.approx(expected.item(), abs=1e-5)
+        assert got[i].item() == pytest.approx(expected.item(), abs=1e-9)
+
+
+@pytest.mark.parametrize("block", [1, 64, 1 << 18])
+def test_streamed_softmax_equals_its_plain_twin(block, monkeypatch):
+    """Losses and every gradient, whatever the size of a block. The streamed one works in FP32: hence 1e-5."""
+    monkeypatch.setattr(sampled_softmax, "LOGITS_AT_ONCE", block)
+    weight = torch.rand(50)
+    plain, _, _, plain_leaves = random_losses(sampled_softmax_loss, m=50, C=31, dtype=torch.float32)
+    streamed, _, _, leaves = random_losses(streamed_sampled_softmax_loss, m=50, C=31, dtype=torch.float32)
+    torch.testing.assert_close(streamed, plain, atol=1e-5, rtol=1e-5)
+    (plain * weight).sum().backward()
+    (streamed * weight).sum().backward()
+    for got, expected in zip(leaves, plain_leaves, strict=True):
+        torch.testing.assert_close(got.grad, expected.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_streamed_softmax_is_differentiated_correctly():
+    """Against finite differences of the plain loss, in FP64."""
+    _, positives, candidates, leaves = random_losses(sampled_softmax_loss, m=3, C=7)
+
+    def loss(query, positive, item, inverse_temperature):
+        moved = replace(positives, item=positive), replace(candidates, item=item)
+        return sampled_softmax_loss(query, *moved, inverse_temperature)
+
+    assert torch.autograd.gradcheck(loss, leaves)
+
+
+def test_a_query_without_negatives_has_no_loss_and_no_gradient():
+    query = torch.randn(1, 4, requires_grad=True)
+    loss = streamed_sampled_softmax_loss(
+        query,
+        Positives(item=torch.randn(1, 4), item_key=torch.tensor([3]), log_q=torch.zeros(1), user=torch.tensor([0])),
+        Candidates(
+            item=torch.randn(2, 4), item_key=torch.tensor([3, 4]), log_q=torch.zeros(2),
+            own=torch.tensor([[False, True]]),
+        ),
+        torch.tensor(1.0),
+    )  # fmt: skip
+    loss.sum().backward()
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+    assert query.grad.abs().max() < 1e-6
+
+
+def test_autocast_leaves_the_logits_in_fp32():
+    plain, *_ = random_losses(streamed_sampled_softmax_loss, m=20, C=30, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        under, *_ = random_losses(streamed_sampled_softmax_loss, m=20, C=30, dtype=torch.float32)
+        under.sum().backward()
+    torch.testing.assert_close(under, plain)
 
 
 def test_own_history_membership_against_sets():
@@ -91,14 +176,12 @@ def test_window_reduction_by_hand():
     assert reduce_windows(loss, window, 2, WindowReduction.MIN).item() == pytest.approx((1 + 5) / 2)
 
 
-def training_batch(model, seed: int = 0, lengths: tuple[int, ...] = (5, 12, 2)) -> TrainingBatch:
+def training_batch(seed: int = 0, lengths: tuple[int, ...] = (5, 12, 2)) -> TrainingBatch:
     histories = [random_history(n, seed + n) for n in lengths]
-    key = pad([h.item_key for h in histories])
-    ids = model.id_embedding(key.flatten()).view(*key.shape, -1)
     generator = torch.Generator().manual_seed(seed)
     return TrainingBatch(
-        history=collate(histories, ids),
-        item_key=key,
+        history=collate(histories),
+        item_key=pad([h.item_key for h in histories]),
         outcome=pad([h.outcome for h in histories], fill=NO_OUTCOME).long(),
         random_key=torch.randint(0, 1000, (16,), generator=generator),
         random_feature=torch.randint(-127, 128, (16, F), generator=generator).to(torch.int8),
@@ -108,54 +191,25 @@ def training_batch(model, seed: int = 0, lengths: tuple[int, ...] = (5, 12, 2)) 
 
 @pytest.mark.parametrize("variant", list(Variant))
 def test_every_part_of_the_model_gets_a_gradient(variant):
-    model = tiny_model(variant).train()
-    objective = Objective(model.config, ObjectiveConfig(random_negatives=16), catalogue_size=1000)
-    objective(model, training_batch(model)).backward()
-    without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
-    assert without == []
-    assert objective.log_inverse_temperature.grad.abs() > 0
-
-
-def test_one_window_per_target_position_for_next_token():
-    """With δ = W = 1 every target but none else is predicted, and each once."""
-    objective = Objective(tiny_model(Variant.OC).config, ObjectiveConfig(), catalogue_size=10)
-    is_target = torch.tensor([[True, False, True, False], [True, True, True, True]])
-    user, position, offset = objective._draw_windows(is_target)
-    assert sorted(zip(user.tolist(), position.tolist(), strict=True)) == [
-        (0, 0),
-        (0, 2),
-        (1, 0),
-        (1, 1),
-        (1, 2),
-        (1, 3),
-    ]
-    assert offset.unique().tolist() == [1]
-
-
-def test_windows_hold_a_target_and_every_offset_is_drawn():
-    objective = Objective(tiny_model(Variant.MT_OC, max_offset=4).config, ObjectiveConfig(window=2), catalogue_size=10)
-    is_target = torch.zeros(1, 12, dtype=torch.bool)
-    is_target[0, 6] = True
-    seen = set()
     torch.manual_seed(0)
-    for _ in range(200):
-        user, position, offset = objective._draw_windows(is_target)
-        first = position + offset - 1
-        assert ((first <= 6) & (6 < first + 2)).all()
-        seen |= set(offset.tolist())
-    assert seen == {1, 2, 3, 4}
+    model = trainable_model(tiny_config(variant, id_width=16)).train()
+    objective = Objective(model, ObjectiveConfig(random_negatives=16), catalogue_size=1000)
+    for seed in range(4):  # an offset or outcome that one batch does not draw, another does
+        objective(training_batch(seed)).backward()
+    without = [name for name, p in objective.named_parameters() if p.grad is None or not p.grad.any()]
+    assert without == []
 
 
 def test_log_q_is_that_of_the_pool_that_was_drawn():
     """A batch with fewer targets than in-batch negatives are wanted has a pool of fewer: its mixture counts."""
     model = tiny_model(Variant.OC)
     config = ObjectiveConfig(in_batch_negatives=512, random_negatives=16)
-    objective = Objective(model.config, config, catalogue_size=1000)
-    batch = training_batch(model)
-    T = batch.item_key.shape[1]
+    objective = Objective(model, config, catalogue_size=1000)
+    batch = training_batch()
+    B, T = batch.item_key.shape
     is_target = (torch.arange(T) < batch.history.length.unsqueeze(1)) & (batch.outcome != NO_OUTCOME)
     objective.sketch.update(batch.item_key[is_target])
-    candidates, _ = objective._candidates(model, batch, model.represent_items(batch.history), is_target)
+    candidates, _ = objective._candidates(batch, torch.randn(B, T, model.config.item_width), is_target)
     targets = int(is_target.sum())
     assert len(candidates.item_key) == targets + 16 < 512
     stream = objective.sketch.probability(candidates.item_key)
@@ -163,29 +217,68 @@ def test_log_q_is_that_of_the_pool_that_was_drawn():
     torch.testing.assert_close(candidates.log_q, expected)
 
 
+def test_corrections_can_be_left_out_to_measure_them():
+    objective = Objective(
+        tiny_model(Variant.UC), ObjectiveConfig(log_q=False, mask_own_positives=False), catalogue_size=1000
+    )
+    batch = training_batch()
+    B, T = batch.item_key.shape
+    is_target = torch.arange(T) < batch.history.length.unsqueeze(1)
+    candidates, log_q = objective._candidates(batch, torch.randn(B, T, 16), is_target)
+    assert not candidates.own.any()
+    assert not candidates.log_q.any()
+    assert not log_q(batch.random_key).any()
+
+
+def test_the_sketch_counts_training_and_nothing_else():
+    objective = Objective(tiny_model(Variant.UC), ObjectiveConfig(random_negatives=16), catalogue_size=1000)
+    batch = training_batch()
+    objective.eval()(batch)
+    assert objective.sketch.total == 0
+    objective.train()(batch)
+    assert objective.sketch.total == (batch.outcome != NO_OUTCOME).sum()
+
+
 def test_a_batch_without_a_window_has_no_loss_and_no_gradient_that_is_not_finite():
     """One user with one interaction: an offset of 2 or more reaches no target."""
     model = tiny_model(Variant.MT_OC, max_offset=4).train()
-    objective = Objective(model.config, ObjectiveConfig(random_negatives=16), catalogue_size=1000)
+    objective = Objective(model, ObjectiveConfig(random_negatives=16), catalogue_size=1000)
     torch.manual_seed(0)
     losses = []
     for _ in range(12):
-        losses.append(objective(model, training_batch(model, lengths=(1,))))
+        losses.append(objective(training_batch(lengths=(1,))))
         losses[-1].backward()
     assert torch.stack(losses).isfinite().all()
     assert any(loss == 0 for loss in losses)
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
+def test_what_comes_after_the_target_changes_nothing():
+    """A canary: the loss of predicting the first four items is the same whatever follows them."""
+    model = tiny_model(Variant.OC)
+    history = random_history(10, seed=3, queries=False)
+    other = random_history(10, seed=4, queries=False)
+    changed = History(
+        **{f: np.concatenate([getattr(history, f)[:5], getattr(other, f)[5:]]) for f in History.__dataclass_fields__}
+    )
+
+    def hidden(h: History) -> torch.Tensor:
+        ids = model.id_embedding(torch.from_numpy(h.item_key)).unsqueeze(0)
+        return model(collate([h], ids))[0]
+
+    assert not torch.equal(hidden(history)[:, 6:], hidden(changed)[:, 6:])
+    torch.testing.assert_close(hidden(history)[:, :6], hidden(changed)[:, :6])
+
+
 def test_inverse_temperature_is_capped():
-    objective = Objective(tiny_model().config, ObjectiveConfig(), catalogue_size=10)
+    objective = Objective(tiny_model(), ObjectiveConfig(), catalogue_size=10)
     assert objective.inverse_temperature.item() == pytest.approx(1 / 0.07, rel=1e-5)
     torch.nn.init.constant_(objective.log_inverse_temperature, 20.0)
     assert objective.inverse_temperature.item() == pytest.approx(100.0, rel=1e-6)
 
 
 def test_a_capped_temperature_can_come_down_again():
-    objective = Objective(tiny_model().config, ObjectiveConfig(), catalogue_size=10)
+    objective = Objective(tiny_model(), ObjectiveConfig(), catalogue_size=10)
     torch.nn.init.constant_(objective.log_inverse_temperature, 20.0)
     objective.cap_temperature()
     objective.inverse_temperature.backward()

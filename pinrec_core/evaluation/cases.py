@@ -1,0 +1,149 @@
+"""Who is judged on what: the user's history up to a cut, and the items that came after it.
+
+Three protocols. *Held out*: users kept out of training by hash, their last Z distinct items. *Cold*: the same users,
+their first Z distinct items and no history at all. *Leave one out*: every user, one item at the end of the history.
+Nothing from the cut on is part of a case but the targets, and the surface and time of the request: those of the first
+target. All are streams; a case is a copy and keeps no file chunk alive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+from pinrec_core.catalogue import ItemCatalogue
+from pinrec_core.dataset import SEQUENCES
+from pinrec_core.errors import ConfigError, require
+from pinrec_core.history import NO_OUTCOME, History
+from pinrec_core.sequences import is_evaluation_user, iter_histories
+
+LONGEST_HISTORY = 1024
+"""Interactions kept of a history: no model reads more. What was seen before them is in ``seen_row`` all the same."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationCase:
+    """One user: the history up to the cut, the Z target items after it, and the request that asks for them."""
+
+    user_id: int | str
+    history: History
+    seen_row: np.ndarray  # int64 [X], ascending: catalogue rows of all items before the cut
+    target_row: np.ndarray  # int64 [Z]
+    target_outcome: np.ndarray  # int16 [Z]
+    target_surface: np.ndarray  # int16 [Z]
+    request_surface: int
+    request_time: int
+
+    @property
+    def seed(self) -> int:
+        """Of the request's random draws: the user's own, so that the answer does not depend on the batch."""
+        return xxhash.xxh32_intdigest(str(self.user_id).encode("utf-8"))
+
+
+def held_out_cases(
+    dataset: Path, catalogue: ItemCatalogue, *, share: float, targets: int, max_users: int | None = None
+) -> Iterator[EvaluationCase]:
+    """Held-out users with their last ``targets`` distinct items and at least one interaction before these.
+
+    ``catalogue`` is that of the index to be judged: rows are its own. Raises ``ConfigError`` for a number below 1.
+    """
+    _check(targets=targets, max_users=max_users)
+
+    def cases() -> Iterator[EvaluationCase]:
+        for user_id, history in _held_out(dataset, share):
+            position, row = _targets(history, catalogue)
+            last = len(row) - 1 - np.unique(row[::-1], return_index=True)[1]  # last occurrence of each distinct item
+            last = np.sort(last)[-targets:]
+            if len(last) == targets and position[last[0]] > 0:
+                yield _case(user_id, history, catalogue, position[last], row[last])
+
+    return islice(cases(), max_users)
+
+
+def cold_cases(
+    dataset: Path, catalogue: ItemCatalogue, *, share: float, targets: int, max_users: int | None = None
+) -> Iterator[EvaluationCase]:
+    """Held-out users with their first ``targets`` distinct items: nothing is known of them but surface and time.
+
+    Raises ``ConfigError`` for a number below 1.
+    """
+    _check(targets=targets, max_users=max_users)
+
+    def cases() -> Iterator[EvaluationCase]:
+        for user_id, history in _held_out(dataset, share):
+            position, row = _targets(history, catalogue)
+            first = np.sort(np.unique(row, return_index=True)[1])[:targets]
+            if len(first) == targets:
+                yield _case(user_id, history, catalogue, position[first], row[first], cut=0)
+
+    return islice(cases(), max_users)
+
+
+def leave_one_out_cases(
+    dataset: Path, catalogue: ItemCatalogue, *, from_end: int = 1, max_users: int | None = None
+) -> Iterator[EvaluationCase]:
+    """Every user with one target, the item ``from_end`` places from the end: 1 is the test item, 2 the validation item.
+
+    Users without an interaction before it are left out. Raises ``ConfigError`` for a number below 1.
+    """
+    _check(from_end=from_end, max_users=max_users)
+
+    def cases() -> Iterator[EvaluationCase]:
+        for user_id, history in iter_histories(dataset / SEQUENCES):
+            position, row = _targets(history, catalogue)
+            if len(row) >= from_end and position[-from_end] > 0:
+                at = slice(len(row) - from_end, len(row) - from_end + 1)
+                yield _case(user_id, history, catalogue, position[at], row[at])
+
+    return islice(cases(), max_users)
+
+
+def training_histories(dataset: Path, *, share: float, held_out_last: int = 0) -> Iterator[History]:
+    """What a model of this split may learn from: users not held out, without their last ``held_out_last``."""
+    for user_id, history in iter_histories(dataset / SEQUENCES):
+        if not is_evaluation_user(user_id, share):
+            yield history.take(slice(0, max(0, len(history) - held_out_last)))
+
+
+def _held_out(dataset: Path, share: float) -> Iterator[tuple[int | str, History]]:
+    return iter_histories(dataset / SEQUENCES, keep_user=lambda user_id: is_evaluation_user(user_id, share))
+
+
+def _targets(history: History, catalogue: ItemCatalogue) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the interactions that can be targets, and their catalogue rows."""
+    position = np.flatnonzero(history.outcome != NO_OUTCOME)
+    row = catalogue.rows_of(history.item_key[position])
+    return position[row >= 0], row[row >= 0]
+
+
+def _case(
+    user_id: int | str,
+    history: History,
+    catalogue: ItemCatalogue,
+    position: np.ndarray,
+    row: np.ndarray,
+    cut: int | None = None,
+) -> EvaluationCase:
+    """The case of targets at ``position`` (ascending); the cut is at the first of them unless given."""
+    cut = int(position[0]) if cut is None else cut
+    before, _ = _targets(history.take(slice(0, cut)), catalogue)
+    return EvaluationCase(
+        user_id=user_id,
+        history=history.take(np.arange(max(0, cut - LONGEST_HISTORY), cut)),  # an index array: a copy
+        seen_row=np.unique(catalogue.rows_of(history.item_key[before])),
+        target_row=row,
+        target_outcome=history.outcome[position],
+        target_surface=history.surface[position],
+        request_surface=int(history.surface[position[0]]),
+        request_time=int(history.timestamp[position[0]]),
+    )
+
+
+def _check(**numbers: int | None) -> None:
+    for name, number in numbers.items():
+        require(number is None or number > 0, name, number, "a value above 0", error=ConfigError)

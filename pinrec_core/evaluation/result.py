@@ -1,0 +1,102 @@
+"""What one subject scored: the figures, and what each user contributed to them.
+
+The users' own values are kept so that another process can compare two subjects user by user. On disk a result is a
+folder: ``metrics.json`` and ``users.parquet``, one row per user and one column per array.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pinrec_core.errors import DataError
+from pinrec_core.evaluation.bootstrap import Interval, ratio_interval
+
+METRICS_FILE = "metrics.json"
+USERS_FILE = "users.parquet"
+USER_ID = "user_id"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationResult:
+    """``metrics`` are plain data. ``arrays`` hold ``[users]`` or ``[users, Z]`` each, in the order of ``user_id``."""
+
+    subject: str
+    protocol: str
+    metrics: dict[str, Any]
+    user_id: list[int | str]
+    arrays: dict[str, np.ndarray]
+
+    def per_user(self, name: str) -> np.ndarray:
+        """An array's mean over each user's targets: float64 ``[users]``."""
+        values = self.arrays[name].astype(np.float64)
+        return values.reshape(len(values), -1).mean(axis=1)
+
+    def save(self, folder: Path) -> None:
+        """Write both files; the folder is made where it is missing."""
+        folder.mkdir(parents=True, exist_ok=True)
+        columns = {name: list(values) if values.ndim > 1 else values for name, values in self.arrays.items()}
+        pq.write_table(pa.table({USER_ID: self.user_id, **columns}), folder / USERS_FILE)
+        plain = {"subject": self.subject, "protocol": self.protocol, "metrics": self.metrics}
+        (folder / METRICS_FILE).write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+    @staticmethod
+    def load(folder: Path) -> EvaluationResult:
+        """Raises ``DataError`` when the folder does not hold what ``save`` writes."""
+        try:
+            plain = json.loads((folder / METRICS_FILE).read_text("utf-8"))
+            table = pq.read_table(folder / USERS_FILE)
+            return EvaluationResult(
+                **plain,
+                user_id=table[USER_ID].to_pylist(),
+                arrays={name: _array(table[name]) for name in table.column_names if name != USER_ID},
+            )
+        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+            raise DataError(f"{folder}: expected {METRICS_FILE} and {USERS_FILE} of an evaluation ({error})") from error
+
+
+def compare(
+    first: Sequence[EvaluationResult], other: Sequence[EvaluationResult], name: str, *, resamples: int = 2000
+) -> Interval:
+    """Ratio of two subjects' means of an array, paired by user; each subject is one result per seed.
+
+    Raises ``DataError`` when they were not judged on the same users.
+    """
+    _check_users(*first, *other)
+    value, baseline = (np.stack([result.per_user(name) for result in side]) for side in (first, other))
+    return ratio_interval(value, baseline, resamples=resamples)
+
+
+def compare_at_equal_distinct_items(
+    first: EvaluationResult, one_list: EvaluationResult, *, resamples: int = 2000
+) -> Interval:
+    """Unordered recall of ``first`` over that of a one-list subject whose list is cut, user by user, to as many items
+    as the lists of ``first`` hold distinct ones. Raises ``DataError`` for other users or a subject of several lists."""
+    _check_users(first, one_list)
+    if "list_rank" not in one_list.arrays:
+        raise DataError(f"{one_list.subject}: expected a subject of one list, it has {one_list.metrics['embeddings']}")
+    hit = one_list.arrays["list_rank"] < first.arrays["distinct_items"][:, None]
+    return ratio_interval(first.per_user("hit"), hit.mean(axis=1), resamples=resamples)
+
+
+def _check_users(first: EvaluationResult, *others: EvaluationResult) -> None:
+    for result in others:
+        if result.user_id != first.user_id:
+            raise DataError(
+                f"{result.subject} was judged on {len(result.user_id)} users: expected the {len(first.user_id)} of "
+                f"{first.subject}, in the same order"
+            )
+
+
+def _array(column: pa.ChunkedArray) -> np.ndarray:
+    values = column.combine_chunks()
+    if not pa.types.is_list(values.type):
+        return values.to_numpy(zero_copy_only=False)
+    return values.flatten().to_numpy(zero_copy_only=False).reshape(len(values), -1)

@@ -1,0 +1,224 @@
+"""On what subjects are judged: a dataset, a protocol, and what training kept out. The same for all that are compared.
+
+Opens subjects too: a training run (indexed and calibrated now), a release (as frozen) or a counting baseline (counted
+now, on what the models were trained on).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from itertools import islice
+from pathlib import Path
+
+from pinrec_core.baselines.co_occurrence import CoOccurrence
+from pinrec_core.baselines.popularity import Popularity, PopularityBySurface
+from pinrec_core.catalogue import ItemCatalogue
+from pinrec_core.config import TrainingConfig
+from pinrec_core.dataset import DatasetManifest
+from pinrec_core.errors import ConfigError, DataError
+from pinrec_core.evaluation.cases import (
+    EvaluationCase,
+    cold_cases,
+    held_out_cases,
+    leave_one_out_cases,
+    training_histories,
+)
+from pinrec_core.evaluation.classic import evaluate_leave_one_out
+from pinrec_core.evaluation.held_out import evaluate
+from pinrec_core.evaluation.result import EvaluationResult
+from pinrec_core.evaluation.served import SERVED_ITEMS
+from pinrec_core.evaluation.subjects import ListSubject, ModelSubject, Subject
+from pinrec_core.evaluation.user_embeddings import with_embeddings
+from pinrec_core.history import History
+from pinrec_core.indexed_model import (
+    CALIBRATION_USERS,
+    IndexedModel,
+    default_compression_target,
+    default_generation,
+)
+from pinrec_core.release import EVALUATION_SHARE_KEY, MANIFEST_FILE, Release
+from pinrec_core.training import Run
+
+BASELINES = {fit.name: fit for fit in (Popularity, PopularityBySurface, CoOccurrence)}
+HELD_OUT_LAST_KEY = "held_out_last"
+"""In a release's metrics: how many interactions at every user's end its training did not see."""
+
+
+class Protocol(StrEnum):
+    """Whose items are to be recalled, and what is known of the user; see ``cases``."""
+
+    HELD_OUT = "held-out"
+    COLD = "cold"
+    LEAVE_ONE_OUT = "leave-one-out"
+    LEAVE_ONE_OUT_VALIDATION = "leave-one-out-validation"
+
+    @property
+    def left_out(self) -> int:
+        """Place of the target from the history's end in the leave-one-out protocols, 0 in the others."""
+        return {Protocol.LEAVE_ONE_OUT: 1, Protocol.LEAVE_ONE_OUT_VALIDATION: 2}.get(self, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """What a training kept out of its dataset."""
+
+    dataset: Path | None  # None: a release does not know its own
+    evaluation_share: float
+    held_out_last: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """A dataset, a protocol, and what every subject's training kept out of it."""
+
+    dataset: Path
+    manifest: DatasetManifest
+    protocol: Protocol
+    evaluation_share: float
+    held_out_last: int
+    targets: int
+    max_users: int | None
+
+    @staticmethod
+    def for_subjects(
+        subjects: Sequence[str],
+        *,
+        dataset: Path | None = None,
+        protocol: Protocol = Protocol.HELD_OUT,
+        targets: int = 8,
+        max_users: int | None = None,
+    ) -> Setting:
+        """The setting in which all ``subjects`` can be judged: users that none of them was trained on.
+
+        Raises ``ConfigError`` where no dataset is known, several are, or a training saw the item that is left out.
+        """
+        splits = {name: split_of(name) for name in subjects if name not in BASELINES}
+        known = {split.dataset.resolve() for split in splits.values() if split.dataset is not None}
+        if dataset is None and len(known) != 1:
+            what = "were trained on several" if known else "do not name one"
+            raise ConfigError(f"--dataset: expected the prepared dataset to judge on; {list(subjects)} {what}")
+        for name, split in splits.items():
+            if protocol.left_out > split.held_out_last:
+                raise ConfigError(
+                    f"{name}: trained with held_out_last={split.held_out_last}, expected at least {protocol.left_out} "
+                    f"for --protocol {protocol}; train with --set training.held_out_last=2"
+                )
+        folder = dataset or known.pop()
+        return Setting(
+            dataset=folder,
+            manifest=DatasetManifest.load(folder),
+            protocol=protocol,
+            # Held-out users are chosen by hash, so those of the smallest share are held out of all.
+            evaluation_share=min(
+                (s.evaluation_share for s in splits.values()),
+                default=0.0 if protocol.left_out else TrainingConfig().evaluation_share,
+            ),
+            held_out_last=max((s.held_out_last for s in splits.values()), default=protocol.left_out),
+            targets=targets,
+            max_users=max_users,
+        )
+
+    def cases(self, catalogue: ItemCatalogue) -> Iterator[EvaluationCase]:
+        """A fresh stream of the cases, in rows of ``catalogue``."""
+        if self.protocol.left_out:
+            return leave_one_out_cases(
+                self.dataset, catalogue, from_end=self.protocol.left_out, max_users=self.max_users
+            )
+        make = cold_cases if self.protocol is Protocol.COLD else held_out_cases
+        return make(
+            self.dataset, catalogue, share=self.evaluation_share, targets=self.targets, max_users=self.max_users
+        )
+
+    def training_histories(self) -> Iterator[History]:
+        """What the subjects were trained on, as far as they agree."""
+        return training_histories(self.dataset, share=self.evaluation_share, held_out_last=self.held_out_last)
+
+
+def split_of(subject: str) -> Split:
+    """What a run or a release says of its training. Raises ``DataError`` for a folder that is neither."""
+    folder = Path(subject)
+    if (folder / MANIFEST_FILE).is_file():
+        metrics = Release.open(folder).manifest.metrics
+        share = metrics.get(EVALUATION_SHARE_KEY, TrainingConfig().evaluation_share)
+        return Split(dataset=None, evaluation_share=share, held_out_last=metrics.get(HELD_OUT_LAST_KEY, 0))
+    run = Run.load(folder)
+    return Split(
+        dataset=run.dataset,
+        evaluation_share=run.training.evaluation_share,
+        held_out_last=run.training.held_out_last,
+    )
+
+
+def open_subject(
+    name: str,
+    setting: Setting,
+    *,
+    embeddings: int | None = None,
+    offsets: Sequence[int] | None = None,
+    device: str = "cpu",
+) -> Subject:
+    """A run's or release's folder, or the name of a baseline. ``embeddings`` and ``offsets``: see ``with_embeddings``.
+
+    Raises ``DataError`` for a folder that is neither or that does not fit the dataset.
+    """
+    if name in BASELINES:
+        catalogue = ItemCatalogue.open(setting.dataset)
+        return ListSubject(BASELINES[name].fit(setting.training_histories(), catalogue), catalogue)
+    if (Path(name) / MANIFEST_FILE).is_file():
+        release = Release.open(Path(name))
+        _check_release(release, setting)
+        indexed = IndexedModel.from_release(release, device)
+        generation = with_embeddings(indexed.generation, indexed.model.config, embeddings=embeddings, offsets=offsets)
+        return ModelSubject(name, replace(indexed, generation=generation))
+    return open_run(name, setting, embeddings=embeddings, offsets=offsets, device=device)
+
+
+def open_run(
+    name: str,
+    setting: Setting,
+    *,
+    embeddings: int | None = None,
+    offsets: Sequence[int] | None = None,
+    device: str = "cpu",
+) -> ModelSubject:
+    """A run, indexed, and calibrated on the setting's first users. Raises ``DataError`` where it is not one."""
+    run = Run.load(Path(name))
+    generation = with_embeddings(default_generation(run.model), run.model, embeddings=embeddings, offsets=offsets)
+    calibration = list(islice(setting.cases(ItemCatalogue.open(setting.dataset)), CALIBRATION_USERS))
+    indexed = IndexedModel.from_run(
+        run, setting.dataset, calibration, generation=generation,
+        compression_target=default_compression_target(run.model), device=device,
+    )  # fmt: skip
+    return ModelSubject(name, indexed)
+
+
+def judge(
+    subject: Subject,
+    setting: Setting,
+    *,
+    k: int = 10,
+    equal_embeddings: int | None = None,
+    num_items: int = SERVED_ITEMS,
+    exclude_seen: bool = False,
+    report: Callable[[int], None] = lambda _: None,
+) -> EvaluationResult:
+    """The protocol's evaluation of one subject; ``equal_embeddings`` is the subject's own number unless given."""
+    cases = setting.cases(subject.catalogue)
+    if setting.protocol.left_out:
+        return evaluate_leave_one_out(subject, cases, k=k, protocol=setting.protocol, report=report)
+    return evaluate(
+        subject, cases, outcomes=setting.manifest.outcomes, surfaces=setting.manifest.surfaces, k=k,
+        equal_embeddings=equal_embeddings or subject.embeddings, num_items=num_items, exclude_seen=exclude_seen,
+        protocol=setting.protocol, report=report,
+    )  # fmt: skip
+
+
+def _check_release(release: Release, setting: Setting) -> None:
+    for name in ("outcomes", "surfaces", "item_id_kind", "feature_space"):
+        got, expected = getattr(setting.manifest, name), getattr(release.manifest.dataset, name)
+        if got != expected:
+            raise DataError(
+                f"{setting.dataset}: {name}={got!r}, expected {expected!r}, which the release was made with"
+            )

@@ -1,0 +1,114 @@
+"""What can be judged: a trained model behind its index, or a counting baseline. Both answer the same questions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from pinrec_core.catalogue import ItemCatalogue
+from pinrec_core.compression import compress
+from pinrec_core.evaluation.cases import EvaluationCase
+from pinrec_core.evaluation.recommender import Recommender, top
+from pinrec_core.evaluation.served import serve
+from pinrec_core.evaluation.unordered_recall import top_k
+from pinrec_core.evaluation.user_embeddings import generate_for, serving_budget
+
+if TYPE_CHECKING:
+    from pinrec_core.indexed_model import IndexedModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """What a subject answers B users. Rows are catalogue rows."""
+
+    retrieved: np.ndarray  # int64 [B, E, depth]: each list best first
+    served: list[np.ndarray]  # int64 per user, best first
+    kept: np.ndarray  # int64 [B]: embeddings that compression kept
+
+
+class Subject(Protocol):
+    """Anything the held-out protocols judge. ``embeddings`` is E, its number of top-k lists per user."""
+
+    name: str
+    embeddings: int
+    catalogue: ItemCatalogue  # of V items; rows are its own
+
+    def answer(
+        self, cases: Sequence[EvaluationCase], *, depth: int, num_items: int, exclude_seen: bool = False
+    ) -> Answers:
+        """The top ``depth`` of every list, and the ``num_items`` that a caller would get."""
+        ...
+
+    def scores(self, cases: Sequence[EvaluationCase]) -> np.ndarray:
+        """One score per catalogue row, float32 ``[B, V]``: the classic protocol ranks by it."""
+        ...
+
+
+class ModelSubject:
+    """A model as it is served, under one budget ``[O]``: the log's own outcome mix unless given."""
+
+    def __init__(self, name: str, indexed: IndexedModel, budget: np.ndarray | None = None) -> None:
+        self.name = name
+        self.indexed = indexed
+        self.budget = serving_budget(indexed.model, indexed.dataset) if budget is None else budget
+        generation = indexed.generation
+        self.embeddings = indexed.model.config.num_conditions * generation.steps * len(generation.offsets)
+        self.catalogue = indexed.catalogue
+
+    @cached_property
+    def items(self) -> np.ndarray:
+        """Item representations float32 ``[V, D]``, as the index holds them."""
+        return self.indexed.index.reconstruct(np.arange(len(self.catalogue)))
+
+    def answer(
+        self, cases: Sequence[EvaluationCase], *, depth: int, num_items: int, exclude_seen: bool = False
+    ) -> Answers:
+        """As ``Subject.answer``: the lists by exact search, the served items by the serving path."""
+        indexed = self.indexed
+        embedding = generate_for(indexed.model, indexed.embed_ids, cases, self.budget, indexed.generation)
+        B, O, n, D = embedding.shape
+        found = top_k(embedding.reshape(-1, D).float().cpu().numpy(), self.items, depth)
+        served = serve(indexed, embedding, cases, self.budget, num_items=num_items, exclude_seen=exclude_seen)
+        return Answers(
+            retrieved=found.reshape(B, O * n, -1),
+            served=[answer.item_row for answer in served],
+            kept=(compress(embedding, indexed.generation.merge_cosine) > 0).sum((1, 2)).cpu().numpy(),
+        )
+
+    def scores(self, cases: Sequence[EvaluationCase]) -> np.ndarray:
+        """Expected similarity of the next item: the first step's embeddings at δ = 1, averaged over outcomes by the
+        budget. With one outcome this is the plain inner product."""
+        indexed = self.indexed
+        first_step = replace(indexed.generation, steps=1, offsets=(1,))
+        embedding = generate_for(indexed.model, indexed.embed_ids, cases, self.budget, first_step)
+        first = embedding[:, :, 0].float().cpu().numpy()  # [B, O, D]
+        return np.einsum("o,bod->bd", self.budget, first).astype(np.float32) @ self.items.T
+
+
+class ListSubject:
+    """A counting baseline: one list."""
+
+    embeddings = 1
+
+    def __init__(self, recommender: Recommender, catalogue: ItemCatalogue) -> None:
+        self.name = recommender.name
+        self.recommender = recommender
+        self.catalogue = catalogue
+
+    def answer(
+        self, cases: Sequence[EvaluationCase], *, depth: int, num_items: int, exclude_seen: bool = False
+    ) -> Answers:
+        """As ``Subject.answer``."""
+        return Answers(
+            retrieved=top(self.recommender, cases, depth)[:, None],
+            served=list(top(self.recommender, cases, num_items, exclude_seen=exclude_seen)),
+            kept=np.ones(len(cases), np.int64),
+        )
+
+    def scores(self, cases: Sequence[EvaluationCase]) -> np.ndarray:
+        """The recommender's own."""
+        return self.recommender.scores(cases)

@@ -1,0 +1,56 @@
+"""Unordered recall@k (PinRec, evaluation, eq. 6), diversity and coverage.
+
+A target is recalled when any of a user's E embeddings ranks it within its top k. The index is the whole catalogue,
+searched exactly, in blocks.
+"""
+
+from __future__ import annotations
+
+import faiss
+import numpy as np
+
+
+def top_k(query: np.ndarray, items: np.ndarray, k: int) -> np.ndarray:
+    """Rows of each query's ``k`` best items by inner product, exactly, best first: float32 ``[n, D]``, ``[V, D]`` →
+    int64 ``[n, min(k, V)]``. Faiss holds a block of scores at a time, not all n·V."""
+    return faiss.knn(
+        np.ascontiguousarray(query, np.float32), items, min(k, len(items)), metric=faiss.METRIC_INNER_PRODUCT
+    )[1]
+
+
+def recalled(target_row: np.ndarray, retrieved: np.ndarray) -> np.ndarray:
+    """Which targets ``[B, Z]`` are among the rows that the same user's lists retrieved ``[B, …]``: bool ``[B, Z]``."""
+    lists = retrieved.reshape(len(retrieved), -1)
+    return np.stack([np.isin(target, rows) for target, rows in zip(target_row, lists, strict=True)])
+
+
+def list_ranks(target_row: np.ndarray, retrieved: np.ndarray) -> np.ndarray:
+    """Places, from 0, of targets ``[B, Z]`` in the one list of their user ``[B, depth]``; ``depth`` where a list does
+    not hold one: int64 ``[B, Z]``. Recall at any n up to ``depth`` is the share of places below n."""
+    depth = retrieved.shape[1]
+    found = retrieved[:, None, :] == target_row[:, :, None]
+    return np.where(found.any(axis=2), found.argmax(axis=2), depth)
+
+
+class RetrievedItems:
+    """What all lists of an evaluation retrieve: which items, and into how many places."""
+
+    def __init__(self, catalogue: int) -> None:
+        self._retrieved = np.zeros(catalogue, bool)
+        self._slots = 0
+
+    def add(self, rows: np.ndarray) -> None:
+        """Rows of any shape; −1 stands for none."""
+        rows = rows[rows >= 0]
+        self._retrieved[rows] = True
+        self._slots += rows.size
+
+    @property
+    def diversity(self) -> float:
+        """Share of unique items in all lists."""
+        return float(self._retrieved.sum()) / max(1, self._slots)
+
+    @property
+    def coverage(self) -> float:
+        """Share of the catalogue that is in any list."""
+        return float(self._retrieved.mean())

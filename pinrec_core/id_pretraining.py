@@ -1,0 +1,45 @@
+"""Stage one of two-stage training (PinRec, model): a minimal dot-product model whose only weights are the ID tables.
+
+The ID embedding of a user's last item predicts those that follow, whatever the surface or action. It has nothing but
+the tables to fit, so many epochs cost little and do it good; a full model that starts from fresh tables overfits them
+after the first. The tables are then plugged into a model: frozen, or with dropout and a learning rate of their own.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pinrec_core.config import ModelConfig
+from pinrec_core.sequence_model import ConditionedHead, HistoryBatch, ItemModel
+
+
+class DotProduct(ItemModel):
+    """It is trained as any other model is, and generates nothing."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.start_token = nn.Parameter(torch.empty(config.id_width))
+        nn.init.normal_(self.start_token, std=config.id_width**-0.5)
+        self.head = Unchanged()
+
+    def represent_pins(self, feature: Tensor, scale: Tensor, id_embedding: Tensor) -> Tensor:
+        """ID embeddings ``[..., I]`` → unit vectors of that width; the content is ignored."""
+        return F.normalize(self.id_dropout(id_embedding), dim=-1)
+
+    def forward(self, batch: HistoryBatch) -> tuple[Tensor, Tensor]:
+        """→ the item last seen at each position ``[B, 1 + T, I]``, a learned start first, and the items."""
+        item = self.represent_pins(batch.feature, batch.scale, batch.id_embedding)
+        start = F.normalize(self.start_token, dim=0).expand(len(item), 1, -1)
+        return torch.cat([start, item], dim=1), item
+
+
+class Unchanged(ConditionedHead):
+    """A hidden state is in item space already, and nothing conditions it."""
+
+    def condition(self, outcome: Tensor, offset: Tensor) -> Tensor:
+        return torch.zeros_like(outcome).unsqueeze(-1)
+
+    def conditioned(self, hidden: Tensor, condition: Tensor) -> Tensor:
+        return hidden

@@ -1,0 +1,91 @@
+"""Which (position, target) pairs a training step scores: next item (eq. 3), window (eq. 5), or all actions to come.
+
+Hidden state t of a user predicts the item at offset δ ≥ 1, which is item t + δ − 1 counting from 0. This module knows
+positions, offsets and times; it knows nothing of embeddings or losses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pinrec_core.time_features import DAY
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Targets:
+    """m pairs of a hidden state and an item it has to predict; those of one ``window`` are combined to one loss."""
+
+    user: Tensor  # int64 [m], row of the batch
+    position: Tensor  # int64 [m], of the hidden state: it has seen that many items
+    target: Tensor  # int64 [m], column of the item in the batch
+    offset: Tensor  # int64 [m], the δ that conditions the head
+    window: Tensor  # int64 [m], below num_windows
+    num_windows: int
+
+
+def draw_windows(is_target: Tensor, *, max_offset: int, window: int, queries: int) -> Targets:
+    """Windows [δ, δ + W) with δ uniform over 1..Δmax: every target inside is one to predict (eq. 5).
+
+    ``is_target`` bool ``[B, T]``. Windows without a target are not drawn; of the others, as many as give about
+    ``queries`` pairs. With Δmax = W = 1 this is next-item prediction (eq. 3).
+    """
+    B, T = is_target.shape
+    device = is_target.device
+    offset = torch.randint(1, max_offset + 1, (B, T), device=device)
+    seen = _targets_before(is_target)
+    first = (torch.arange(T, device=device) + offset - 1).clamp(max=T)
+    last = (first + window).clamp(max=T)
+    user, position = (seen.gather(1, last) > seen.gather(1, first)).nonzero(as_tuple=True)
+    user, position = _sample(user, position, max(1, queries // window))
+    offset = offset[user, position]
+
+    target = (position + offset - 1).unsqueeze(1) + torch.arange(window, device=device)  # [n, W]
+    valid = (target < T) & is_target[user.unsqueeze(1), target.clamp(max=T - 1)]
+    row, slot = valid.nonzero(as_tuple=True)
+    return Targets(
+        user=user[row], position=position[row], target=target[row, slot], offset=offset[row], window=row,
+        num_windows=len(user),
+    )  # fmt: skip
+
+
+def draw_all_actions(is_target: Tensor, timestamp: Tensor, *, horizon_days: float, queries: int) -> Targets:
+    """From each sampled position one target drawn from those of the following days (PinnerFormer, dense all-action).
+
+    ``is_target`` bool ``[B, T]``, ``timestamp`` int64 ``[B, T]`` ascending over the real interactions. The horizon
+    counts from the last interaction seen, and from the first one for the start token. A log without times (positions
+    in their place) has its whole rest within the horizon.
+    """
+    B, T = is_target.shape
+    seen = _targets_before(is_target)
+    # Padding carries time 0; behind the real interactions only a later time keeps the row ascending.
+    now = torch.cat([timestamp[:, :1], timestamp[:, :-1]], dim=1)
+    ascending = timestamp.cummax(dim=1).values
+    end = torch.searchsorted(ascending, now + int(horizon_days * DAY), right=True)  # [B, T]
+    before, within = seen[:, :-1], seen.gather(1, end)
+    user, position = (within > before).nonzero(as_tuple=True)
+    user, position = _sample(user, position, queries)
+    before, choices = before[user, position], (within - before)[user, position]
+    # The r-th target after the position is where the running count first reaches `before` + r.
+    rank = before + 1 + (torch.rand(len(user), device=user.device) * choices).long().clamp(max=choices - 1)
+    target = torch.searchsorted(seen[:, 1:][user].contiguous(), rank.unsqueeze(1)).squeeze(1)
+    return Targets(
+        user=user, position=position, target=target, offset=torch.ones_like(user),
+        window=torch.arange(len(user), device=user.device), num_windows=len(user),
+    )  # fmt: skip
+
+
+def _targets_before(is_target: Tensor) -> Tensor:
+    """Targets in front of each position, and in the whole row: int64 ``[B, T + 1]``."""
+    return F.pad(is_target.cumsum(1), (1, 0))
+
+
+def _sample(user: Tensor, position: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """At most ``count`` of the pairs, without repeats."""
+    if len(user) <= count:
+        return user, position
+    keep = torch.randperm(len(user), device=user.device)[:count]
+    return user[keep], position[keep]

@@ -1,0 +1,175 @@
+"""Sequences on disk to batches of histories, in memory bounded by the shuffle buffer.
+
+The order of the data and everything drawn for a batch are functions of (seed, epoch, process, batch): a resumed run
+needs no state of any generator to see what an uninterrupted one saw. Knows nothing of losses or optimisers.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from pinrec_core.catalogue import ItemCatalogue
+from pinrec_core.collate import collate, pad
+from pinrec_core.config import ModelConfig, ObjectiveConfig, TrainingConfig
+from pinrec_core.history import NO_OUTCOME, History
+from pinrec_core.objective import TrainingBatch
+from pinrec_core.sequences import is_evaluation_user, iter_histories
+
+T = TypeVar("T")
+
+SHUFFLE_BUFFER = 4096
+"""Histories held at once to mix users that lie together in a file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draw:
+    """B histories of one batch, and where in its epoch they stand."""
+
+    histories: Sequence[History]
+    batch: int  # within the epoch and the process, from 0
+    share: float  # of the epoch, once the batch is done; in (0, 1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedBatch:
+    """A draw as tensors, and the seed of what the objective draws from them: windows, in-batch negatives, dropout."""
+
+    batch: TrainingBatch
+    lengths: list[int]
+    share: float
+    torch_seed: int
+
+
+def generator_of(seed: int, *key: int) -> np.random.Generator:
+    """A generator of its own for every key: (process, epoch) orders the data, (process, epoch, batch) draws."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+
+
+def longest_stretch(model: ModelConfig) -> int:
+    """Interactions that fill the decoder: shorter ones would leave the positions of generated tokens untrained."""
+    return model.max_positions - 1
+
+
+def epoch_batches(
+    sequences: Path,
+    model: ModelConfig,
+    training: TrainingConfig,
+    *,
+    num_users: int,
+    epoch: int,
+    process: int = 0,
+    num_processes: int = 1,
+) -> Iterator[Draw]:
+    """One pass over the training users of a process: every ``num_processes``-th of the stream.
+
+    A long history is cut into stretches at an offset drawn anew each epoch, so that every position learns from
+    contexts of every length. Within the shuffle buffer, histories of similar length share a batch.
+    ``num_users`` is that of the whole stream, held-out users included.
+    """
+    generator = generator_of(training.seed, process, epoch)
+    buffer: list[History] = []
+    seen = drained = trained = batch = 0  # seen users, those whose histories have left the buffer, those trained on
+
+    def drain() -> Iterator[Draw]:
+        nonlocal batch
+        order = np.argsort([len(h) + generator.random() for h in buffer])
+        groups = [order[i : i + training.batch_users] for i in range(0, len(order), training.batch_users)]
+        for done, i in enumerate(generator.permutation(len(groups)), start=1):
+            users = drained + (seen - drained) * done / len(groups)
+            yield Draw(histories=[buffer[j] for j in groups[i]], batch=batch, share=users / max(1, num_users))
+            batch += 1
+        buffer.clear()
+
+    for user_id, history in iter_histories(sequences):
+        seen += 1
+        if is_evaluation_user(user_id, training.evaluation_share):
+            continue
+        trained += 1
+        if trained % num_processes != process:
+            continue
+        buffer.extend(stretches(without_last(history, training.held_out_last), longest_stretch(model), generator))
+        if len(buffer) >= SHUFFLE_BUFFER:
+            yield from drain()
+            drained = seen
+    yield from drain()
+
+
+def without_last(history: History, held_out: int) -> History:
+    """A history without its last ``held_out`` interactions: those are for evaluation alone."""
+    return history.take(slice(0, max(0, len(history) - held_out)))
+
+
+def stretches(history: History, length: int, generator: np.random.Generator) -> Iterator[History]:
+    """Cut a history into consecutive stretches of at most ``length``; one without a target teaches nothing.
+
+    A single interaction is kept: it teaches the start token what a user without history does. Stretches are copies, so
+    that what they were cut from can go.
+    """
+    start = 0
+    end = len(history) if len(history) <= length else int(generator.integers(1, length + 1))
+    while start < len(history):
+        if (history.outcome[start:end] != NO_OUTCOME).any():
+            yield history.take(np.arange(start, end))
+        start, end = end, min(end + length, len(history))
+
+
+def held_out_histories(sequences: Path, model: ModelConfig, training: TrainingConfig) -> list[History]:
+    """The latest stretch of the first ``validation_users`` held-out users that have a target in it."""
+    found: list[History] = []
+    if not (training.validation_users and training.evaluation_share):
+        return found
+
+    def held_out(user_id: int | str) -> bool:
+        return is_evaluation_user(user_id, training.evaluation_share)
+
+    for _, history in iter_histories(sequences, keep_user=held_out):
+        history = without_last(history, training.held_out_last)
+        latest = np.arange(max(0, len(history) - longest_stretch(model)), len(history))
+        if (history.outcome[latest] != NO_OUTCOME).any():
+            found.append(history.take(latest))
+        if len(found) == training.validation_users:
+            break
+    return found
+
+
+def training_batch(
+    histories: Sequence[History], catalogue: ItemCatalogue, objective: ObjectiveConfig, generator: np.random.Generator
+) -> TrainingBatch:
+    """Histories and R random items, drawn uniformly with repeats."""
+    drawn = generator.integers(0, len(catalogue), size=objective.random_negatives)
+    return TrainingBatch(
+        history=collate(histories),
+        item_key=pad([h.item_key for h in histories]),
+        outcome=pad([h.outcome for h in histories], fill=NO_OUTCOME).long(),
+        random_key=torch.from_numpy(catalogue.item_key[drawn]),
+        random_feature=torch.from_numpy(catalogue.feature[drawn]),
+        random_scale=torch.from_numpy(catalogue.scale[drawn]),
+    )
+
+
+def prepare(draw: Draw, catalogue: ItemCatalogue, objective: ObjectiveConfig, seed: int, *key: int) -> PreparedBatch:
+    """``training_batch`` with the key's generator."""
+    generator = generator_of(seed, *key)
+    return PreparedBatch(
+        batch=training_batch(draw.histories, catalogue, objective, generator),
+        lengths=[len(history) for history in draw.histories],
+        share=draw.share,
+        torch_seed=int(generator.integers(1 << 63)),
+    )
+
+
+def ahead(items: Iterator[T], count: int) -> Generator[T, None, None]:
+    """The same items, ``count`` of them made in another thread while the caller works on the one before."""
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        making = deque(thread.submit(next, items, None) for _ in range(count))
+        while (item := making.popleft().result()) is not None:
+            making.append(thread.submit(next, items, None))
+            yield item

@@ -1,0 +1,53 @@
+"""Loss, throughput and utilisation as TensorBoard curves."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pinrec_core.errors import ConfigError
+from pinrec_core.training.metrics import EpochMetrics
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+class Curves:
+    """Writes to one TensorBoard folder, or nowhere. Curves run over the optimiser's steps."""
+
+    def __init__(self, writer: SummaryWriter | None) -> None:
+        self._writer = writer
+
+    def step(self, steps: int, **values: float) -> None:
+        self._write("train", steps, values)
+
+    def epoch(self, steps: int, metrics: EpochMetrics) -> None:
+        self._write("epoch", steps, dataclasses.asdict(metrics))
+
+    def _write(self, group: str, steps: int, values: Mapping[str, float | None]) -> None:
+        if self._writer is not None:
+            for name, value in values.items():
+                if value is not None:
+                    self._writer.add_scalar(f"{group}/{name}", value, steps)
+
+
+@contextmanager
+def curves(folder: Path | None, *, first_step: int) -> Iterator[Curves]:
+    """Curves in ``folder`` from ``first_step`` on: a resumed run drops what an earlier one wrote beyond it.
+
+    Raises ``ConfigError`` without the package ``tensorboard``.
+    """
+    if folder is None:
+        yield Curves(None)
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ConfigError(
+            f"tensorboard={str(folder)!r}: expected the package tensorboard; pip install 'pinrec-on-triton[train]'"
+        ) from error
+    with SummaryWriter(str(folder), purge_step=first_step) as writer:
+        yield Curves(writer)

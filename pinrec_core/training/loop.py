@@ -1,0 +1,318 @@
+"""A training run from its first step to its last: start or resume, epochs, steps, what is reported and what is left.
+
+Knows phases and their order; how batches are made, gradients applied and checkpoints laid out is its neighbours'.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from pinrec_core.catalogue import ItemCatalogue
+from pinrec_core.config import ModelConfig, ObjectiveConfig, TrainingConfig
+from pinrec_core.dataset import SEQUENCES, DatasetManifest
+from pinrec_core.device import torch_device
+from pinrec_core.errors import ConfigError, DataError
+from pinrec_core.history import History
+from pinrec_core.model_of_variant import trainable_model
+from pinrec_core.objective import Objective
+from pinrec_core.sequences import BatchInfo
+from pinrec_core.training import checkpoint
+from pinrec_core.training.batches import PreparedBatch, ahead, epoch_batches, held_out_histories, prepare
+from pinrec_core.training.checkpoint import Position
+from pinrec_core.training.curves import Curves, curves
+from pinrec_core.training.metrics import EpochMetrics, Progress, Tally
+from pinrec_core.training.optimizer import new_optimizer, schedule
+from pinrec_core.training.run import RUN_FILE, Run, clear, load_id_tables, make_writable
+from pinrec_core.training.throughput import Throughput, measured_peak, training_flops
+from pinrec_core.training.validation import held_out_loss
+
+if TYPE_CHECKING:
+    from lightning_fabric.wrappers import _FabricModule
+
+    from pinrec_core.training.processes import Processes
+
+CHECKPOINT_SECONDS = 300.0
+REPORT_SECONDS = 0.1
+BATCHES_AHEAD = 2
+"""Made while the device works: at GPU speed, reading and padding would otherwise take as long as the step."""
+
+
+def train(
+    dataset: Path,
+    folder: Path,
+    *,
+    model_config: ModelConfig,
+    objective_config: ObjectiveConfig,
+    training_config: TrainingConfig,
+    device: str = "cpu",
+    id_tables: Path | None = None,
+    overwrite: bool = False,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    tensorboard: Path | None = None,
+    report: Callable[[Progress], None] = lambda _: None,
+    report_seconds: float = REPORT_SECONDS,
+    announce: Callable[[str], None] = lambda _: None,
+) -> Run:
+    """Train on the users that are not held out, and write ``folder``.
+
+    An unfinished run of the same configuration in ``folder`` is resumed: on one thread to the very weights that the
+    uninterrupted run ends with. ``id_tables`` is the folder of an ID pre-training whose tables the model starts from.
+    A report comes every ``report_seconds``, 0 for every step, from rank 0 alone.
+
+    Raises ``DataError`` when no user has an interaction with an outcome to train on; ``ConfigError`` for a device that
+    is not there, a ``folder`` that cannot be written or holds a finished run or one of another configuration (unless
+    ``overwrite``), ID tables of another shape, and a loss that is no longer finite.
+    """
+    target_device = torch_device(device)
+    catalogue = ItemCatalogue.open(dataset)
+    info = BatchInfo.load(dataset / SEQUENCES)
+    _check_manifest(DatasetManifest.load(dataset), info)
+    if (folder / RUN_FILE).is_file() and not overwrite:
+        raise ConfigError(f"out={str(folder)!r}: expected no finished run; --overwrite replaces it")
+    make_writable(folder)
+
+    # Not at the top: importing it costs as much as torch, and serving reads runs without ever training.
+    from pinrec_core.training.processes import Processes
+
+    processes = Processes.launch(target_device, training_config.precision)
+    if overwrite and processes.rank == 0:
+        clear(folder)
+        checkpoint.remove(folder)
+    processes.wait()
+
+    torch.manual_seed(training_config.seed)
+    model = trainable_model(model_config)
+    if id_tables is not None:
+        load_id_tables(model, id_tables)
+    objective = Objective(model, objective_config, catalogue_size=len(catalogue))
+    optimizer = new_optimizer(objective, training_config)
+    module, _ = processes.fabric.setup(objective, optimizer)
+    configuration = {
+        "dataset": str(dataset.resolve()),
+        "sequences": dataclasses.asdict(info),
+        "model": model_config.to_dict(),
+        "objective": objective_config.to_dict(),
+        "training": training_config.to_dict(),
+        "id_tables": None if id_tables is None else str(id_tables.resolve()),
+        "processes": processes.count,
+    }
+    training = _Training(
+        processes=processes, catalogue=catalogue, sequences=dataset / SEQUENCES, num_users=info.num_users,
+        config=training_config, configuration=json.loads(json.dumps(configuration)), folder=folder, objective=objective,
+        module=module, optimizer=optimizer, tally=Tally.new(processes.device), report=report,
+        report_seconds=report_seconds, checkpoint_seconds=checkpoint_seconds,
+    )  # fmt: skip
+    training.resume(announce)
+    with curves(tensorboard if processes.rank == 0 else None, first_step=training.position.steps + 1) as plot:
+        training.run_epochs(plot)
+
+    run = Run(
+        folder=folder, dataset=dataset, model=model_config, objective=objective_config, training=training_config,
+        id_tables=id_tables, metrics=training.metrics(),
+    )  # fmt: skip
+    if processes.rank == 0:
+        run.save(objective)
+        checkpoint.remove(folder)
+    processes.wait()
+    return run
+
+
+@dataclass(slots=True, kw_only=True)
+class _Training:
+    """One process's part of a run: what it trains, how far it has come, whom it tells."""
+
+    processes: Processes
+    catalogue: ItemCatalogue
+    sequences: Path
+    num_users: int
+    config: TrainingConfig
+    configuration: dict[str, Any]  # what a run must share with the checkpoint it resumes from
+    folder: Path
+    objective: Objective
+    module: _FabricModule  # the objective as Fabric wraps it: autocast and, among several processes, DDP
+    optimizer: torch.optim.Optimizer
+    tally: Tally
+    report: Callable[[Progress], None]
+    report_seconds: float
+    checkpoint_seconds: float
+    position: Position = field(default_factory=Position)
+    throughput: Throughput = field(default_factory=Throughput)
+    peak: float = 1.0  # FLOP/s of this process's device
+    last_report: float = -math.inf
+    last_save: float = field(default_factory=time.perf_counter)
+    step_started: float = 0.0
+
+    def resume(self, announce: Callable[[str], None]) -> None:
+        found = checkpoint.newest(self.folder)
+        if found is not None:
+            self.position, self.tally = checkpoint.load(
+                found, self.configuration, self.objective, self.optimizer, self.processes
+            )
+            at = f"epoch {self.position.epoch + 1}/{self.config.epochs}, step {self.position.steps:,}"
+            announce(f"resuming the unfinished run in {self.folder}: {at}")
+
+    def run_epochs(self, plot: Curves) -> None:
+        held_out: list[History] = []
+        if self.processes.rank == 0:
+            held_out = held_out_histories(self.sequences, self.objective.model.config, self.config)
+        self.peak = measured_peak(self.processes.device, self.config.precision)
+        self.module.train()
+        while self.position.epoch < self.config.epochs:
+            self._train_epoch(plot)
+            self._end_epoch(held_out, plot)
+            if self.position.epoch < self.config.epochs:
+                self._save()
+
+    def metrics(self) -> dict[str, Any]:
+        (interactions,) = self.processes.sum(self.tally.run_interactions)
+        return {
+            "final_loss": self._loss(),
+            "steps": self.position.steps,
+            "interactions": int(interactions),
+            "epochs": [dataclasses.asdict(epoch) for epoch in self.position.epochs],
+        }
+
+    def _train_epoch(self, plot: Curves) -> None:
+        self.step_started = time.perf_counter()
+        with closing(ahead(self._remaining_batches(), BATCHES_AHEAD)) as batches:
+            while True:
+                group = list(islice(batches, self.config.accumulate_batches))
+                share, due = self._agree(group)
+                if share is None:
+                    return
+                if due:
+                    self._save()
+                self._step(group, (self.position.epoch + share) / self.config.epochs, plot)
+
+    def _remaining_batches(self) -> Iterator[PreparedBatch]:
+        """This process's batches of the epoch under way; those that a resumed run has done become no tensors."""
+        epoch, rank = self.position.epoch, self.processes.rank
+        draws = epoch_batches(
+            self.sequences, self.objective.model.config, self.config, num_users=self.num_users, epoch=epoch,
+            process=rank, num_processes=self.processes.count,
+        )  # fmt: skip
+        for draw in islice(draws, self.position.batches, None):
+            yield prepare(draw, self.catalogue, self.objective.config, self.config.seed, rank, epoch, draw.batch)
+
+    def _agree(self, group: list[PreparedBatch]) -> tuple[float | None, bool]:
+        """The share of the epoch that all processes go by, and whether a checkpoint is due.
+
+        The share is None, and the epoch over, once any process has no batch left: no step can do without it.
+        """
+        due = time.perf_counter() - self.last_save >= self.checkpoint_seconds
+        everybody, share, not_due = self.processes.least(len(group), group[-1].share if group else 0.0, not due)
+        return share if everybody else None, not not_due
+
+    def _step(self, group: list[PreparedBatch], share: float, plot: Curves) -> None:
+        """One step of the optimiser on the mean gradient of the group's batches, over all processes."""
+        fabric, config = self.processes.fabric, self.config
+        schedule(self.optimizer, share, config.warmup_share)
+        interactions, flops = 0, 0.0
+        for prepared in group:
+            torch.manual_seed(prepared.torch_seed)
+            with fabric.no_backward_sync(self.module, enabled=prepared is not group[-1]):
+                loss = self.module(prepared.batch.to(self.processes.device))
+                fabric.backward(loss / len(group))
+            seen = sum(prepared.lengths)
+            work = training_flops(self.objective.model.config, self.objective.config, prepared.lengths)
+            self.tally.add(loss, interactions=seen, flops=work)
+            interactions, flops = interactions + seen, flops + work
+        nn.utils.clip_grad_norm_(self.objective.model.parameters(), config.gradient_clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.objective.cap_temperature()
+        self.position.steps += 1
+        self.position.batches += len(group)
+
+        told = time.perf_counter() - self.last_report >= self.report_seconds
+        loss_now = self._loss() if told else math.nan
+        now = time.perf_counter()
+        self.throughput.add(now - self.step_started, interactions, flops)
+        self.tally.seconds += now - self.step_started
+        self.step_started = now
+        if told:
+            self.last_report = now
+            self._tell(share, loss_now, plot)
+
+    def _tell(self, share: float, loss: float, plot: Curves) -> None:
+        rate = self.throughput.interactions_per_second * self.processes.count
+        mfu = self.throughput.flops_per_second / self.peak
+        if self.processes.rank == 0:
+            plot.step(self.position.steps, loss=loss, interactions_per_second=rate, mfu=mfu)
+            self.report(
+                Progress(
+                    epoch=min(self.position.epoch, self.config.epochs - 1),
+                    share=share,
+                    loss=loss,
+                    interactions_per_second=rate,
+                    mfu=mfu,
+                    epochs=tuple(self.position.epochs),
+                )
+            )
+
+    def _end_epoch(self, held_out: list[History], plot: Curves) -> None:
+        """Sum up over the processes, validate, and turn to the next epoch."""
+        if self.position.steps == 0:
+            raise DataError(
+                f"{self.sequences}: expected, for each of {self.processes.count} processes, an interaction with an "
+                "outcome by a user outside the evaluation share; there is nothing to learn from"
+            )
+        tally = self.tally
+        mean_of_own = self._loss(tally.loss / tally.batches)
+        loss, batches, interactions, flops, peak = self.processes.sum(
+            mean_of_own * tally.batches, tally.batches, tally.interactions, tally.flops, self.peak
+        )
+        self.position.epochs.append(
+            EpochMetrics(
+                epoch=self.position.epoch + 1,
+                loss=loss / batches,
+                held_out_loss=held_out_loss(
+                    self.objective, held_out, self.catalogue, self.config, self.processes.fabric
+                ),
+                seconds=tally.seconds,
+                interactions_per_second=interactions / tally.seconds,
+                mfu=flops / tally.seconds / peak,
+            )
+        )
+        self.position.epoch += 1
+        self.position.batches = 0
+        tally.next_epoch()
+        if self.processes.rank == 0:
+            plot.epoch(self.position.steps, self.position.epochs[-1])
+        self._tell(self.position.epoch / self.config.epochs, self._loss(), plot)
+
+    def _save(self) -> None:
+        self._loss()
+        checkpoint.save(
+            self.folder, self.configuration, self.objective, self.optimizer, self.position, self.tally, self.processes
+        )
+        self.last_save = self.step_started = time.perf_counter()
+
+    def _loss(self, loss: torch.Tensor | None = None) -> float:
+        """The recent loss, or another, read from the device. Raises ``ConfigError`` when it is not finite."""
+        value = float(self.tally.recent_loss if loss is None else loss)
+        if not math.isfinite(value):
+            raise ConfigError(
+                f"learning_rate={self.config.learning_rate}: expected one at which the loss stays finite, "
+                f"it is {value} at step {self.position.steps:,}"
+            )
+        return value
+
+
+def _check_manifest(manifest: DatasetManifest, info: BatchInfo) -> None:
+    if (info.feature_space, tuple(info.outcomes), tuple(info.surfaces)) != (
+        manifest.feature_space, manifest.outcomes, manifest.surfaces,
+    ):  # fmt: skip
+        raise DataError("signals/sequences were made from another preparation of the dataset; run the batch job again")

@@ -1,0 +1,141 @@
+"""A finished training run: a folder with ``run.json`` (configuration, dataset, metrics) and ``weights.safetensors``
+(model, temperature, sketch). Knows nothing of how it is trained."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+
+from pinrec_core.config import ModelConfig, ObjectiveConfig, TrainingConfig
+from pinrec_core.device import torch_device
+from pinrec_core.errors import ConfigError, DataError
+from pinrec_core.model_of_variant import generative_model
+from pinrec_core.objective import Objective
+from pinrec_core.sequence_model import ItemModel, SequenceModel
+
+RUN_FILE = "run.json"
+WEIGHTS_FILE = "weights.safetensors"
+LOG_INVERSE_TEMPERATURE = "log_inverse_temperature"
+ID_TABLES = "model.id_embedding.tables"
+"""Their name in the weights of any run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A finished training run, as ``run.json`` describes it."""
+
+    folder: Path
+    dataset: Path
+    model: ModelConfig
+    objective: ObjectiveConfig
+    training: TrainingConfig
+    metrics: dict[str, Any]
+    id_tables: Path | None = None  # the pre-training that the ID tables started from
+
+    @staticmethod
+    def load(folder: Path) -> Run:
+        """Raises ``DataError`` when ``run.json`` is absent or not what ``train`` writes."""
+        path = Path(folder) / RUN_FILE
+        if not path.is_file():
+            raise DataError(f"{path}: expected a finished training run; make one with `pinrec train`")
+        try:
+            raw = json.loads(path.read_text("utf-8"))
+            return Run(
+                folder=Path(folder),
+                dataset=Path(raw["dataset"]),
+                model=ModelConfig.from_dict(raw["model"]),
+                objective=ObjectiveConfig.from_dict(raw["objective"]),
+                training=TrainingConfig.from_dict(raw["training"]),
+                metrics=raw["metrics"],
+                id_tables=Path(raw["id_tables"]) if raw.get("id_tables") else None,
+            )
+        except KeyError as error:
+            raise DataError(f"{path}: key {error} is missing: expected what `pinrec train` writes") from error
+        except (ValueError, TypeError, ConfigError) as error:
+            raise DataError(f"{path}: expected what `pinrec train` writes, {error}") from error
+
+    def save(self, objective: Objective) -> None:
+        """The weights, then ``run.json``: where that is, the weights beside it are its own."""
+        (self.folder / RUN_FILE).unlink(missing_ok=True)
+        weights = {name: value.cpu().contiguous() for name, value in objective.state_dict().items()}
+        safetensors.torch.save_file(weights, self.folder / WEIGHTS_FILE)
+        plain = {
+            "dataset": str(self.dataset.resolve()),
+            "model": self.model.to_dict(),
+            "objective": self.objective.to_dict(),
+            "training": self.training.to_dict(),
+            "id_tables": None if self.id_tables is None else str(self.id_tables.resolve()),
+            "metrics": self.metrics,
+        }
+        beside = self.folder / f".{RUN_FILE}.{os.getpid()}"
+        beside.write_text(json.dumps(plain, indent=2) + "\n", "utf-8")
+        beside.rename(self.folder / RUN_FILE)
+
+    def inverse_temperature(self) -> float:
+        """The λ that the objective learned, capped. Raises ``DataError`` when the weights are absent or damaged."""
+        path = self.folder / WEIGHTS_FILE
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                learned = math.exp(file.get_tensor(LOG_INVERSE_TEMPERATURE))
+        except (OSError, safetensors.SafetensorError) as error:
+            raise DataError(f"{path}: expected the weights of a training run ({error})") from error
+        return min(learned, self.objective.max_inverse_temperature)
+
+    def load_model(self, device: torch.device | str = "cpu") -> SequenceModel:
+        """The trained model in evaluation mode. Raises ``DataError`` when the weights are absent, damaged or others."""
+        path = self.folder / WEIGHTS_FILE
+        model = generative_model(self.model)
+        try:
+            weights = safetensors.torch.load_file(path)
+            model.load_state_dict({k.removeprefix("model."): v for k, v in weights.items() if k.startswith("model.")})
+        except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+            reason = str(error).splitlines()[0]
+            raise DataError(
+                f"{path}: expected the weights of the model that {RUN_FILE} describes ({reason})"
+            ) from error
+        return model.to(torch_device(device)).eval()
+
+
+def load_id_tables(model: ItemModel, run: Path) -> None:
+    """Start ``model``'s ID tables, ``[K, rows, I/K]``, from those that an ID pre-training left in the folder ``run``.
+
+    Raises ``DataError`` where there are none, ``ConfigError`` where they have another shape.
+    """
+    path, tables = run / WEIGHTS_FILE, model.id_embedding.tables
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            found = file.get_tensor(ID_TABLES)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise DataError(f"{path}: expected the weights of an ID pre-training ({error})") from error
+    if found.shape != tables.shape:
+        raise ConfigError(
+            f"id_tables={str(run)!r}: tables of shape {list(found.shape)}, expected {list(tables.shape)}, "
+            "which id_hashes, id_rows and id_width / id_hashes of the model give"
+        )
+    with torch.no_grad():
+        tables.copy_(found)
+
+
+def make_writable(folder: Path) -> None:
+    """The folder, made where it is missing. Raises ``ConfigError`` where nothing can be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(f"out={str(folder)!r}: expected a folder to write to ({error.strerror})") from error
+
+
+def clear(folder: Path) -> None:
+    """Away with a finished run; what else lies in the folder stays."""
+    for name in (RUN_FILE, WEIGHTS_FILE):
+        (folder / name).unlink(missing_ok=True)

@@ -1,0 +1,122 @@
+"""Which users and rows subjects are judged on, and that a trained model beats the baselines that know nothing of it."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pinrec_core.catalogue import FILE_NAME, ItemCatalogue, write_catalogue
+from pinrec_core.errors import ConfigError, DataError
+from pinrec_core.evaluation.cases import held_out_cases
+from pinrec_core.evaluation.result import compare, compare_at_equal_distinct_items
+from pinrec_core.evaluation.setting import HELD_OUT_LAST_KEY, Protocol, Setting, judge, open_subject
+from pinrec_core.publishing import publish
+from pinrec_core.release import EVALUATION_SHARE_KEY
+from tests.pinrec_core.conftest import EVALUATION_SHARE, train_tiny
+
+NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+
+
+@pytest.fixture
+def release(serving, dataset, tmp_path) -> str:
+    metrics = {EVALUATION_SHARE_KEY: EVALUATION_SHARE / 3, HELD_OUT_LAST_KEY: 1}
+    return str(publish(serving, dataset=dataset, releases=tmp_path / "releases", metrics=metrics, now=NOW).folder)
+
+
+def test_training_beats_popularity_on_users_it_never_saw(dataset, tmp_path):
+    """By the lower bound of the interval: a lucky ratio over a few users would not do."""
+    run = train_tiny(dataset, tmp_path, epochs=30)
+    names = [str(run.folder), "popularity", "popularity-by-surface"]
+    setting = Setting.for_subjects(names, targets=4)
+    model, *popular = [
+        judge(open_subject(name, setting), setting, k=1, equal_embeddings=100, num_items=20) for name in names
+    ]
+    for baseline in popular:
+        assert compare_at_equal_distinct_items(model, baseline).low > 1.5
+        assert compare([model], [baseline], "served_hit").low > 1.5
+
+
+def test_a_model_is_its_own_equal(run):
+    setting = Setting.for_subjects([str(run.folder)], targets=4)
+    first, second = (judge(open_subject(str(run.folder), setting), setting) for _ in range(2))
+    for array in ("hit", "served_hit"):
+        ratio = compare([first], [second], array)
+        assert (ratio.value, ratio.low, ratio.high) == (1, 1, 1)
+
+
+def test_a_release_is_judged_on_its_own_rows_and_on_users_held_out_of_it(release, dataset, tmp_path):
+    """The dataset given has grown since, so that its rows are others; a tenth of the users is not what was held out."""
+    grown = shutil.copytree(dataset, tmp_path / "grown")
+    table = pa.ipc.open_file(dataset / FILE_NAME).read_all().drop_columns("feature")
+    old = ItemCatalogue.open(dataset)
+    write_catalogue(
+        grown,
+        item_key=np.concatenate([[1, 2, 3], old.item_key]),
+        item_id=pa.array([1, 2, 3, *table["item_id"].to_pylist()]),
+        title=pa.array(["new"] * 3 + table["title"].to_pylist()),
+        categories=pa.array([""] * (3 + len(old))),
+        feature=np.concatenate([old.feature[:3], old.feature]),
+        scale=np.concatenate([old.scale[:3], old.scale]),
+    )
+    setting = Setting.for_subjects([release, "popularity"], dataset=grown, targets=4)
+    subject = open_subject(release, setting)
+    expected = list(held_out_cases(dataset, old, share=EVALUATION_SHARE / 3, targets=4))
+    assert [c.target_row.tolist() for c in setting.cases(subject.catalogue)] == [
+        c.target_row.tolist() for c in expected
+    ]
+    # A baseline counts in the rows of the dataset; users are the same, so the two still compare.
+    popularity = judge(open_subject("popularity", setting), setting)
+    assert len(popularity.user_id) == len(expected)
+    compare([judge(subject, setting)], [popularity], "hit")
+
+
+def test_users_are_those_that_every_subject_held_out(release, run, dataset):
+    setting = Setting.for_subjects([str(run.folder), release])
+    assert setting.evaluation_share == EVALUATION_SHARE / 3
+    assert setting.dataset == dataset  # the run's: a release does not know its own
+
+
+def test_what_cannot_be_judged_is_refused(release, run, dataset, tmp_path):
+    with pytest.raises(ConfigError, match="--dataset: expected the prepared dataset"):
+        Setting.for_subjects([release])
+    with pytest.raises(ConfigError, match="--dataset: expected the prepared dataset"):
+        Setting.for_subjects(["popularity"])
+    with pytest.raises(ConfigError, match="held_out_last=0, expected at least 1"):
+        Setting.for_subjects([str(run.folder)], protocol=Protocol.LEAVE_ONE_OUT)
+    with pytest.raises(ConfigError, match="held_out_last=1, expected at least 2"):
+        Setting.for_subjects([release], dataset=dataset, protocol=Protocol.LEAVE_ONE_OUT_VALIDATION)
+    other = shutil.copytree(dataset, tmp_path / "other")
+    manifest = json.loads((other / "dataset.json").read_text())
+    (other / "dataset.json").write_text(json.dumps(manifest | {"surfaces": ["", "home"]}))
+    setting = Setting.for_subjects([release], dataset=other)
+    with pytest.raises(DataError, match=r"surfaces=\('', 'home'\), expected .* which the release was made with"):
+        open_subject(release, setting)
+
+
+def test_a_baseline_counts_what_the_models_were_trained_on(release, dataset):
+    setting = Setting.for_subjects([release], dataset=dataset, protocol=Protocol.LEAVE_ONE_OUT)
+    assert setting.held_out_last == 1
+    alone = Setting.for_subjects(["popularity"], dataset=dataset, protocol=Protocol.LEAVE_ONE_OUT_VALIDATION)
+    assert (alone.held_out_last, alone.evaluation_share) == (2, 0.0)
+    everything = Setting.for_subjects(["popularity"], dataset=dataset)
+    counted = [sum(map(len, s.training_histories())) for s in (everything, alone)]
+    assert counted[0] != counted[1]
+
+
+@pytest.mark.parametrize("protocol", list(Protocol))
+def test_every_protocol_judges_a_release_and_a_baseline_on_the_same_users(protocol, serving, dataset, tmp_path):
+    metrics = {EVALUATION_SHARE_KEY: EVALUATION_SHARE, HELD_OUT_LAST_KEY: 2}
+    folder = str(publish(serving, dataset=dataset, releases=tmp_path / "r", metrics=metrics, now=NOW).folder)
+    setting = Setting.for_subjects(
+        [folder, "co-occurrence"], dataset=dataset, protocol=protocol, targets=4, max_users=9
+    )
+    model, counted = (judge(open_subject(name, setting), setting) for name in (folder, "co-occurrence"))
+    assert model.user_id == counted.user_id
+    assert len(model.user_id) == 9
+    assert model.protocol == protocol
+    assert ("ndcg" in model.arrays) == bool(protocol.left_out)

@@ -1,0 +1,62 @@
+"""What one of two processes does; ``torchrun`` starts it. Leaves gradients of a step and the weights of a training."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+from pinrec_core.catalogue import ItemCatalogue
+from pinrec_core.config import ObjectiveConfig, Precision, TrainingConfig, Variant
+from pinrec_core.objective import Objective
+from pinrec_core.training.batches import generator_of, training_batch
+from pinrec_core.training.optimizer import new_optimizer
+from pinrec_core.training.processes import Processes
+from tests.pinrec_core.builders import random_history, tiny_model
+from tests.pinrec_core.training.small_training import train_small
+
+USERS_PER_PROCESS = 3
+
+
+def gradients(dataset: Path, processes: Processes, users: list[int], out: Path) -> None:
+    """Those of one batch of ``users`` of equal length. Every target is scored and the negatives are the same random
+    items everywhere, so that the loss is a plain mean over users."""
+    objective = Objective(
+        tiny_model(Variant.OC), ObjectiveConfig(in_batch_negatives=0, random_negatives=32), catalogue_size=120
+    )
+    optimizer = new_optimizer(objective, TrainingConfig(learning_rate=1e-2))
+    module, _ = processes.fabric.setup(objective, optimizer)
+    histories = [random_history(9, user, queries=False) for user in users]
+    batch = training_batch(histories, ItemCatalogue.open(dataset), objective.config, generator_of(0))
+    processes.fabric.backward(module(batch))
+    left = {name: parameter.grad for name, parameter in objective.named_parameters() if parameter.grad is not None}
+    safetensors.torch.save_file(left, out)
+
+
+def whole_training(dataset: Path, out: Path, rank: int) -> None:
+    seen: list[Objective] = []
+
+    def keep(module: torch.nn.Module, *_: object) -> None:
+        if isinstance(module, Objective) and not seen:
+            seen.append(module)
+
+    hook = torch.nn.modules.module.register_module_forward_hook(keep)
+    train_small(dataset, out / "run", training={"accumulate_batches": 2, "batch_users": 4})
+    hook.remove()
+    safetensors.torch.save_file(seen[0].state_dict(), out / f"training-{rank}.safetensors")
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    dataset, out = map(Path, sys.argv[1:])
+    processes = Processes.launch(torch.device("cpu"), Precision.FP32)
+    rank = processes.rank
+    users = list(range(rank * USERS_PER_PROCESS, (rank + 1) * USERS_PER_PROCESS))
+    gradients(dataset, processes, users, out / f"gradients-{rank}.safetensors")
+    whole_training(dataset, out, rank)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Run folders: what is written reads back, what is damaged is named, what is finished is not lost by accident."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from pinrec_core.config import ObjectiveConfig, TrainingConfig
+from pinrec_core.errors import ConfigError, DataError
+from pinrec_core.training import Run, train
+from tests.pinrec_core.builders import tiny_config
+from tests.pinrec_core.training.small_training import assert_equal_weights, train_small, weights
+
+
+def test_same_seed_same_weights(dataset, run, tmp_path):
+    assert_equal_weights(weights(train_small(dataset, tmp_path).folder), weights(run.folder))
+
+
+def test_a_run_reads_back_as_it_was_written(run):
+    loaded = Run.load(run.folder)
+    assert (loaded.model, loaded.objective, loaded.training) == (run.model, run.objective, run.training)
+    assert loaded.metrics["steps"] > 0
+    assert [epoch["epoch"] for epoch in loaded.metrics["epochs"]] == [1, 2]
+
+
+def test_what_cannot_be_trained_is_refused_before_training(dataset, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="expected a folder to write to"):
+        train_small(dataset, tmp_path / "file", training={"epochs": 10**9})
+    with pytest.raises(ConfigError, match="device='nowhere': expected a torch device"):
+        train(
+            dataset, tmp_path / "run", model_config=tiny_config(), objective_config=ObjectiveConfig(),
+            training_config=TrainingConfig(), device="nowhere",
+        )  # fmt: skip
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_is_replaced_only_when_asked_to(dataset, tmp_path):
+    first = weights(train_small(dataset, tmp_path).folder)
+    with pytest.raises(ConfigError, match="expected no finished run; --overwrite replaces it"):
+        train_small(dataset, tmp_path, training={"seed": 1})
+    assert_equal_weights(weights(tmp_path), first)
+    train_small(dataset, tmp_path, training={"seed": 1}, overwrite=True)
+    assert Run.load(tmp_path).training.seed == 1
+    assert not torch.equal(weights(tmp_path)["model.head.out.weight"], first["model.head.out.weight"])
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(dataset, tmp_path):
+    with pytest.raises(ConfigError, match=r"learning_rate=1e\+30: expected one at which the loss stays finite"):
+        train_small(dataset, tmp_path, training={"learning_rate": 1e30})
+    assert not (tmp_path / "run.json").exists()
+
+
+def test_nobody_to_train_on_is_a_clear_error(dataset, tmp_path):
+    with pytest.raises(DataError, match="there is nothing to learn from"):
+        train_small(dataset, tmp_path, training={"held_out_last": 1000})
+
+
+def test_a_damaged_run_is_named(run, tmp_path):
+    folder = shutil.copytree(run.folder, tmp_path / "run")
+    good = json.loads((folder / "run.json").read_text())
+    for text, message in [
+        ("{", "expected what `pinrec train` writes"),
+        ("[]", "expected what `pinrec train` writes"),
+        ("{}", "key '.*' is missing"),
+        (json.dumps(good | {"model": good["model"] | {"variant": "x"}}), "variant='x': expected one of"),
+    ]:
+        (folder / "run.json").write_text(text)
+        with pytest.raises(DataError, match=message):
+            Run.load(folder)
+    (folder / "run.json").write_text(json.dumps(good | {"model": good["model"] | {"hidden_width": 64}}))
+    with pytest.raises(DataError, match="expected the weights of the model"):
+        Run.load(folder).load_model()
+    (folder / "weights.safetensors").write_bytes(b"junk")
+    with pytest.raises(DataError, match="expected the weights of the model"):
+        Run.load(folder).load_model()
+
+
+def test_id_tables_start_from_those_of_another_run(dataset, run, tmp_path):
+    """Frozen, they come out as they went in."""
+    got = train_small(dataset, tmp_path, training={"epochs": 1, "id_learning_rate": 0.0}, id_tables=run.folder)
+    tables = "model.id_embedding.tables"
+    assert torch.equal(weights(tmp_path)[tables], weights(run.folder)[tables])
+    assert Run.load(tmp_path).id_tables == got.id_tables == run.folder
+
+
+def test_id_tables_of_another_shape_or_none_are_refused(dataset, run, tmp_path):
+    with pytest.raises(ConfigError, match=r"tables of shape \[2, 256, 4\], expected \[2, 512, 4\]"):
+        train_small(dataset, tmp_path / "a", model={"id_rows": 512}, id_tables=run.folder)
+    with pytest.raises(DataError, match="expected the weights of an ID pre-training"):
+        train_small(dataset, tmp_path / "b", id_tables=tmp_path)

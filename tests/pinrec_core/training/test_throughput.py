@@ -1,0 +1,71 @@
+"""FLOPs by hand and against torch's own counter; the window of recent steps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from pinrec_core import time_features
+from pinrec_core.catalogue import ItemCatalogue
+from pinrec_core.config import ObjectiveConfig, Precision, Variant, preset
+from pinrec_core.model_of_variant import trainable_model
+from pinrec_core.objective import Objective
+from pinrec_core.training import throughput
+from pinrec_core.training.batches import training_batch
+from pinrec_core.training.throughput import Throughput, measured_peak, training_flops
+from tests.pinrec_core.builders import F, random_history, tiny_config
+
+OBJECTIVE = ObjectiveConfig(in_batch_negatives=6, random_negatives=4, queries_per_step=5)
+
+
+def test_flops_by_hand():
+    """Two histories of 3 and 1 interactions: 4 interactions, 6 tokens, 10 + 3 attended pairs, 4 queries against
+    4 + 4 candidates."""
+    config = tiny_config(Variant.UC, layers=3, hidden_width=8, item_width=4, id_width=2, embedder_layers=3, heads=2)
+    pin = (F + 2) * 8 + 8 * 8 + 8 * 4
+    query = F * 8 + 8 * 8 + 8 * 4
+    embedders = 4 * (pin + query) + 4 * pin
+    tokens = 4 * 4 * 8 + 6 * time_features.WIDTH * 8
+    decoder = 3 * (6 * 12 * 8 * 8 + 13 * 2 * 8)
+    queries = 4 * (8 * 16 + 16 * 4) + 4 * 8 * 4
+    assert training_flops(config, OBJECTIVE, [3, 1]) == 6 * (embedders + tokens + decoder + queries)
+
+
+def test_limits_of_the_objective_bound_its_flops():
+    """Beyond them more interactions cost the model alone: in a model of tables, nothing."""
+    config = tiny_config(Variant.DOT_PRODUCT, id_width=16)
+    assert training_flops(config, OBJECTIVE, [50]) == training_flops(config, OBJECTIVE, [90]) == 6 * 5 * 10 * 16
+
+
+@pytest.mark.parametrize("variant", [Variant.OC, Variant.MT_OC, Variant.SASREC])
+def test_flops_agree_with_those_that_torch_counts(variant, dataset):
+    """torch counts what runs: whole attention matrices, the loss's logits twice in the backward pass, and no gradient
+    for inputs that need none. At the size of a preset, where the matrices dominate, that is within a tenth."""
+    model = {**preset("small").model, "item_width": 64, "id_width": 64, "id_rows": 256, "dropout": 0.0, "max_offset": 1}
+    config = tiny_config(variant, **model)
+    objective = ObjectiveConfig(in_batch_negatives=128, random_negatives=128, queries_per_step=256, window=1)
+    histories = [random_history(64, seed, queries=False) for seed in range(8)]
+    catalogue = ItemCatalogue.open(dataset)
+    trained = Objective(trainable_model(config), objective, catalogue_size=len(catalogue))
+    batch = training_batch(histories, catalogue, objective, np.random.default_rng(0))
+    with FlopCounterMode(display=False) as counter:
+        trained(batch).backward()
+    assert counter.get_total_flops() == pytest.approx(training_flops(config, objective, [64] * 8), rel=0.1)
+
+
+def test_rates_are_those_of_the_window(monkeypatch):
+    monkeypatch.setattr(throughput, "WINDOW_SECONDS", 10.0)
+    rates = Throughput()
+    assert rates.interactions_per_second == 0.0
+    rates.add(8.0, 8000, 8e6)
+    assert (rates.interactions_per_second, rates.flops_per_second) == (1000.0, 1e6)
+    for _ in range(5):
+        rates.add(2.0, 200, 4e6)
+    assert rates.interactions_per_second == pytest.approx(100.0)  # the slow steps alone
+    assert rates.flops_per_second == pytest.approx(2e6)
+
+
+def test_the_ceiling_is_above_what_small_products_reach():
+    assert measured_peak(torch.device("cpu"), Precision.FP32) > 1e8
