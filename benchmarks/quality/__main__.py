@@ -1,0 +1,198 @@
+"""``python -m benchmarks.quality prepare | run | report``: the studies, from public logs to ``docs/results``."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks.demo import pinrec_command
+from benchmarks.machine import ROOT
+from benchmarks.quality import claims, judge, report, results
+from benchmarks.quality.schedule import Piece, in_words, run_pieces
+from benchmarks.quality.study import Study, load_study, study_names
+from benchmarks.quality.work_folder import Place, locked, place_of, places_of, settle_outdated
+from benchmarks.quality.worker import new_job
+from pinrec_core.dataset import SEQUENCES
+from pinrec_core.errors import DataError, PinRecError
+
+WORK = ROOT / "runs" / "quality"
+DATA = ROOT.parent / "shared" / "data"
+TIMED = "steps"  # the evaluation that measures latency: nothing runs beside it
+
+app = typer.Typer(
+    help="Train, judge and report: every figure of docs/results. "
+    "Start with `python -m benchmarks.quality run ml100k`, then `python -m benchmarks.quality report`.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+StudyNames = Annotated[
+    list[str],
+    typer.Argument(help=f"One or more of {', '.join(study_names())}, or a TOML file of your own.", show_default=False),
+]
+Data = Annotated[Path, typer.Option(help="Folder of the logs.", show_default="../shared/data")]
+Work = Annotated[Path, typer.Option(help="Folder of runs and evaluations.", show_default="runs/quality")]
+Datasets = Annotated[
+    Path | None, typer.Option(help="Folder of prepared datasets, one per name.", show_default="WORK/datasets")
+]
+
+
+@app.command()
+def prepare(studies: StudyNames, data: Data = DATA, work: Work = WORK, datasets: Datasets = None) -> None:
+    """Prepare the logs of the studies where they are not prepared yet.
+
+    Example: python -m benchmarks.quality prepare yelp globo
+    """
+    for study in map(load_study, studies):
+        prepared(study, data, datasets or work / "datasets")
+
+
+@app.command()
+def run(
+    studies: StudyNames,
+    only: Annotated[
+        list[str] | None, typer.Option(help="A run of the study, with those it needs. Repeatable.", show_default="all")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Trainings and evaluations at a time; 0: one by one, here.", min=0)] = 2,
+    threads: Annotated[int, typer.Option(help="Threads of each.", min=1)] = 1,
+    device: Annotated[str, typer.Option(help="Where models train: cpu, cuda …")] = "cpu",
+    data: Data = DATA,
+    work: Work = WORK,
+    datasets: Datasets = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder of the figures.", show_default="benchmarks/results/quality")
+    ] = results.FOLDER,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Make again what the study now asks for in another way.")
+    ] = False,
+) -> None:
+    """Train every run of the studies that is missing, judge it, and write its figures.
+
+    Interrupt it at any time and give the same command again: what is finished stays, and a killed training goes on
+    from its last checkpoint. A run that fails does not stop the others.
+
+    Example: python -m benchmarks.quality run yelp --only uc --only pinnerformer
+    """
+    failed: dict[str, str] = {}
+    for name in studies:
+        study = load_study(name)
+        failed |= run_study(
+            study, name, only=only, workers=workers, threads=threads, device=device, data=data, work=work,
+            datasets=datasets or work / "datasets", out=out, overwrite=overwrite,
+        )  # fmt: skip
+    for piece, reason in failed.items():
+        say(f"failed: {piece}: {reason}")
+    if failed:
+        raise typer.Exit(1)
+    say("next: python -m benchmarks.quality report")
+
+
+@app.command(name="report")
+def report_(
+    from_: Annotated[
+        Path, typer.Option("--results", help="Folder of the figures.", show_default="benchmarks/results/quality")
+    ] = results.FOLDER,
+    out: Annotated[Path, typer.Option(help="Folder of the report.", show_default="docs/results")] = report.FOLDER,
+) -> None:
+    """Write the report from the figures alone: no log, no run and no model is read.
+
+    Example: python -m benchmarks.quality report
+    """
+    rows = report.write_report(from_, out)
+    reached = sum(row["reached"] is True for row in rows)
+    say(f"{len(rows)} figures, {reached} of {sum(row['reached'] is not None for row in rows)} goals reached: {out}")
+
+
+def run_study(
+    study: Study, given: str, *, only: list[str] | None, workers: int, threads: int, device: str, data: Path,
+    work: Path, datasets: Path, out: Path, overwrite: bool,
+) -> dict[str, str]:  # fmt: skip
+    """→ why each piece that failed did. ``given`` is what the study was named as."""
+    started = time.monotonic()
+    with locked(work, study):
+        dataset = prepared(study, data, datasets)
+        judge.check(study, dataset)
+        chosen = places_of(study, study.with_dependencies(only or study.runs), work)
+        settle_outdated(chosen, overwrite=overwrite)
+        pieces = _pieces(study, given, chosen, dataset, work, device)
+        say(f"{study.name}: {len(chosen)} runs and seeds, {len(pieces)} pieces of work; logs: {work / study.name}")
+        failed = run_pieces(pieces, workers=workers, threads=threads, report=say)
+        everything = places_of(study, list(study.runs.values()), work)
+        outcomes = list(judge.dataset_card(dataset)["outcomes"])
+        current = [place for place in everything if not any(place.outdated())]
+        figures = results.collect(study, current, dataset, claims.pairs_of(study.name, outcomes))
+        path = results.save(figures, out)
+    say(f"{study.name}: figures in {path}, after {in_words(time.monotonic() - started)}")
+    return {f"{study.name} {piece}": reason for piece, reason in failed.items()}
+
+
+def prepared(study: Study, data: Path, datasets: Path) -> Path:
+    """The study's dataset, prepared where it is missing. Raises ``DataError`` when that fails."""
+    dataset = datasets / study.dataset
+    if (dataset / SEQUENCES).is_dir():
+        return dataset
+    say(f"preparing {study.dataset}")
+    dataset.parent.mkdir(parents=True, exist_ok=True)
+    arguments = ["prepare", "--preset", study.dataset, "--data", str(data), "--out", str(dataset), "--overwrite"]
+    done = subprocess.run([*pinrec_command(), *arguments], stdout=sys.stderr, check=False)
+    if done.returncode:
+        raise DataError(f"pinrec {' '.join(arguments)} ended with status {done.returncode}: expected 0")
+    return dataset
+
+
+def _pieces(study: Study, given: str, places: list[Place], dataset: Path, work: Path, device: str) -> list[Piece]:
+    """What is left to do: trainings with their evaluations, then those evaluations that measure time."""
+    pieces = []
+    training = {place.id for place in places if not place.is_trained()}
+    for place in places:
+        train = place.id in training
+        missing = place.missing_evaluations()
+        kinds = [kind for kind in missing if kind != TIMED]
+        if train or kinds:
+            job = new_job(given, place, work=work, dataset=dataset, device=device, train=train, evaluations=kinds)
+            pieces.append(
+                Piece(
+                    id=place.id, kind="training" if train else "evaluation", job=job, log=place.log,
+                    units=place.run.epochs if train else len(kinds), after=_sources(place, work) & training,
+                )
+            )  # fmt: skip
+        if TIMED in missing:
+            job = new_job(given, place, work=work, dataset=dataset, device=device, train=False, evaluations=[TIMED])
+            pieces.append(
+                Piece(
+                    id=f"{place.id} {TIMED}", kind=TIMED, units=1, job=job, log=place.log, alone=True,
+                    after=frozenset({place.id} & {piece.id for piece in pieces}),
+                )
+            )  # fmt: skip
+    return pieces
+
+
+def _sources(place: Place, work: Path) -> frozenset[str]:
+    """The trainings that a training starts from."""
+    study, run = place.study, place.run
+    if run.id_tables is None:
+        return frozenset()
+    seed = study.pretraining_seed(run, place.seed)
+    return frozenset({place_of(study, study.runs[run.id_tables], seed, work).id})
+
+
+def say(line: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')}  {line}", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    try:
+        app()
+    except PinRecError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+
+
+if __name__ == "__main__":
+    main()

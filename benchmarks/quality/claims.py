@@ -1,0 +1,282 @@
+"""What was promised, beside what was measured: one entry per figure, one row each in ``docs/results/summary.json``.
+
+A claim names the study, the two measures and the goal. The studies follow its names: the runs ``uc``, ``oc``, ``mt``,
+``mt_oc``, ``pinnerformer``, ``sasrec`` and ``popularity-by-surface`` mean the same in each. A claim whose runs are not
+there yet makes no row and is listed as not measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.quality.measures import EQUAL_DISTINCT_ITEMS, Measure
+from benchmarks.quality.protocols import protocol
+from benchmarks.quality.results import StudyResult
+
+LEAVE_ONE_OUT_RUN = "uc"  # next-item prediction: what leave-one-out asks for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """``of`` the ratio to the baseline, or of the value itself."""
+
+    compare: str  # ">=", ">", "<=", "<" or "within"
+    bound: float  # of "within": the largest |ratio − 1|
+    of: str = "ratio"
+
+    def __str__(self) -> str:
+        if self.compare == "within":
+            return f"within {self.bound:.1%}"
+        return f"{self.compare} {self.bound:g}{'x' if self.of == 'ratio' else ''}"
+
+    def is_reached(self, row: dict[str, Any]) -> bool | None:
+        """None where the figure it is about does not exist, as the ratio to a baseline of 0."""
+        value = row[self.of]
+        if value is None:
+            return None
+        return {
+            ">=": value >= self.bound, ">": value > self.bound, "<=": value <= self.bound, "<": value < self.bound,
+            "within": abs(value - 1) <= self.bound,
+        }[self.compare]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """A figure of somebody else's."""
+
+    source: str
+    value: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """One figure. ``group`` ties together the rows of one sentence; without a goal a row stands beside the others.
+
+    In a row ``ci95`` is that of the ratio: None where the figures are no means over users, and a bound of it None where
+    resampled users leave the baseline at 0.
+    """
+
+    group: str
+    claim: str
+    study: str
+    metric: str
+    of: Measure
+    against: Measure | Published
+    goal: Goal | None
+
+    def row(self, result: StudyResult) -> dict[str, Any] | None:
+        """The row of the summary; None where it has not been measured."""
+        if isinstance(self.against, Published):
+            found = result.figure(self.of)
+            if found is None:
+                return None
+            bounds = found["ci95"]
+            compared = {
+                "value": found["value"], "baseline": self.against.source, "baseline_value": self.against.value,
+                "ratio": found["value"] / self.against.value,
+                "ci95": None if bounds is None else [bound / self.against.value for bound in bounds],
+                "seeds": found["seeds"],
+            }  # fmt: skip
+        else:
+            paired = result.comparison(self.of, self.against)
+            if paired is None:
+                return None
+            counts = result.runs[self.against.run]["recommender"] is not None  # it draws nothing: one seed is all
+            compared = {
+                "value": paired["value"], "baseline": _name(self.against, self.of, result),
+                "baseline_value": paired["baseline_value"], "ratio": paired["ratio"], "ci95": paired["ci95"],
+                "seeds": paired["seeds"] if counts else min(paired["seeds"], paired["baseline_seeds"]),
+            }  # fmt: skip
+        row = {
+            "claim": self.claim, "dataset": result.name, "protocol": protocol(result, self.of.evaluation),
+            "metric": self.metric, **compared, "goal": None if self.goal is None else str(self.goal),
+            "command": f"python -m benchmarks.quality run {self.study} && python -m benchmarks.quality report",
+        }  # fmt: skip
+        return row | {"reached": None if self.goal is None else self.goal.is_reached(row)}
+
+
+def claims_of(study: str, outcomes: Sequence[str]) -> list[Claim]:
+    """All claims about a study, whether measured or not."""
+    return [claim for make in GROUPS.values() for claim in make(study, outcomes)]
+
+
+def pairs_of(study: str, outcomes: Sequence[str]) -> list[tuple[Measure, Measure]]:
+    """The comparisons that the claims about a study need."""
+    return [(c.of, c.against) for c in claims_of(study, outcomes) if isinstance(c.against, Measure)]
+
+
+def uc_over_pinnerformer(study: str, outcomes: Sequence[str]) -> Iterator[Claim]:
+    if study in ("yelp", "globo"):
+        claim = "UC over PinnerFormer"
+        for metric, name, goal in (
+            ("unordered recall@10", "hit", Goal(compare=">=", bound=1.32)),
+            ("unordered recall at equal retrieved items", "hit_equal_items", None),
+            ("unordered recall at equal distinct items", EQUAL_DISTINCT_ITEMS, None),
+            ("served recall@100", "served_hit", None),
+        ):
+            yield Claim(
+                group="uc-over-pinnerformer", claim=claim, study=study, metric=metric, goal=goal,
+                of=_held_out("uc", "hit" if name == EQUAL_DISTINCT_ITEMS else name),
+                against=_held_out("pinnerformer", name),
+            )  # fmt: skip
+
+
+def oc_over_uc(study: str, outcomes: Sequence[str]) -> Iterator[Claim]:
+    if study not in ("yelp", "trivago", "ml100k"):
+        return
+
+    def figure(claim: str, metric: str, goal: Goal, name: str, per: str | None = None) -> Claim:
+        of, against = (Measure(run=run, evaluation="controllability", name=name, per=per) for run in ("oc", "uc"))
+        return Claim(
+            group="oc-over-uc", claim=claim, study=study, metric=metric, goal=goal, of=of, against=against
+        )  # fmt: skip
+
+    yield figure(
+        "OC over UC, conditioned on the target's outcome", "unordered recall@10", Goal(compare=">=", bound=1.02),
+        "own_outcome_hit",
+    )  # fmt: skip
+    for outcome in outcomes:
+        yield figure(
+            f"all budget on {outcome} lifts it", f"unordered recall@10 of {outcome}", Goal(compare=">", bound=1.0),
+            f"own_hits_{outcome}", f"own_targets_{outcome}",
+        )  # fmt: skip
+        yield figure(
+            f"all budget on {outcome} lowers the others", f"unordered recall@10 of all but {outcome}",
+            Goal(compare="<", bound=1.0), f"other_hits_{outcome}", f"other_targets_{outcome}",
+        )  # fmt: skip
+
+
+def mt_oc_over_uc(study: str, outcomes: Sequence[str]) -> Iterator[Claim]:
+    if study not in ("yelp", "trivago", "ml100k"):
+        return
+    yield Claim(
+        group="mt-oc-over-uc", claim="{MT,OC} over UC at equal embeddings", study=study, metric="unordered recall@10",
+        of=_held_out("mt_oc", "hit"), against=_held_out("uc", "hit"), goal=Goal(compare=">=", bound=1.11),
+    )  # fmt: skip
+    yield Claim(
+        group="mt-oc-over-uc", claim="{MT,OC} at 16 offsets per step over OC, equal embeddings", study=study,
+        metric="diversity", of=Measure(run="mt_oc", evaluation="steps-16", name="diversity"),
+        against=Measure(run="oc", evaluation="steps-1", name="diversity"), goal=Goal(compare=">=", bound=1.21),
+    )  # fmt: skip
+
+
+def embeddings_per_step(study: str, outcomes: Sequence[str]) -> Iterator[Claim]:
+    if study not in ("yelp", "trivago", "ml100k"):
+        return
+    for run, title in (("mt", "MT"), ("mt_oc", "{MT,OC}, per outcome")):
+        for metric, name, goal in (
+            ("median generation latency, ms", "latency.median_ms", Goal(compare="<=", bound=0.1)),
+            ("unordered recall@10", "hit", Goal(compare=">=", bound=1.0)),
+        ):
+            yield Claim(
+                group="embeddings-per-step", claim=f"{title}: 16 embeddings per step against 1, equal total",
+                study=study, metric=metric, goal=goal, of=Measure(run=run, evaluation="steps-16", name=name),
+                against=Measure(run=run, evaluation="steps-1", name=name),
+            )  # fmt: skip
+
+
+def movielens_1m(study: str, outcomes: Sequence[str]) -> Iterator[Claim]:
+    if study == "ml1m":
+        published = {"HR@10": 0.3003, "NDCG@10": 0.1726}
+        stretch = {"HR@10": 0.33, "NDCG@10": 0.19}
+        yield from _leave_one_out(study, "MovieLens-1M, leave one out", "gSASRec", published, published)
+        yield from _leave_one_out(study, "MovieLens-1M, leave one out: stretch", "gSASRec", published, stretch)
+
+
+def amazon(study: str, outcomes: Sequence[str]) -> Iterator[Claim]:
+    published = {
+        "beauty": {"HR@10": 0.0648, "NDCG@10": 0.0384},
+        "toys": {"HR@10": 0.0712, "NDCG@10": 0.0432},
+    }
+    if study in published:
+        title = f"Amazon {study.capitalize()}, leave one out"
+        yield from _leave_one_out(study, title, "TIGER", published[study], published[study])
+
+
+def served(study: str, outcomes: Sequence[str]) -> Iterator[Claim]:
+    if study not in ("yelp", "trivago", "ml100k"):
+        return
+    for run, title in (("pinnerformer", "PinnerFormer"), ("sasrec", "SASRec")):
+        yield Claim(
+            group="served", claim=f"{{MT,OC}} served, against the top 100 of {title}", study=study,
+            metric="served recall@100", of=_held_out("mt_oc", "served_hit"), against=_held_out(run, "served_hit"),
+            goal=Goal(compare=">=", bound=1.05),
+        )  # fmt: skip
+
+
+def cold(study: str, outcomes: Sequence[str]) -> Iterator[Claim]:
+    run = {"yelp": "mt_oc", "trivago": "mt_oc", "ml100k": "mt_oc", "globo": "uc"}.get(study)
+    if run is None:
+        return
+    for metric, name in (
+        ("unordered recall at equal retrieved items", "hit_equal_items"),
+        ("served recall@100", "served_hit"),
+    ):
+        yield Claim(
+            group="cold", claim="a user without history, over popularity by surface", study=study, metric=metric,
+            of=Measure(run=run, evaluation="cold", name=name), goal=Goal(compare=">", bound=1.0),
+            against=Measure(run="popularity-by-surface", evaluation="cold", name=name),
+        )  # fmt: skip
+
+
+def precision(study: str, outcomes: Sequence[str]) -> Iterator[Claim]:
+    if study not in ("yelp", "trivago", "ml100k"):
+        return
+    for arithmetic in ("fp32", "bf16", "fp16"):
+        yield Claim(
+            group="precision", claim=f"INT8 features and {arithmetic.upper()} arithmetic against FP32", study=study,
+            metric="unordered recall@10", goal=Goal(compare="within", bound=0.005),
+            of=Measure(run="mt_oc", evaluation="precision", name=f"hit_int8_{arithmetic}"),
+            against=Measure(run="mt_oc", evaluation="precision", name="hit_fp32_fp32"),
+        )  # fmt: skip
+
+
+GROUPS = {
+    "uc-over-pinnerformer": uc_over_pinnerformer,
+    "oc-over-uc": oc_over_uc,
+    "mt-oc-over-uc": mt_oc_over_uc,
+    "embeddings-per-step": embeddings_per_step,
+    "movielens-1m": movielens_1m,
+    "amazon": amazon,
+    "served": served,
+    "cold": cold,
+    "precision": precision,
+}
+TITLES = {
+    "uc-over-pinnerformer": "Generative over one embedding: UC against PinnerFormer",
+    "oc-over-uc": "Outcome conditioning: OC against UC",
+    "mt-oc-over-uc": "Multi-token and outcome conditioning: {MT,OC} against UC and OC",
+    "embeddings-per-step": "16 embeddings per step against 1",
+    "movielens-1m": "MovieLens-1M against published figures",
+    "amazon": "Amazon Beauty and Toys against published figures",
+    "served": "What a user is served: {MT,OC} against PinnerFormer and SASRec",
+    "cold": "Users without a history",
+    "precision": "Number formats of serving",
+}
+
+
+def _held_out(run: str, name: str) -> Measure:
+    return Measure(run=run, evaluation="held_out", name=name)
+
+
+def _leave_one_out(
+    study: str, claim: str, source: str, published: dict[str, float], goals: dict[str, float]
+) -> Iterator[Claim]:
+    group = "movielens-1m" if study == "ml1m" else "amazon"
+    for metric, name in (("HR@10", "hit"), ("NDCG@10", "ndcg")):
+        yield Claim(
+            group=group, claim=claim, study=study, metric=metric,
+            of=Measure(run=LEAVE_ONE_OUT_RUN, evaluation="leave_one_out", name=name),
+            against=Published(source=f"{source}, published", value=published[metric]),
+            goal=Goal(compare=">=", bound=goals[metric], of="value"),
+        )  # fmt: skip
+
+
+def _name(against: Measure, of: Measure, result: StudyResult) -> str:
+    """What a baseline is called: the run, or what is different about the same one."""
+    title = result.runs[against.run]["title"]
+    if of.evaluation != against.evaluation:
+        return f"{title}, {against.evaluation.removeprefix('steps-')} per step"
+    return title if against.run != of.run else f"{title} in FP32 throughout"

@@ -1,0 +1,302 @@
+"""The one place that knows how PinRec trains and evaluates: a study's words to calls, and their answers to plain data.
+
+Nothing here decides what is worth measuring, and nothing is compared: that needs all runs of a study.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.machine import machine_card
+from benchmarks.quality.study import EvaluationSettings, RunSpec, Study
+from benchmarks.quality.work_folder import FIGURES_FILE, MACHINE_FILE, RESULTS, SPEC_FILE, Place, write_json
+from pinrec_core.catalogue import ItemCatalogue
+from pinrec_core.config import ModelConfig, Preset, Variant, preset, with_changes
+from pinrec_core.dataset import DatasetManifest
+from pinrec_core.errors import ConfigError, require
+from pinrec_core.evaluation.budget_sweep import count_outcomes, sweep_budget
+from pinrec_core.evaluation.cases import EvaluationCase
+from pinrec_core.evaluation.controllability import hits_by_desired_outcome
+from pinrec_core.evaluation.embeddings_per_step import sweep_embeddings_per_step
+from pinrec_core.evaluation.precision import compare_precisions
+from pinrec_core.evaluation.result import EvaluationResult
+from pinrec_core.evaluation.setting import Protocol, Setting, judge, open_run, open_subject
+from pinrec_core.evaluation.subjects import ModelSubject, Subject
+from pinrec_core.evaluation.user_embeddings import with_embeddings
+from pinrec_core.indexed_model import default_generation
+from pinrec_core.output_folder import built_beside
+from pinrec_core.settings import apply_settings
+from pinrec_core.training import Progress, Run, train
+
+CHECKPOINT_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """What one evaluation found: plain ``figures``, and by name what each user contributed to them."""
+
+    figures: dict[str, Any]
+    users: dict[str, EvaluationResult] = field(default_factory=dict)
+
+    def save(self, folder: Path) -> None:
+        write_json(folder / FIGURES_FILE, self.figures)
+        for name, result in self.users.items():
+            result.save(folder / RESULTS / name)
+
+
+def check(study: Study, dataset: Path) -> None:
+    """Build every model's shape and every evaluation's settings, so that a slip is refused before hours of work.
+
+    Raises ``ConfigError`` with the run's name in front.
+    """
+    manifest = DatasetManifest.load(dataset)
+    unknown = [name for name in study.evaluation.budget if name not in manifest.outcomes]
+    require(not unknown, "evaluation.budget", unknown, f"outcomes of {list(manifest.outcomes)}", error=ConfigError)
+    for run in study.runs.values():
+        if run.recommender is not None:
+            continue
+        require("budget" not in run.evaluations or bool(study.evaluation.budget), "evaluation.budget", [],
+                f"two outcomes, which the budget of run {run.name!r} moves between", error=ConfigError)  # fmt: skip
+        try:
+            model = _model_config(run, manifest)
+            for kind in run.evaluations:
+                for embeddings, offsets in _generated(kind, model, study.evaluation):
+                    with_embeddings(default_generation(model), model, embeddings=embeddings, offsets=offsets)
+        except ConfigError as error:
+            raise ConfigError(f"{study.name}, run {run.name!r}: {error}") from error
+
+
+def train_run(
+    place: Place, dataset: Path, *, id_tables: Path | None, device: str, report: Callable[[str], None]
+) -> None:
+    """Train one seed of a run, or go on where a killed one left off."""
+    run, study = place.run, place.study
+    write_json(place.folder / SPEC_FILE, place.spec)
+    write_json(place.folder / MACHINE_FILE, machine_card().to_dict())
+    chosen = _preset(run)
+    training = with_changes(
+        chosen.training,
+        {"epochs": run.epochs, "seed": place.seed, "evaluation_share": study.evaluation_share,
+         "held_out_last": study.held_out_last},
+    )  # fmt: skip
+    told = 0
+
+    def tell(now: Progress) -> None:
+        nonlocal told
+        if len(now.epochs) > told:
+            told = len(now.epochs)
+            epoch = now.epochs[-1]
+            held_out = "–" if epoch.held_out_loss is None else f"{epoch.held_out_loss:.3f}"
+            report(
+                f"epoch {epoch.epoch}/{run.epochs}  loss {epoch.loss:.3f}  held-out {held_out}  "
+                f"{epoch.interactions_per_second:,.0f} interactions/s"
+            )
+
+    train(
+        dataset, place.training, model_config=_model_config(run, DatasetManifest.load(dataset)),
+        objective_config=chosen.objective, training_config=training, device=device, id_tables=id_tables,
+        checkpoint_seconds=CHECKPOINT_SECONDS, report=tell, announce=report,
+    )  # fmt: skip
+
+
+def evaluate_run(place: Place, dataset: Path, kinds: list[str], *, device: str, report: Callable[[str], None]) -> None:
+    """Take the named evaluations of one trained run, each into its own folder."""
+    if place.run.recommender is not None:
+        write_json(place.folder / SPEC_FILE, place.spec)
+        write_json(place.folder / MACHINE_FILE, machine_card().to_dict())
+    evaluations = _Judge(place, dataset, device)
+    for kind in kinds:
+        report(f"evaluating: {kind}")
+        findings: Findings = getattr(evaluations, kind)()
+        target = place.evaluation(kind)
+        for half_done in place.folder.glob(f".{kind}-*"):  # of a process that was killed
+            shutil.rmtree(half_done)
+        with built_beside(target) as folder:
+            findings.save(folder)
+            write_json(folder / SPEC_FILE, place.evaluation_spec(kind))
+
+
+def dataset_card(dataset: Path) -> dict[str, Any]:
+    """What the report says of a dataset."""
+    manifest = DatasetManifest.load(dataset)
+    return {
+        "name": manifest.name, "users": manifest.num_users, "items": manifest.num_items, "events": manifest.num_events,
+        "outcomes": dict(zip(manifest.outcomes, manifest.outcome_share, strict=True)),
+    }  # fmt: skip
+
+
+def training_figures(place: Place) -> dict[str, Any]:
+    """What the report says of a finished training; nothing of one that counts instead."""
+    if place.run.recommender is not None:
+        return {}
+    run = Run.load(place.training)
+    return {**run.metrics, "model": run.model.to_dict(), "objective": run.objective.to_dict()}
+
+
+class _Judge:
+    """The evaluations of one run: one method per kind of ``study.EVALUATIONS``."""
+
+    def __init__(self, place: Place, dataset: Path, device: str) -> None:
+        self.place = place
+        self.settings = place.study.evaluation
+        self.dataset = dataset
+        self.device = device
+        self.manifest = DatasetManifest.load(dataset)
+        self.catalogue = ItemCatalogue.open(dataset)
+
+    def held_out(self) -> Findings:
+        """Recall, diversity and coverage of held-out users at E embeddings, at equal items, and as served."""
+        return self._lists("held_out", Protocol.HELD_OUT)
+
+    def cold(self) -> Findings:
+        """The same for the first items of users without a history."""
+        return self._lists("cold", Protocol.COLD)
+
+    def leave_one_out(self) -> Findings:
+        """The last item of every user, against the whole catalogue without the seen items."""
+        return self._lists("leave_one_out", Protocol.LEAVE_ONE_OUT)
+
+    def controllability(self) -> Findings:
+        """All budget on each outcome in turn; a model without conditioning answers every outcome alike."""
+        subject = self._model("controllability")
+        names = self.manifest.outcomes
+        hits = hits_by_desired_outcome(subject, self.cases, k=self.settings.k)
+        hits = np.broadcast_to(hits, (len(names), *hits.shape[1:]))  # [O, users, Z]
+        true = np.stack([case.target_outcome for case in self.cases])
+        own = np.take_along_axis(hits, true[None].astype(np.int64), axis=0)[0]
+        arrays: dict[str, np.ndarray] = {"target_outcome": true, "own_outcome_hit": own}
+        for outcome, name in enumerate(names):
+            is_true = true == outcome
+            arrays |= {
+                f"hit_desired_{outcome}": hits[outcome],
+                f"own_hits_{name}": (hits[outcome] & is_true).sum(axis=1),
+                f"own_targets_{name}": is_true.sum(axis=1),
+                f"other_hits_{name}": (hits[outcome] & ~is_true).sum(axis=1),
+                f"other_targets_{name}": (~is_true).sum(axis=1),
+            }
+        figures = {
+            "users": len(self.cases),
+            "embeddings": self.settings.outcome_embeddings,
+            "own_outcome_recall": float(own.mean()),
+        }
+        return Findings(figures=figures, users={"controllability": self._result("controllability", figures, arrays)})
+
+    def steps(self) -> Findings:
+        """Embeddings per step at a constant total."""
+        subject = self._model("steps")
+        model = subject.indexed.model.config
+        points = list(
+            sweep_embeddings_per_step(
+                subject, self.cases, total=_total(model, self.settings), k=self.settings.k,
+                offsets_per_step=_widths(model, self.settings), requests=self.settings.latency_requests,
+            )
+        )  # fmt: skip
+        found = [(p, p.result.metrics | {"latency": p.latency.to_dict(), "steps": p.steps}) for p in points]
+        return Findings(
+            figures={"points": [point.to_dict() for point in points]},
+            users={f"steps-{p.offsets_per_step}": replace(p.result, metrics=metrics) for p, metrics in found},
+        )
+
+    def budget(self) -> Findings:
+        """The budget moves from one outcome to another."""
+        start, end = self.settings.budget
+        points = sweep_budget(
+            self._model("budget"), self.cases, from_outcome=self.manifest.outcomes.index(start),
+            to_outcome=self.manifest.outcomes.index(end), num_items=self.settings.num_items,
+            item_outcomes=count_outcomes(
+                self._setting(Protocol.HELD_OUT).training_histories(), self.catalogue, len(self.manifest.outcomes)
+            ),
+        )  # fmt: skip
+        return Findings(figures={"from": start, "to": end, "points": [point.to_dict() for point in points]})
+
+    def precision(self) -> Findings:
+        """Serving's number formats against FP32 throughout."""
+        rows = compare_precisions(self._model("precision"), self.cases, k=self.settings.k)
+        figures = {"rows": [row.to_dict() for row in rows]}
+        arrays = {f"hit_{row.features}_{row.arithmetic}": row.hit for row in rows}
+        return Findings(figures=figures, users={"precision": self._result("precision", figures, arrays)})
+
+    @cached_property
+    def cases(self) -> list[EvaluationCase]:
+        """The held-out users, whom all evaluations but ``_lists`` go over."""
+        return list(self._setting(Protocol.HELD_OUT).cases(self.catalogue))
+
+    def _lists(self, kind: str, protocol: Protocol) -> Findings:
+        settings, setting = self.settings, self._setting(protocol)
+        result = judge(
+            self._subject(kind, setting), setting, k=settings.k, equal_embeddings=settings.embeddings,
+            num_items=settings.num_items,
+        )  # fmt: skip
+        return Findings(figures=result.metrics, users={kind: result})
+
+    def _setting(self, protocol: Protocol) -> Setting:
+        study, everybody = self.place.study, bool(protocol.left_out)
+        return Setting(
+            dataset=self.dataset, manifest=self.manifest, protocol=protocol, evaluation_share=study.evaluation_share,
+            held_out_last=study.held_out_last, targets=self.settings.targets,
+            max_users=None if everybody else self.settings.max_users,
+        )  # fmt: skip
+
+    def _subject(self, kind: str, setting: Setting) -> Subject:
+        if self.place.run.recommender is not None:
+            return open_subject(self.place.run.recommender, setting)
+        return self._model(kind, setting)
+
+    def _model(self, kind: str, setting: Setting | None = None) -> ModelSubject:
+        """The trained model, indexed and calibrated for what this evaluation generates."""
+        model = Run.load(self.place.training).model
+        embeddings, offsets = _generated(kind, model, self.settings)[0]
+        subject = open_run(
+            str(self.place.training), setting or self._setting(Protocol.HELD_OUT), embeddings=embeddings,
+            offsets=offsets, device=self.device,
+        )  # fmt: skip
+        subject.name = self.place.run.name
+        return subject
+
+    def _result(self, protocol: str, metrics: dict[str, Any], arrays: dict[str, np.ndarray]) -> EvaluationResult:
+        return EvaluationResult(
+            subject=self.place.run.name, protocol=protocol, metrics=metrics,
+            user_id=[case.user_id for case in self.cases], arrays=arrays,
+        )  # fmt: skip
+
+
+def _preset(run: RunSpec) -> Preset:
+    return apply_settings(preset(run.preset), run.settings)
+
+
+def _model_config(run: RunSpec, manifest: DatasetManifest) -> ModelConfig:
+    return _preset(run).model_for(
+        variant=Variant(str(run.variant)), num_outcomes=len(manifest.outcomes),
+        num_surfaces=len(manifest.surfaces), feature_width=manifest.feature_width,
+    )  # fmt: skip
+
+
+def _generated(kind: str, model: ModelConfig, settings: EvaluationSettings) -> list[tuple[int, tuple[int, ...]]]:
+    """What an evaluation generates per user: embeddings in all, and the offsets of a step. Several for a sweep."""
+    reach = tuple(offset for offset in settings.offsets if offset <= model.max_offset)
+    if not model.variant.multi_token:
+        reach = (1,)
+    if kind == "steps":
+        return [(_total(model, settings), tuple(range(1, W + 1))) for W in _widths(model, settings)]
+    if kind == "controllability":
+        return [(settings.outcome_embeddings * model.num_conditions, reach)]
+    if kind == "leave_one_out":  # ranks by the first step's embeddings at δ = 1, however many follow
+        return [(model.num_conditions, (1,))]
+    return [(settings.embeddings, reach)]
+
+
+def _total(model: ModelConfig, settings: EvaluationSettings) -> int:
+    """Embeddings of the sweep: as many for every outcome as the widest step makes."""
+    return model.num_conditions * max(settings.offsets_per_step)
+
+
+def _widths(model: ModelConfig, settings: EvaluationSettings) -> tuple[int, ...]:
+    """Offsets per step of the sweep: a variant that is not multi-token has one way to generate the total."""
+    return settings.offsets_per_step if model.variant.multi_token else (1,)

@@ -1,0 +1,29 @@
+"""Markdown of the report: tables, numbers, intervals, names of files. Knows nothing of studies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: int = 1) -> list[str]:
+    """A Markdown table with an empty line behind it; columns after the first ``text_columns`` lie to the right."""
+    rule = ["---"] * text_columns + ["---:"] * (len(header) - text_columns)
+    return [*("| " + " | ".join(line) + " |" for line in (header, rule, *rows)), ""]
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def interval(bounds: Sequence[float | None] | None, digits: int = 4) -> str:
+    return "–" if bounds is None else f"[{number(bounds[0], digits)}, {number(bounds[1], digits)}]"
+
+
+def slug(name: str) -> str:
+    """A run's or an ablation's name as part of a file's."""
+    return name.replace("_", "-").replace(" ", "-")
+
+
+def sentence(text: str) -> str:
+    """With a capital and a full stop."""
+    return text[:1].upper() + text[1:] + "."

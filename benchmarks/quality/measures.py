@@ -1,0 +1,106 @@
+"""What is compared: one number of one run, and how it is made of what its seeds' users contributed.
+
+A measure that is a mean over users has a confidence interval by resampling users, with the seeds pooled; two of them
+are compared on the same users. One that is not (diversity, a latency) is the mean of the seeds and has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from pinrec_core.errors import DataError
+from pinrec_core.evaluation.bootstrap import Interval, mean_interval, ratio_interval
+from pinrec_core.evaluation.result import EvaluationResult
+
+Seeds = Mapping[int, EvaluationResult]
+EQUAL_DISTINCT_ITEMS = "hit_equal_distinct_items"
+"""Of a baseline of one list: cut, user by user, to as many items as the other side's lists hold distinct ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """``name`` is an array of the evaluation, or the dotted path of one of its metrics."""
+
+    run: str
+    evaluation: str  # as the evaluation's users are named: held_out, steps-16 …
+    name: str
+    per: str | None = None  # array of the number of trials, where it differs between users
+
+    @property
+    def key(self) -> str:
+        return f"{self.run}:{self.evaluation}:{self.name}"
+
+
+def figure(measure: Measure, seeds: Seeds) -> dict[str, Any]:
+    """The mean over seeds, its interval where there is one, and every seed's own value."""
+    results = list(seeds.values())
+    interval = None
+    if _is_over_users(measure, results[0]):
+        trials = None if measure.per is None else _stack(results, measure.per)
+        interval = mean_interval(_stack(results, measure.name), trials)
+    by_seed = {str(seed): _value(measure, result) for seed, result in seeds.items()}
+    return {"value": _mean(measure, results), "ci95": _bounds(interval), "seeds": len(seeds), "by_seed": by_seed}
+
+
+def comparison(of: Measure, against: Measure, seeds: Seeds, baseline_seeds: Seeds) -> dict[str, Any]:
+    """Both values and their ratio. Raises ``DataError`` when they were not judged on the same users."""
+    first, other = list(seeds.values()), list(baseline_seeds.values())
+    if against.name == EQUAL_DISTINCT_ITEMS:
+        other = [_cut(one_list, first[number % len(first)]) for number, one_list in enumerate(other)]
+    interval = None
+    if _is_over_users(of, first[0]) and _is_over_users(against, other[0]):
+        _check_same_users(of, first, against, other)
+        interval = ratio_interval(_stack(first, of.name), _stack(other, against.name))
+    value, baseline = _mean(of, first), _mean(against, other)
+    return {
+        "value": value, "baseline_value": baseline, "ratio": value / baseline if baseline else None,
+        "ci95": _bounds(interval), "seeds": len(first), "baseline_seeds": len(other),
+    }  # fmt: skip
+
+
+def _cut(one_list: EvaluationResult, to: EvaluationResult) -> EvaluationResult:
+    """``one_list`` with the hits it keeps when its list is as long as ``to`` found distinct items."""
+    if "list_rank" not in one_list.arrays:
+        raise DataError(f"{one_list.subject}: expected a subject of one list")
+    hit = one_list.arrays["list_rank"] < to.arrays["distinct_items"][:, None]
+    return replace(one_list, arrays=one_list.arrays | {EQUAL_DISTINCT_ITEMS: hit})
+
+
+def _stack(results: Sequence[EvaluationResult], name: str) -> np.ndarray:
+    return np.stack([result.per_user(name) for result in results])
+
+
+def _mean(measure: Measure, results: Sequence[EvaluationResult]) -> float:
+    return float(np.mean([_value(measure, result) for result in results]))
+
+
+def _value(measure: Measure, result: EvaluationResult) -> float:
+    if _is_over_users(measure, result):
+        trials = 1.0 if measure.per is None else result.per_user(measure.per).mean()
+        return float(result.per_user(measure.name).mean() / trials) if trials else 0.0
+    found: Any = result.metrics
+    for part in measure.name.split("."):
+        if part not in found:
+            raise DataError(f"{measure.key}: expected an array or a metric of that name")
+        found = found[part]
+    return float(found)
+
+
+def _is_over_users(measure: Measure, result: EvaluationResult) -> bool:
+    return measure.name in result.arrays
+
+
+def _bounds(interval: Interval | None) -> list[float] | None:
+    return None if interval is None else [interval.low, interval.high]
+
+
+def _check_same_users(
+    of: Measure, first: Sequence[EvaluationResult], against: Measure, other: Sequence[EvaluationResult]
+) -> None:
+    users = first[0].user_id
+    if any(result.user_id != users for result in (*first, *other)):
+        raise DataError(f"{of.key} and {against.key} were judged on other users: expected the same, in the same order")

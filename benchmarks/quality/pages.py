@@ -1,0 +1,201 @@
+"""One page of the report per study: every run and evaluation, ablations, sweeps, trainings, as Markdown and SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from benchmarks.quality import plots, sweeps
+from benchmarks.quality.markdown import interval, number, sentence, slug, table
+from benchmarks.quality.measures import Measure
+from benchmarks.quality.protocols import protocol
+from benchmarks.quality.results import LIST_MEASURES, StudyResult, ablation_evaluation
+
+MOST_SURFACES = 8
+_ABLATED = {
+    "hit": "recall", "hit_equal_items": "recall at equal items", "served_hit": "served recall", "ndcg": "NDCG",
+}  # fmt: skip
+_METRIC_TITLES = {
+    "hit": "recall@{k}", "hit_equal_items": "at equal items", "served_hit": "served recall@{n}",
+    "diversity": "diversity", "catalogue_coverage": "coverage", "compression_ratio": "compression",
+}  # fmt: skip
+
+
+def page(result: StudyResult, folder: Path) -> str:
+    """The page's text; its plots are written to ``folder``."""
+    return "\n".join(["\n".join(part) for part in _parts(result, folder)]) + "\n"
+
+
+def _parts(result: StudyResult, folder: Path) -> Iterator[list[str]]:
+    yield _heading(result)
+    for kind, title in (
+        ("held_out", "Held-out users"),
+        ("cold", "Users without a history"),
+    ):
+        yield from _lists(result, folder, kind, title)
+    yield from _leave_one_out(result, folder)
+    yield from _by_group(result, "by_outcome", "Recall by outcome")
+    yield from _by_group(result, "by_surface", "Recall by surface")
+    yield from sweeps.controllability(result, folder)
+    yield from sweeps.steps(result, folder)
+    yield from sweeps.budget(result, folder)
+    yield from sweeps.precision(result)
+    yield from _ablations(result, folder)
+    yield _trainings(result)
+
+
+def _heading(result: StudyResult) -> list[str]:
+    dataset = result.plain["dataset"]
+    outcomes = ", ".join(f"{name} {share:.0%}" for name, share in dataset["outcomes"].items())
+    return [
+        f"# {result.plain['title']}", "",
+        f"{dataset['users']:,} users, {dataset['items']:,} items, {dataset['events']:,} events; outcomes: {outcomes}.",
+        "", f"Run again: `python -m benchmarks.quality run {result.name} && python -m benchmarks.quality report`. "
+        "Figures are means over the seeds; brackets hold 95% confidence intervals from resampling users, with the "
+        "seeds pooled.", "",
+    ]  # fmt: skip
+
+
+def _lists(result: StudyResult, folder: Path, kind: str, title: str) -> Iterator[list[str]]:
+    """Recall, diversity and coverage of every run that took a held-out protocol."""
+    runs = result.runs_with(kind)
+    if not runs:
+        return
+    settings = result.plain["evaluation"]
+    names = {key: text.format(k=settings["k"], n=settings["num_items"]) for key, text in _METRIC_TITLES.items()}
+    rows, drawn = [], {}
+    for run in runs:
+        seeds = result.seeds(run, kind)
+        recalls = [result.figure(Measure(run=run, evaluation=kind, name=name)) for name in LIST_MEASURES[kind]]
+        drawn[result.runs[run]["title"]] = recalls[-1] or {}
+        cells = [f"{number(r['value'])} {interval(r['ci95'])}" if r else "–" for r in recalls]
+        plain = [number(fmean(s[name] for s in seeds), 3) for name in list(_METRIC_TITLES)[3:]]
+        rows.append([result.runs[run]["title"], str(len(seeds)), str(seeds[0]["embeddings"]), *cells, *plain])
+    yield [f"## {title}", "", f"{sentence(protocol(result, kind))}", ""]
+    yield table(["run", "seeds", "embeddings", *names.values()], rows)
+    plot = f"{result.name}-{kind.replace('_', '-')}.svg"
+    plots.save(plots.bars(drawn, f"{names['served_hit']}, 95% interval"), folder / plot)
+    yield [f"![{title}: served recall by run]({plot})", ""]
+
+
+def _leave_one_out(result: StudyResult, folder: Path) -> Iterator[list[str]]:
+    runs = result.runs_with("leave_one_out")
+    if not runs:
+        return
+    rows, drawn = [], {}
+    for run in runs:
+        figures = [result.figure(Measure(run=run, evaluation="leave_one_out", name=n)) for n in ("hit", "ndcg")]
+        drawn[result.runs[run]["title"]] = figures[1] or {}
+        cells = [f"{number(f['value'])} {interval(f['ci95'])}" if f else "–" for f in figures]
+        rows.append([result.runs[run]["title"], str(len(result.seeds(run, "leave_one_out"))), *cells])
+    k = result.plain["evaluation"]["k"]
+    yield ["## Leave one out", "", sentence(protocol(result, "leave_one_out")), ""]
+    yield table(["run", "seeds", f"HR@{k}", f"NDCG@{k}"], rows)
+    plot = f"{result.name}-leave-one-out.svg"
+    plots.save(plots.bars(drawn, f"NDCG@{k}, 95% interval"), folder / plot)
+    yield [f"![NDCG by run]({plot})", ""]
+
+
+def _by_group(result: StudyResult, group: str, title: str) -> Iterator[list[str]]:
+    """Unordered recall of the targets of each outcome or surface, the most frequent ones."""
+    runs = result.runs_with("held_out")
+    counts: dict[str, int] = {}
+    for run in runs:
+        for name, entry in result.seeds(run, "held_out")[0][group].items():
+            counts[name] = entry["targets"]
+    names = sorted(counts, key=lambda name: (-counts[name], name))[:MOST_SURFACES]
+    if len(names) < 2:
+        return
+    rows = [["targets", *(f"{counts[name]:,}" for name in names)]]
+    for run in runs:
+        seeds = result.seeds(run, "held_out")
+        recall = [fmean(seed[group][name]["unordered_recall"] for seed in seeds) for name in names]
+        rows.append([result.runs[run]["title"], *(number(value) for value in recall)])
+    more = f"The {len(names)} most frequent of {len(counts)}. " if len(counts) > len(names) else ""
+    yield [f"## {title}", "", f"{more}Held-out users, recall@{result.plain['evaluation']['k']} per embedding.", ""]
+    yield table(["run", *(name or "(none)" for name in names)], rows)
+
+
+def _ablations(result: StudyResult, folder: Path) -> Iterator[list[str]]:
+    for ablation in result.plain["ablations"]:
+        reference = ablation["reference"]
+        trained = [run for run in ablation["runs"] if run in result.runs]
+        kind = ablation_evaluation(_first_evaluations(result, reference))
+        if not trained or kind is None:
+            continue
+        yield [f"## {ablation['title']}", "", *([ablation["note"], ""] if ablation["note"] else [])]
+        yield from _ablation_table(result, reference, trained, kind)
+        measure = LIST_MEASURES[kind][0]
+        drawn = {}
+        for run in (reference, *trained):
+            found = result.figure(Measure(run=run, evaluation=kind, name=measure))
+            if found:
+                drawn[result.runs[run]["title"]] = found
+        plot = f"{result.name}-{slug(ablation['name'])}.svg"
+        plots.save(plots.bars(drawn, "recall, 95% interval"), folder / plot)
+        yield [f"![{ablation['title']}]({plot})", ""]
+        if ablation["loss_curves"]:
+            curves = {result.runs[run]["title"]: _epochs(result, run) for run in (reference, *trained)}
+            plot = f"{result.name}-{slug(ablation['name'])}-epochs.svg"
+            plots.save(plots.loss_by_epoch({run: epochs for run, epochs in curves.items() if epochs}), folder / plot)
+            yield [f"![Loss by epoch]({plot})", "", "Loss by epoch, first seed.", ""]
+
+
+def _ablation_table(result: StudyResult, reference: str, runs: Sequence[str], kind: str) -> Iterator[list[str]]:
+    rows = []
+    for run in (reference, *runs):
+        cells = []
+        for name in LIST_MEASURES[kind]:
+            of, against = (Measure(run=r, evaluation=kind, name=name) for r in (run, reference))
+            found, compared = result.figure(of), result.comparison(of, against)
+            ratio = ""
+            if compared and run != reference:
+                ratio = f" ({number(compared['ratio'], 3)}x {interval(compared['ci95'], 3)})"
+            cells.append(f"{number(found['value'])}{ratio}" if found else "–")
+        rows.append([result.runs[run]["title"], str(len(result.runs[run]["seeds"])), *cells])
+    yield table(["run", "seeds", *(_ABLATED[name] for name in LIST_MEASURES[kind])], rows)
+
+
+def _trainings(result: StudyResult) -> list[str]:
+    models = [run for run in result.runs.values() if run["variant"]]
+    shared = [s for s in (models[0]["settings"] if models else []) if all(s in run["settings"] for run in models)]
+    rows = []
+    for plain in result.runs.values():
+        trained = [seed["training"] for seed in plain["seeds"].values() if seed["training"]]
+        if not trained:
+            continue
+        epochs = [epoch for training in trained for epoch in training["epochs"]]
+        seconds = [sum(epoch["seconds"] for epoch in training["epochs"]) for training in trained]
+        last = [training["epochs"][-1]["held_out_loss"] for training in trained]
+        machines = ", ".join(sorted({seed["machine"] for seed in plain["seeds"].values()}))
+        rows.append(
+            [
+                plain["title"], f"`{plain['variant']}`", str(plain["epochs"]), str(trained[0]["steps"]),
+                number(fmean(t["final_loss"] for t in trained), 3),
+                number(fmean(last), 3) if all(loss is not None for loss in last) else "–",
+                f"{fmean(epoch['interactions_per_second'] for epoch in epochs):,.0f}",
+                f"{fmean(seconds) / 60:.1f}", machines, _settings(s for s in plain["settings"] if s not in shared),
+            ]
+        )  # fmt: skip
+    header = ["run", "variant", "epochs", "steps", "loss", "held-out loss", "interactions/s", "minutes", "machine"]
+    presets = ", ".join(sorted({f"`{run['preset']}`" for run in models}))
+    return [
+        "## Trainings", "", f"Preset {presets} with {_settings(shared) or 'nothing changed'}; the table has the rest.",
+        "", *table([*header, "settings"], rows),
+    ]  # fmt: skip
+
+
+def _settings(settings: Iterable[str]) -> str:
+    return ", ".join(f"`{setting}`" for setting in settings)
+
+
+def _first_evaluations(result: StudyResult, run: str) -> list[str]:
+    seeds = list(result.runs.get(run, {}).get("seeds", {}).values())
+    return list(seeds[0]["evaluations"]) if seeds else []
+
+
+def _epochs(result: StudyResult, run: str) -> list[dict[str, Any]]:
+    seeds = list(result.runs[run]["seeds"].values()) if run in result.runs else []
+    return seeds[0]["training"].get("epochs", []) if seeds else []

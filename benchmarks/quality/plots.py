@@ -1,0 +1,130 @@
+"""The report's plots as SVG, the same bytes for the same figures. A function draws one plot and knows no file names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+matplotlib.use("svg")
+matplotlib.rcParams.update(
+    {
+        "svg.hashsalt": "pinrec",  # ids of clip paths and glyphs: random otherwise
+        "svg.fonttype": "none",  # text stays text: small files, whatever fonts the machine has
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.alpha": 0.3,
+    }
+)
+_COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#b83280", "#718096")
+
+
+def save(figure: Figure, path: Path) -> None:
+    figure.tight_layout()
+    figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
+
+
+def bars(figures: Mapping[str, Mapping[str, Any]], label: str) -> Figure:
+    """One horizontal bar per name, with its interval: ``{name: {"value", "ci95"}}``."""
+    names = list(figures)
+    value = np.array([figures[name]["value"] for name in names])
+    bounds = [figures[name]["ci95"] or (v, v) for name, v in zip(names, value, strict=True)]
+    error = np.abs(np.array(bounds).T - value)
+    drawing, axes = _new(height=0.9 + 0.32 * len(names))
+    at = np.arange(len(names))[::-1]
+    axes.barh(at, value, xerr=error, color=_COLOURS[0], height=0.62, error_kw={"elinewidth": 1, "capsize": 2})
+    axes.set_yticks(at, names)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel(label)
+    return drawing
+
+
+def embeddings_per_step(by_run: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
+    """Recall, diversity and latency against W, relative to one per step: points with ``width`` and these three."""
+    drawing = Figure(figsize=(9, 2.8))
+    for number, (name, title) in enumerate(
+        (("recall", "unordered recall"), ("diversity", "diversity"), ("latency", "latency")), 1
+    ):
+        axes = drawing.add_subplot(1, 3, number)
+        for colour, (run, points) in zip(_COLOURS, by_run.items(), strict=False):
+            width = [point["width"] for point in points]
+            axes.plot(width, [p[name] / points[0][name] for p in points], "o-", color=colour, label=run, markersize=3)
+        axes.axhline(1, color="#718096", linewidth=0.8)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(width, [str(w) for w in width])
+        axes.set_xlabel("offsets per step")
+        axes.set_title(f"{title} / that of one per step", fontsize=9)
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
+    return drawing
+
+
+def heat_map(ratio: np.ndarray, outcomes: Sequence[str]) -> Figure:
+    """Controllability: recall over the reference's, true outcome ``[O]`` by desired outcome ``[O]``."""
+    drawing, axes = _new(width=1.6 + 0.95 * len(outcomes), height=1.4 + 0.5 * len(outcomes))
+    largest = max(0.05, float(np.nanmax(np.abs(ratio - 1), initial=0.05)))
+    axes.imshow(ratio, cmap="RdBu", vmin=1 - largest, vmax=1 + largest, aspect="auto")
+    for (row, column), value in np.ndenumerate(ratio):
+        axes.text(
+            column,
+            row,
+            "–" if np.isnan(value) else f"{value:.2f}",
+            ha="center",
+            va="center",
+            color="white" if abs(value - 1) > 0.7 * largest else "black",
+        )
+    names = [name.replace("interaction_item_", "").replace("_", "\n") for name in outcomes]
+    axes.set_xticks(range(len(outcomes)), names)
+    axes.set_yticks(range(len(outcomes)), names)
+    axes.grid(visible=False)
+    axes.set_xlabel("all budget on")
+    axes.set_ylabel("true outcome of the target")
+    return drawing
+
+
+def budget_sweep(points: Sequence[Mapping[str, Any]], start: str, end: str) -> Figure:
+    """Served items and served recall of the two outcomes as the budget moves from ``start`` to ``end``."""
+    drawing = Figure(figsize=(9, 2.8))
+    share = [point["share"] for point in points]
+    for number, (name, title) in enumerate(
+        (
+            ("served_mix", "served items by embedding"),
+            ("logged_mix", "expected of the served items"),
+            ("served_recall_by_outcome", "served recall by true outcome"),
+        ),
+        1,
+    ):
+        axes = drawing.add_subplot(1, 3, number)
+        for colour, outcome in zip(_COLOURS, (start, end), strict=False):
+            value = [point[name].get(outcome, np.nan) for point in points]
+            axes.plot(share, value, "o-", color=colour, label=outcome, markersize=3)
+        axes.set_xlabel(f"share of the budget on {end}")
+        axes.set_title(title, fontsize=9)
+    axes.legend(frameon=False)
+    return drawing
+
+
+def loss_by_epoch(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Loss in training (dashed) and on held-out users (solid) of every run, by epoch."""
+    drawing, axes = _new(height=3.2)
+    for colour, (run, epochs) in zip(_COLOURS, curves.items(), strict=False):
+        number = [epoch["epoch"] for epoch in epochs]
+        axes.plot(number, [epoch["loss"] for epoch in epochs], "--", color=colour, linewidth=1)
+        held_out = [np.nan if epoch["held_out_loss"] is None else epoch["held_out_loss"] for epoch in epochs]
+        axes.plot(number, held_out, "o-", color=colour, label=run, markersize=3)
+    axes.set_xlabel("epoch (dashed: training, solid: held-out users)")
+    axes.set_ylabel("loss")
+    axes.legend(frameon=False)
+    return drawing
+
+
+def _new(*, width: float = 6.5, height: float) -> tuple[Figure, Axes]:
+    drawing = Figure(figsize=(width, height))
+    return drawing, drawing.add_subplot()

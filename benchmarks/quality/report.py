@@ -1,0 +1,173 @@
+"""The report: ``summary.json``, ``README.md`` and one page per study, from the JSON files of the studies alone.
+
+What was tried where a goal is missed is written by hand in ``notes.toml`` beside the report and quoted as it stands.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import ROOT
+from benchmarks.quality import claims, pages
+from benchmarks.quality.markdown import interval, number, table
+from benchmarks.quality.protocols import protocol
+from benchmarks.quality.results import StudyResult, load_all
+from pinrec_core.errors import ConfigError, DataError, require
+
+FOLDER = ROOT / "docs" / "results"
+SUMMARY_FILE = "summary.json"
+NOTES_FILE = "notes.toml"
+_REACHED = {True: "yes", False: "**no**", None: ""}
+_DIGITS = 6
+_INTRODUCTION = """# Results
+
+What the variants, the baselines and the serving path reach on public logs, each figure from a command that anyone can
+run again. This file and the pages behind it are generated; see [how to run it again](#run-it-again).
+
+- **value**, **baseline**: means over the seeds; no seed is picked. **ratio** is value over baseline.
+- **95% interval** of the ratio: users are resampled, the same ones for both sides, with the seeds pooled. Diversity and
+  latency are not means over users and have none. A dash for a bound: there is none.
+- **goal** is judged on the ratio where it ends in x, else on the value. *reached* looks at the figure itself; where the
+  interval spans the goal, other users could have decided otherwise.
+"""
+_RUN_AGAIN = """## Run it again
+
+```
+python -m benchmarks.quality run yelp     # prepares the log, trains what is missing, evaluates it; safe to interrupt
+python -m benchmarks.quality report       # this folder, from benchmarks/results/quality/*.json alone
+make results                              # both, for every study
+```
+
+What is trained and how it is judged stands in `benchmarks/quality/studies/*.toml`.
+"""
+
+
+def write_report(results: Path, out: Path) -> list[dict[str, Any]]:
+    """Write everything to ``out`` and return the rows of the summary. Raises ``DataError`` without any results."""
+    studies = load_all(results)
+    if not studies:
+        raise DataError(f"{results}: expected results of a study; make them with `python -m benchmarks.quality run`")
+    notes = _notes(out / NOTES_FILE)
+    out.mkdir(parents=True, exist_ok=True)
+    measured, missing = _measure(studies)
+    rows = [row for of_group in measured.values() for row in of_group]
+    text = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
+    (out / SUMMARY_FILE).write_text(text, "utf-8")
+    for study in studies:
+        for plot in out.glob(f"{study.name}-*.svg"):  # a run or an ablation may be gone
+            plot.unlink()
+        (out / f"{study.name}.md").write_text(pages.page(study, out), "utf-8")
+    (out / "README.md").write_text(_readme(studies, measured, missing, notes), "utf-8")
+    return rows
+
+
+def _measure(studies: Sequence[StudyResult]) -> tuple[dict[str, list[dict[str, Any]]], dict[str, list[str]]]:
+    """Rows by group of claims, in their order, and what is not measured yet."""
+    measured: dict[str, list[dict[str, Any]]] = {group: [] for group in claims.GROUPS}
+    missing: dict[str, list[str]] = {}
+    for study in studies:
+        for claim in claims.claims_of(study.name, study.outcomes):
+            row = claim.row(study)
+            if row is None:
+                missing.setdefault(study.name, []).append(f"{claim.claim} ({claim.metric})")
+            else:
+                measured[claim.group].append(_rounded(row))
+    return measured, missing
+
+
+def _readme(
+    studies: Sequence[StudyResult],
+    measured: dict[str, list[dict[str, Any]]],
+    missing: dict[str, list[str]],
+    notes: dict[str, str],
+) -> str:
+    goals = [row["reached"] for rows in measured.values() for row in rows if row["reached"] is not None]
+    lines = [_INTRODUCTION, f"{sum(goals)} of {len(goals)} figures with a goal reach it.", ""]
+    for group, rows in measured.items():
+        if rows:
+            lines += [f"## {claims.TITLES[group]}", "", *_claims_table(rows), *_note(notes.get(group))]
+    lines += ["## All runs, ablations and sweeps", ""]
+    for study in studies:
+        dataset = study.plain["dataset"]
+        lines.append(
+            f"- [{study.plain['title']}]({study.name}.md): {dataset['users']:,} users, {dataset['items']:,} items, "
+            f"{dataset['events']:,} events"
+        )
+    lines += ["", *_missing(missing), *_protocols(studies), *_machines(studies), _RUN_AGAIN]
+    return "\n".join(lines)
+
+
+def _claims_table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    cells = [
+        [
+            row["claim"], f"[{row['dataset']}]({row['dataset']}.md)", row["metric"], number(row["value"]),
+            f"{number(row['baseline_value'])} ({row['baseline']})", number(row["ratio"], 3),
+            interval(row["ci95"], 3), str(row["seeds"]), row["goal"] or "", _REACHED[row["reached"]],
+        ]
+        for row in rows
+    ]  # fmt: skip
+    return table(
+        ["claim", "dataset", "metric", "value", "baseline", "ratio", "95% interval", "seeds", "goal", "reached"], cells,
+        text_columns=3,
+    )  # fmt: skip
+
+
+def _note(note: str | None) -> list[str]:
+    return [] if note is None else [note.strip(), ""]
+
+
+def _missing(missing: dict[str, list[str]]) -> list[str]:
+    if not missing:
+        return []
+    lines = ["## Not measured yet", ""]
+    for study, names in missing.items():
+        lines.append(f"- {study}: {'; '.join(names)}")
+    return [*lines, ""]
+
+
+def _protocols(studies: Sequence[StudyResult]) -> list[str]:
+    lines = ["## Protocols", ""]
+    for study in studies:
+        kinds = {kind for run in study.runs.values() for seed in run["seeds"].values() for kind in seed["evaluations"]}
+        for kind in sorted(kinds):
+            width = f"-{max(study.plain['evaluation']['offsets_per_step'])}" if kind == "steps" else ""
+            lines.append(f"- **{study.name}, {kind.replace('_', ' ')}**: {protocol(study, kind + width)}.")
+    return [*lines, ""]
+
+
+def _machines(studies: Sequence[StudyResult]) -> list[str]:
+    cards = {slug: card for study in studies for slug, card in study.plain["machines"].items()}
+    lines = ["## Machines", ""]
+    for slug, card in sorted(cards.items()):
+        gpu = f", {card['gpu']}" if card["gpu"] else ""
+        versions = ", ".join(f"{name} {version}" for name, version in card["versions"].items())
+        lines.append(f"- `{slug}`: {card['cpu']}, {card['cores']} cores, {card['memory_gib']} GiB{gpu}; {versions}")
+    return [*lines, ""]
+
+
+def _notes(path: Path) -> dict[str, str]:
+    """Hand-written text by group of claims. Raises ``ConfigError`` for a group that is not there."""
+    if not path.is_file():
+        return {}
+    try:
+        raw = tomllib.loads(path.read_text("utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: expected TOML, {error}") from error
+    unknown = sorted(set(raw) - set(claims.GROUPS))
+    require(not unknown, f"{path} keys", unknown, f"only {list(claims.GROUPS)}", error=ConfigError)
+    return raw
+
+
+def _rounded(row: dict[str, Any]) -> dict[str, Any]:
+    """Six significant digits, as the studies' figures have."""
+
+    def short(value: Any) -> Any:
+        if isinstance(value, list):
+            return [short(entry) for entry in value]
+        return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
+
+    return {name: short(value) for name, value in row.items()}

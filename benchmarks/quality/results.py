@@ -1,0 +1,210 @@
+"""All figures of a study in one JSON file, with every comparison that the report makes.
+
+Users' own values stay in the work folder: intervals and ratios are computed here, once, from them. The file names no
+path of the machine. Written again from the same work folder it is the same, byte for byte.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.machine import MachineCard
+from benchmarks.quality.judge import dataset_card, training_figures
+from benchmarks.quality.measures import Measure, Seeds, comparison, figure
+from benchmarks.quality.study import EVALUATIONS, Study
+from benchmarks.quality.work_folder import FIGURES_FILE, MACHINE_FILE, RESULTS, SPEC_FILE, Place, write_json
+from pinrec_core.config import Variant
+from pinrec_core.errors import DataError
+from pinrec_core.evaluation.controllability import controllability_matrix
+from pinrec_core.evaluation.result import EvaluationResult
+
+FOLDER = Path(__file__).parents[1] / "results" / "quality"
+CONTROL_REFERENCE = "uc"
+LIST_MEASURES = {
+    "held_out": ("hit", "hit_equal_items", "served_hit"),
+    "cold": ("hit", "hit_equal_items", "served_hit"),
+    "leave_one_out": ("hit", "ndcg"),
+}
+"""Shown for every run that took the evaluation; ablations are compared by those of the first one they took."""
+_DIGITS = 6
+Pairs = Iterable[tuple[Measure, Measure]]
+
+
+class StudyResult:
+    """What ``collect`` made, read back. ``plain`` is the file's content."""
+
+    def __init__(self, plain: dict[str, Any]) -> None:
+        self.plain = plain
+        self.name: str = plain["study"]
+        self.outcomes: list[str] = list(plain["dataset"]["outcomes"])
+        self.runs: dict[str, Any] = plain["runs"]
+
+    def figure(self, measure: Measure) -> dict[str, Any] | None:
+        return self.plain["figures"].get(measure.key)
+
+    def comparison(self, of: Measure, against: Measure) -> dict[str, Any] | None:
+        return self.plain["comparisons"].get(_pair(of, against))
+
+    def seeds(self, run: str, kind: str) -> list[dict[str, Any]]:
+        """An evaluation's figures for each seed that took it."""
+        found = [seed["evaluations"].get(kind) for seed in self.runs.get(run, {}).get("seeds", {}).values()]
+        return [figures for figures in found if figures is not None]
+
+    def runs_with(self, kind: str) -> list[str]:
+        """Runs of which at least one seed took the evaluation."""
+        return [run for run in self.runs if self.seeds(run, kind)]
+
+
+def load_all(folder: Path) -> list[StudyResult]:
+    """Every study of the folder, by name. Raises ``DataError`` for a file that is not one."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            found.append(StudyResult(json.loads(path.read_text("utf-8"))))
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: expected the results of a study ({error})") from error
+    return found
+
+
+def collect(study: Study, places: Sequence[Place], dataset: Path, pairs: Pairs) -> dict[str, Any]:
+    """Everything that is finished, and of ``pairs`` those of which both sides are."""
+    trained = [place for place in places if (place.folder / SPEC_FILE).is_file() and place.is_trained()]
+    users = _Users(trained)
+    machines, runs = _machines_and_runs(study, trained)
+    pairs = [*pairs, *_ablation_pairs(study)]
+    measures = {measure.key: measure for measure in _list_measures(study)}
+    return {
+        "study": study.name, "title": study.title, "dataset": dataset_card(dataset),
+        "split": {"evaluation_share": study.evaluation_share, "held_out_last": study.held_out_last},
+        "evaluation": asdict(study.evaluation),
+        "machines": machines, "runs": runs,
+        "ablations": [asdict(ablation) for ablation in study.ablations],
+        "figures": {key: figure(m, users.of(m)) for key, m in measures.items() if users.of(m)},
+        "comparisons": {
+            _pair(of, against): comparison(of, against, users.of(of), users.of(against))
+            for of, against in pairs if users.of(of) and users.of(against)
+        },
+        "controllability": _controllability(study, users, list(dataset_card(dataset)["outcomes"])),
+    }  # fmt: skip
+
+
+def save(plain: dict[str, Any], folder: Path) -> Path:
+    path = folder / f"{plain['study']}.json"
+    write_json(path, _rounded(plain))
+    return path
+
+
+class _Users:
+    """What users contributed, read when first asked for."""
+
+    def __init__(self, places: Sequence[Place]) -> None:
+        self._places = places
+        self.of_run = lru_cache(maxsize=8)(self._of_run)  # one evaluation of all users is tens of MiB at most
+
+    def of(self, measure: Measure) -> Seeds:
+        return self.of_run(measure.run, measure.evaluation)
+
+    def _of_run(self, run: str, evaluation: str) -> Seeds:
+        kind = evaluation.partition("-")[0]
+        found = {}
+        for place in self._places:
+            folder = place.evaluation(kind) / RESULTS / evaluation
+            if place.run.name == run and kind in place.run.evaluations and folder.is_dir():
+                found[place.seed] = EvaluationResult.load(folder)
+        return found
+
+
+def _machines_and_runs(study: Study, places: Sequence[Place]) -> tuple[dict[str, Any], dict[str, Any]]:
+    machines: dict[str, Any] = {}
+    runs: dict[str, Any] = {}
+    for place in places:
+        card = json.loads((place.folder / MACHINE_FILE).read_text("utf-8"))
+        slug = MachineCard(**card).slug
+        of_the_day = {name: card.pop(name) for name in ("commit", "date", "load_average")}
+        machines[slug] = card
+        run = place.run
+        entry = runs.setdefault(
+            run.name,
+            {"title": run.title, "variant": run.variant, "recommender": run.recommender, "preset": run.preset,
+             "settings": list(run.settings), "epochs": run.epochs, "id_tables": run.id_tables, "seeds": {}},
+        )  # fmt: skip
+        evaluations = {
+            kind: json.loads((place.evaluation(kind) / FIGURES_FILE).read_text("utf-8"))
+            for kind in place.run.evaluations
+            if (place.evaluation(kind) / SPEC_FILE).is_file()
+        }
+        entry["seeds"][str(place.seed)] = {
+            "machine": slug, "commit": of_the_day["commit"], "date": of_the_day["date"],
+            "training": training_figures(place), "evaluations": evaluations,
+        }  # fmt: skip
+    return machines, runs
+
+
+def _list_measures(study: Study) -> Iterable[Measure]:
+    for run in study.runs.values():
+        for evaluation in run.evaluations:
+            for name in LIST_MEASURES.get(evaluation, ()):
+                yield Measure(run=run.name, evaluation=evaluation, name=name)
+        if "steps" in run.evaluations:
+            for width in study.evaluation.offsets_per_step:
+                yield Measure(run=run.name, evaluation=f"steps-{width}", name="hit")
+
+
+def ablation_evaluation(evaluations: Sequence[str]) -> str | None:
+    """The evaluation that an ablation is shown by: the first of the reference's that gives lists."""
+    return next((kind for kind in EVALUATIONS if kind in evaluations and kind in LIST_MEASURES), None)
+
+
+def _ablation_pairs(study: Study) -> Pairs:
+    for ablation in study.ablations:
+        evaluation = ablation_evaluation(study.runs[ablation.reference].evaluations)
+        for name in LIST_MEASURES.get(str(evaluation), ()):
+            for run in ablation.runs:
+                measure = Measure(run=run, evaluation=str(evaluation), name=name)
+                yield measure, Measure(run=ablation.reference, evaluation=str(evaluation), name=name)
+
+
+def _controllability(study: Study, users: _Users, outcomes: list[str]) -> dict[str, Any]:
+    """The matrix of every model with outcomes against the one without, seeds averaged."""
+    reference = users.of_run(CONTROL_REFERENCE, "controllability")
+    matrices: dict[str, Any] = {}
+    for run in study.runs.values():
+        conditioned = run.variant is not None and Variant(run.variant).outcome_conditioned
+        seeds = users.of_run(run.name, "controllability")
+        if not (reference and seeds and conditioned):
+            continue
+        true = next(iter(seeds.values())).arrays["target_outcome"]
+        hits = [_mean(seeds, f"hit_desired_{outcome}") for outcome in range(len(outcomes))]
+        matrix = controllability_matrix(np.stack(hits), _mean(reference, "hit_desired_0"), true, outcomes)
+        matrices[run.name] = {
+            "reference": CONTROL_REFERENCE, "seeds": len(seeds), "embeddings": study.evaluation.outcome_embeddings,
+            "matrix": matrix.to_dict(),
+        }  # fmt: skip
+    return matrices
+
+
+def _mean(seeds: Seeds, name: str) -> np.ndarray:
+    return np.mean([result.arrays[name] for result in seeds.values()], axis=0)
+
+
+def _pair(of: Measure, against: Measure) -> str:
+    return f"{of.key} / {against.key}"
+
+
+def _rounded(value: Any) -> Any:
+    """Six significant digits; None for what JSON cannot say."""
+    if isinstance(value, dict):
+        return {name: _rounded(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(entry) for entry in value]
+    if isinstance(value, float):
+        return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
+    return value

@@ -1,0 +1,228 @@
+"""A study: one dataset, the runs trained on it and how they are judged, read from ``studies/<name>.toml``.
+
+It knows names and settings, not how anything is trained or where results lie.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pinrec_core.config import Variant, preset
+from pinrec_core.errors import ConfigError, require
+from pinrec_core.evaluation.setting import BASELINES
+from pinrec_core.settings import apply_settings
+
+STUDIES = Path(__file__).parent / "studies"
+
+_LISTS = ("targets", "k", "embeddings", "offsets", "max_users", "num_items")
+EVALUATIONS: dict[str, tuple[str, ...]] = {
+    "held_out": _LISTS,
+    "cold": _LISTS,
+    "controllability": ("targets", "k", "outcome_embeddings", "offsets", "max_users"),
+    "steps": ("targets", "k", "offsets_per_step", "max_users", "latency_requests"),
+    "budget": ("targets", "embeddings", "offsets", "max_users", "num_items", "budget"),
+    "precision": ("targets", "k", "embeddings", "offsets", "max_users"),
+    "leave_one_out": ("k",),
+}
+"""Kinds of evaluation, and the settings that each depends on: a change of another one does not outdate it."""
+OF_LISTS = ("held_out", "cold", "leave_one_out")
+"""Those that a baseline without embeddings can take."""
+
+Spec = dict[str, Any]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationSettings:
+    """How the runs of a study are judged."""
+
+    targets: int = 8  # Z: a user's last distinct items
+    k: int = 10  # items per embedding
+    embeddings: int = 12  # E: the same for all variants; a baseline of one embedding keeps its one
+    offsets: tuple[int, ...] = (1,)  # δ of a multi-token variant, as far as its Δmax reaches
+    outcome_embeddings: int = 4  # that the budget on one outcome buys: controllability
+    offsets_per_step: tuple[int, ...] = (1, 2, 4, 8, 16)  # W of the sweep; its total is the largest of them, times O
+    latency_requests: int = 200
+    budget: tuple[str, ...] = ()  # the outcomes that the budget sweep moves from and to
+    max_users: int | None = None  # None: all
+    num_items: int = 100  # served
+
+    def __post_init__(self) -> None:
+        for name in ("offsets", "offsets_per_step", "budget"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        require(len(self.budget) in (0, 2), "budget", self.budget, "two outcomes: from, to", error=ConfigError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSpec:
+    """A model to train, or a counting baseline to fit, once for every seed."""
+
+    name: str
+    title: str
+    variant: str | None = None
+    recommender: str | None = None  # instead of a variant: a name of BASELINES
+    preset: str = "small"
+    settings: tuple[str, ...] = ()  # as after ``pinrec train --set``; the study's own come first
+    epochs: int = 10
+    seeds: tuple[int, ...] = (0,)
+    id_tables: str | None = None  # the run whose ID tables it starts from
+    evaluations: tuple[str, ...] = ("held_out",)
+
+    def __post_init__(self) -> None:
+        where = f"runs.{self.name}"
+        for name in ("settings", "seeds", "evaluations"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        require((self.variant is None) != (self.recommender is None), f"{where}.variant", self.variant,
+                "a variant or a recommender, one of the two", error=ConfigError)  # fmt: skip
+        unknown = [name for name in self.evaluations if name not in EVALUATIONS]
+        require(not unknown, f"{where}.evaluations", unknown, f"only {list(EVALUATIONS)}", error=ConfigError)
+        require(len(set(self.seeds)) == len(self.seeds) > 0, f"{where}.seeds", self.seeds, "distinct seeds",
+                error=ConfigError)  # fmt: skip
+        if self.recommender is not None:
+            require(self.recommender in BASELINES, f"{where}.recommender", self.recommender,
+                    f"one of {list(BASELINES)}", error=ConfigError)  # fmt: skip
+            too_much = [name for name in self.evaluations if name not in OF_LISTS]
+            require(not too_much, f"{where}.evaluations", too_much, f"only {list(OF_LISTS)}: it has no embeddings",
+                    error=ConfigError)  # fmt: skip
+            object.__setattr__(self, "seeds", (0,))  # counting draws nothing
+        else:
+            variants = [variant.value for variant in Variant]
+            require(self.variant in variants, f"{where}.variant", self.variant, f"one of {variants}",
+                    error=ConfigError)  # fmt: skip
+            apply_settings(preset(self.preset), self.settings)  # refused now, not after hours of other runs
+            if self.variant == Variant.DOT_PRODUCT:  # it has nothing to judge
+                object.__setattr__(self, "evaluations", ())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ablation:
+    """Runs that differ in one thing, shown as one table against their reference."""
+
+    name: str
+    title: str
+    reference: str
+    runs: tuple[str, ...]
+    note: str = ""
+    loss_curves: bool = False  # also draw training and held-out loss by epoch
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "runs", tuple(self.runs))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """``dataset`` names a mapping of ``pinrec prepare --preset``."""
+
+    name: str
+    title: str
+    dataset: str
+    evaluation_share: float
+    held_out_last: int
+    evaluation: EvaluationSettings
+    runs: dict[str, RunSpec]
+    ablations: tuple[Ablation, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        for run in self.runs.values():
+            if run.id_tables is not None:
+                self._check_known(f"runs.{run.name}.id_tables", run.id_tables)
+                require(self.runs[run.id_tables].variant == Variant.DOT_PRODUCT, f"runs.{run.name}.id_tables",
+                        run.id_tables, "a run of variant dot_product", error=ConfigError)  # fmt: skip
+        for ablation in self.ablations:
+            for name in (ablation.reference, *ablation.runs):
+                self._check_known(f"ablations.{ablation.name}", name)
+
+    def _check_known(self, where: str, name: str) -> None:
+        require(name in self.runs, where, name, f"one of {list(self.runs)}", error=ConfigError)
+
+    def pretraining_seed(self, run: RunSpec, seed: int) -> int:
+        """The seed of the ID pre-training that this seed starts from: its own where there is one."""
+        seeds = self.runs[str(run.id_tables)].seeds
+        return seed if seed in seeds else seeds[0]
+
+    def with_dependencies(self, names: Iterable[str]) -> list[RunSpec]:
+        """The named runs and those they start from, in the order of the file."""
+        wanted: set[str] = set()
+        for name in names:
+            self._check_known("--only", name)
+            wanted |= {name, self.runs[name].id_tables or name}
+        return [run for run in self.runs.values() if run.name in wanted]
+
+    def training_spec(self, run: RunSpec, seed: int) -> Spec:
+        """Everything that decides what a training comes to, as plain data."""
+        shared = {
+            "dataset": self.dataset, "evaluation_share": self.evaluation_share, "held_out_last": self.held_out_last,
+        }  # fmt: skip
+        if run.recommender is not None:
+            return shared | {"recommender": run.recommender}
+        source = None
+        if run.id_tables is not None:
+            source = self.training_spec(self.runs[run.id_tables], self.pretraining_seed(run, seed))
+        return shared | {
+            "variant": run.variant, "preset": run.preset, "settings": list(run.settings), "epochs": run.epochs,
+            "seed": seed, "id_tables": source,
+        }  # fmt: skip
+
+    def evaluation_spec(self, run: RunSpec, seed: int, kind: str) -> Spec:
+        """Everything that decides what an evaluation comes to, as plain data."""
+        used = {name: getattr(self.evaluation, name) for name in EVALUATIONS[kind]}
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in used.items()}
+        return {"kind": kind, "training": self.training_spec(run, seed), "evaluation": plain}
+
+
+def study_names() -> list[str]:
+    return sorted(path.stem for path in STUDIES.glob("*.toml"))
+
+
+def load_study(name: str) -> Study:
+    """A study of ``studies/``, or the path of another TOML file. Raises ``ConfigError``."""
+    path = Path(name) if name.endswith(".toml") else STUDIES / f"{name}.toml"
+    if not path.is_file():
+        raise ConfigError(f"STUDY={name!r}: expected one of {study_names()}, or the path of a TOML file")
+    try:
+        raw = tomllib.loads(path.read_text("utf-8"))
+        return _study(path.stem, raw)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: expected TOML, {error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _study(name: str, raw: Mapping[str, Any]) -> Study:
+    sections = dict(raw)
+    shared = dict(sections.pop("training", {}))
+    settings = shared.pop("settings", [])
+    runs = {}
+    for given in sections.pop("runs", []):
+        merged = {"title": given.get("name"), **({} if "recommender" in given else shared), **given}
+        if "recommender" not in given:
+            merged["settings"] = [*settings, *given.get("settings", [])]
+        run = _build(RunSpec, "runs", merged)
+        require(run.name not in runs, "runs.name", run.name, "a name of its own", error=ConfigError)
+        runs[run.name] = run
+    require(bool(runs), "runs", [], "at least one [[runs]]", error=ConfigError)
+    return _build(
+        Study, "study",
+        {"evaluation_share": 0.1, "held_out_last": 0}
+        | sections.pop("split", {})
+        | {
+            "name": name, "runs": runs,
+            "evaluation": _build(EvaluationSettings, "evaluation", sections.pop("evaluation", {})),
+            "ablations": tuple(_build(Ablation, "ablations", entry) for entry in sections.pop("ablations", [])),
+        }
+        | sections,
+    )  # fmt: skip
+
+
+def _build(kind: type[T], where: str, raw: Mapping[str, Any]) -> T:
+    known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    unknown = sorted(set(raw) - set(known))
+    require(not unknown, f"{where} keys", unknown, f"only {known}", error=ConfigError)
+    try:
+        return kind(**raw)
+    except TypeError as error:  # a key is missing
+        raise ConfigError(f"{where}: {error}") from error

@@ -1,0 +1,120 @@
+"""Parts of a study's page that are not lists of runs: controllability, embeddings per step, budgets, number formats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from benchmarks.quality import plots
+from benchmarks.quality.markdown import interval, number, sentence, slug, table
+from benchmarks.quality.protocols import protocol
+from benchmarks.quality.results import StudyResult
+
+
+def controllability(result: StudyResult, folder: Path) -> Iterator[list[str]]:
+    for run, found in result.plain["controllability"].items():
+        outcomes, matrix = result.outcomes, found["matrix"]
+        title, reference = result.runs[run]["title"], result.runs[found["reference"]]["title"]
+        rows, ratios = [], []
+        for true in outcomes:
+            ratio = [matrix[true]["ratio"][desired] for desired in outcomes]
+            ratios.append([np.nan if r["value"] is None else r["value"] for r in ratio])
+            cells = [f"{number(r['value'], 2)} {interval([r['low'], r['high']], 2)}" for r in ratio]
+            rows.append([true, f"{matrix[true]['targets']:,}", number(matrix[true]["reference"]["value"]), *cells])
+        yield [
+            f"## Controllability of {title}", "",
+            f"Recall over that of {reference} with all budget on one outcome (columns), by the target's true outcome "
+            f"(rows). {sentence(protocol(result, 'controllability'))}", "",
+        ]  # fmt: skip
+        yield table(["true outcome", "targets", f"recall of {reference}", *outcomes], rows)
+        plot = f"{result.name}-controllability-{slug(run)}.svg"
+        plots.save(plots.heat_map(np.array(ratios), outcomes), folder / plot)
+        yield [f"![Controllability matrix of {title}]({plot})", ""]
+
+
+def steps(result: StudyResult, folder: Path) -> Iterator[list[str]]:
+    drawn: dict[str, list[dict[str, float]]] = {}
+    rows = []
+    for run in result.runs_with("steps"):
+        sweeps = [seed["points"] for seed in result.seeds(run, "steps")]
+        points = [_mean_point(same) for same in zip(*sweeps, strict=True)]
+        if len(points) > 1:
+            drawn[result.runs[run]["title"]] = points
+        for point, plain in zip(points, sweeps[0], strict=True):
+            rows.append(
+                [
+                    result.runs[run]["title"],
+                    *(str(plain[name]) for name in ("offsets_per_step", "steps", "embeddings_per_step")),
+                    number(point["recall"]), number(point["diversity"], 3), number(point["latency"], 2),
+                    number(point["p99"], 2),
+                ]
+            )  # fmt: skip
+    if not rows:
+        return
+    total = max(result.plain["evaluation"]["offsets_per_step"])
+    yield [
+        "## Embeddings per step at an equal total", "",
+        f"{total} embeddings per outcome in all. Latency is that of generation for one request at a time on the "
+        "machine of the run, with nothing else running.", "",
+    ]  # fmt: skip
+    yield table(
+        ["run", "offsets per step", "steps", "embeddings per step", "recall", "diversity", "median ms", "p99 ms"], rows
+    )
+    if drawn:
+        plot = f"{result.name}-embeddings-per-step.svg"
+        plots.save(plots.embeddings_per_step(drawn), folder / plot)
+        yield [f"![Recall, diversity and latency against embeddings per step]({plot})", ""]
+
+
+def _mean_point(same: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    return {
+        "width": same[0]["offsets_per_step"],
+        "recall": fmean(point["metrics"]["unordered_recall"] for point in same),
+        "diversity": fmean(point["metrics"]["diversity"] for point in same),
+        "latency": fmean(point["latency"]["median_ms"] for point in same),
+        "p99": fmean(point["latency"]["p99_ms"] for point in same),
+    }
+
+
+def budget(result: StudyResult, folder: Path) -> Iterator[list[str]]:
+    for run in result.runs_with("budget"):
+        sweep = result.seeds(run, "budget")[0]
+        start, end = sweep["from"], sweep["to"]
+        title = result.runs[run]["title"]
+        rows = [
+            [
+                f"{point['share']:.0%}", number(point["served_recall"]),
+                *(number(point["served_recall_by_outcome"].get(outcome)) for outcome in (start, end)),
+                *(number(point[mix][end], 3) for mix in ("served_mix", "logged_mix")),
+            ]
+            for point in sweep["points"]
+        ]  # fmt: skip
+        yield [
+            f"## Budget sweep of {title}: from {start} to {end}", "",
+            f"First seed. *Brought*: the share of the served items that {end}'s embeddings brought. *Expected*: the "
+            f"share of {end} in what training users did with the served items.", "",
+        ]  # fmt: skip
+        yield table([f"budget on {end}", "served recall", f"of {start}", f"of {end}", "brought", "expected"], rows)
+        plot = f"{result.name}-budget-{slug(run)}.svg"
+        plots.save(plots.budget_sweep(sweep["points"], start, end), folder / plot)
+        yield [f"![Budget sweep from {start} to {end}]({plot})", ""]
+
+
+def precision(result: StudyResult) -> Iterator[list[str]]:
+    rows = []
+    for run in result.runs_with("precision"):
+        for row in result.seeds(run, "precision")[0]["rows"]:
+            ratio = row["ratio"]
+            rows.append(
+                [
+                    result.runs[run]["title"], row["features"], row["arithmetic"], number(row["unordered_recall"]),
+                    number(ratio["value"]), interval([ratio["low"], ratio["high"]]),
+                ]
+            )  # fmt: skip
+    if rows:
+        yield ["## Number formats", "", "First seed; ratios are to FP32 throughout, on the same users.", ""]
+        yield table(["run", "features", "arithmetic", "recall", "ratio", "95% interval"], rows)

@@ -1,0 +1,138 @@
+"""Where a study's runs and evaluations lie, and whether they are what the study asks for.
+
+::
+
+    WORK/datasets/<dataset>/                  prepared datasets
+    WORK/<study>/<run>-<seed>/spec.json       what the training was asked to be; then its run folder and its log
+    WORK/<study>/<run>-<seed>/<evaluation>/   what an evaluation found, with its own spec.json
+
+A specification is written before a training starts, so that an unfinished run is never taken up with other settings.
+An evaluation appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.quality.study import RunSpec, Spec, Study
+from pinrec_core.errors import ConfigError
+from pinrec_core.training.run import RUN_FILE
+
+SPEC_FILE = "spec.json"
+MACHINE_FILE = "machine.json"
+FIGURES_FILE = "figures.json"
+RESULTS = "users"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """One seed of one run of a study, on disk."""
+
+    study: Study
+    run: RunSpec
+    seed: int
+    folder: Path
+
+    @property
+    def id(self) -> str:
+        return self.folder.name
+
+    @property
+    def training(self) -> Path:
+        return self.folder / "training"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.txt"
+
+    @property
+    def spec(self) -> Spec:
+        return self.study.training_spec(self.run, self.seed)
+
+    def evaluation(self, kind: str) -> Path:
+        return self.folder / kind
+
+    def evaluation_spec(self, kind: str) -> Spec:
+        return self.study.evaluation_spec(self.run, self.seed, kind)
+
+    def is_trained(self) -> bool:
+        """Whether there is nothing left to train: baselines that count are fitted when they are judged."""
+        return self.run.recommender is not None or (self.training / RUN_FILE).is_file()
+
+    def missing_evaluations(self) -> list[str]:
+        return [kind for kind in self.run.evaluations if not (self.evaluation(kind) / SPEC_FILE).is_file()]
+
+    def outdated(self) -> Iterator[tuple[Path, str]]:
+        """What was made to another specification: its folder, and what differs."""
+        difference = _difference(self.folder / SPEC_FILE, self.spec)
+        if difference:
+            yield self.folder, difference
+            return
+        for kind in self.run.evaluations:
+            difference = _difference(self.evaluation(kind) / SPEC_FILE, self.evaluation_spec(kind))
+            if difference:
+                yield self.evaluation(kind), difference
+
+
+def place_of(study: Study, run: RunSpec, seed: int, work: Path) -> Place:
+    return Place(study=study, run=run, seed=seed, folder=work / study.name / f"{run.name}-{seed}")
+
+
+def places_of(study: Study, runs: list[RunSpec], work: Path) -> list[Place]:
+    return [place_of(study, run, seed, work) for run in runs for seed in run.seeds]
+
+
+def settle_outdated(places: list[Place], *, overwrite: bool) -> None:
+    """Remove what was made to another specification, or raise ``ConfigError`` that names all of it."""
+    found = [(path, difference) for place in places for path, difference in place.outdated()]
+    if found and not overwrite:
+        lines = "\n".join(f"  {path}: {difference}" for path, difference in found)
+        raise ConfigError(
+            f"{len(found)} results were made to another specification:\n{lines}\n"
+            "expected the study's own; --overwrite removes these and makes them again"
+        )
+    for path, _ in found:
+        shutil.rmtree(path)
+
+
+def write_json(path: Path, plain: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}")
+    beside.write_text(json.dumps(plain, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    beside.rename(path)  # whole or not at all
+
+
+@contextmanager
+def locked(work: Path, study: Study) -> Iterator[None]:
+    """Raises ``ConfigError`` while another process works on the same study in the same folder."""
+    folder = work / study.name
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"{folder}: expected no other process to work on it") from None
+        yield
+
+
+def _difference(path: Path, asked: Spec) -> str:
+    """How the specification at ``path`` differs from the one asked for; empty where it does not, or is not there."""
+    if not path.is_file():
+        return ""
+    made, wanted = _flat(json.loads(path.read_text("utf-8"))), _flat(json.loads(json.dumps(asked)))
+    names = [name for name in sorted(made.keys() | wanted.keys()) if made.get(name) != wanted.get(name)]
+    return ", ".join(f"{name}={made.get(name)!r}, now {wanted.get(name)!r}" for name in names)
+
+
+def _flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in plain.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat

@@ -1,0 +1,70 @@
+"""One piece of a study in a process of its own: train one seed of a run, evaluate it, or both.
+
+``schedule`` starts it and writes the job as one line of JSON to standard input.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.quality import judge
+from benchmarks.quality.study import load_study
+from benchmarks.quality.work_folder import Place, place_of
+from pinrec_core.errors import PinRecError
+
+
+def new_job(
+    study: str, place: Place, *, work: Path, dataset: Path, device: str, train: bool, evaluations: list[str]
+) -> dict[str, Any]:
+    """What to do for one seed of a run. ``study`` is a name or a path, as ``load_study`` takes it."""
+    # The worker's current folder is another one: absolute paths.
+    given = str(Path(study).resolve()) if study.endswith(".toml") else study
+    return {
+        "study": given, "run": place.run.name, "seed": place.seed, "work": str(work.resolve()),
+        "dataset": str(dataset.resolve()), "device": device, "train": train, "evaluations": evaluations,
+    }  # fmt: skip
+
+
+def perform(job: Mapping[str, Any]) -> None:
+    """Do it. Raises what training and evaluation raise."""
+    study = load_study(job["study"])
+    run, work, dataset = study.runs[job["run"]], Path(job["work"]), Path(job["dataset"])
+    place = place_of(study, run, job["seed"], work)
+    if job["train"]:
+        id_tables = None
+        if run.id_tables is not None:
+            source = study.runs[run.id_tables]
+            id_tables = place_of(study, source, study.pretraining_seed(run, place.seed), work).training
+        judge.train_run(place, dataset, id_tables=id_tables, device=job["device"], report=_tell)
+    judge.evaluate_run(place, dataset, job["evaluations"], device=job["device"], report=_tell)
+
+
+def _tell(line: str) -> None:
+    print(f"{datetime.now():%H:%M:%S}  {line}", file=sys.stderr, flush=True)
+
+
+def _end_with_the_scheduler() -> None:
+    while os.read(sys.stdin.fileno(), 1):  # not through sys.stdin, whose lock would be held when this process ends
+        pass
+    os._exit(1)  # at once: what is half done lies beside its place and is never taken for whole
+
+
+def main() -> None:
+    job = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_the_scheduler, daemon=True).start()
+    try:
+        perform(job)
+    except PinRecError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+
+
+if __name__ == "__main__":
+    main()
