@@ -11,19 +11,23 @@ from torch import Tensor, nn
 
 
 class HashedIdEmbedding(nn.Module):
-    """K tables of ``rows`` rows each. ``rows`` is a power of two."""
+    """K tables of ``rows`` rows each, one below the other. ``rows`` is a power of two.
+
+    Gradients are sparse unless ``tables.sparse`` is unset: a training step touches the rows that it looked up and no
+    others, so its work follows the batch, not the tables.
+    """
 
     def __init__(self, *, width: int, hashes: int, rows: int) -> None:
         super().__init__()
-        self.tables = nn.Parameter(torch.empty(hashes, rows, width // hashes))
+        self.tables = nn.Embedding(hashes * rows, width // hashes, sparse=True)
         # About unit norm, as the content vector beside it: smaller, and the embedder's biases drown it, so that items
         # without content all look alike and learn slowly.
         if width:
-            nn.init.normal_(self.tables, std=width**-0.5)
+            nn.init.normal_(self.tables.weight, std=width**-0.5)
         # One seed per hash, far apart, so that the K hash functions are independent for any range of keys.
         seeds = torch.arange(1, hashes + 1, dtype=torch.int64) * 0x2545F4914F6CDD1D
         self.register_buffer("hash_seeds", seeds, persistent=False)
-        self.row_mask = rows - 1
+        self.rows = rows
         self.width = width
 
     def forward(self, item_key: Tensor) -> Tensor:
@@ -31,9 +35,10 @@ class HashedIdEmbedding(nn.Module):
         (n,) = item_key.shape
         # TorchScript cannot read the string annotation that would tell mypy that the buffer is a tensor.
         seeds = self.hash_seeds.unsqueeze(1)  # type: ignore[operator]
-        row = mix64(item_key.unsqueeze(0) + seeds) & self.row_mask  # [K, n]
-        table = torch.arange(row.shape[0], device=row.device).unsqueeze(1)
-        return self.tables[table, row].transpose(0, 1).reshape(n, self.width)
+        row = mix64(item_key.unsqueeze(0) + seeds) & (self.rows - 1)  # [K, n], of each table
+        row = row + self.rows * torch.arange(row.shape[0], device=row.device).unsqueeze(1)
+        parts = self.tables(row)  # [K, n, I/K]
+        return parts.transpose(0, 1).reshape(n, self.width)
 
 
 def mix64(x: Tensor) -> Tensor:

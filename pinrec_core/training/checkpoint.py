@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,7 +47,7 @@ def save(
     run: Path,
     configuration: Mapping[str, Any],
     objective: Objective,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     position: Position,
     tally: Tally,
     processes: Processes,
@@ -67,7 +67,7 @@ def save(
     _write_tensors(own, building / _own_file(processes.rank))
     if processes.rank == 0:
         shared = {name: value for name, value in weights.items() if not name.startswith(SKETCH)}
-        shared |= dict(_optimizer_state(objective, optimizer))
+        shared |= dict(_optimizer_state(objective, optimizers))
         _write_tensors(shared, building / SHARED_FILE)
         plain = json.dumps({"configuration": configuration, "position": asdict(position)}, indent=2)
         (building / STATE_FILE).write_text(plain + "\n", "utf-8")
@@ -92,10 +92,10 @@ def load(
     checkpoint: Path,
     configuration: Mapping[str, Any],
     objective: Objective,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     processes: Processes,
 ) -> tuple[Position, Tally]:
-    """Restore ``objective`` and ``optimizer`` in place. → how far the run had come, and this process's sums.
+    """Restore ``objective`` and ``optimizers`` in place. → how far the run had come, and this process's sums.
 
     Raises ``ConfigError`` when another configuration left the checkpoint, ``DataError`` when it is damaged.
     """
@@ -106,7 +106,7 @@ def load(
         own = safetensors.torch.load_file(checkpoint / _own_file(processes.rank))
         names = objective.state_dict().keys()
         objective.load_state_dict({name: (own if name.startswith(SKETCH) else shared)[name] for name in names})
-        _restore_optimizer(objective, optimizer, shared)
+        _restore_optimizers(objective, optimizers, shared)
         raw = state["position"]
         position = Position(**raw | {"epochs": [EpochMetrics(**epoch) for epoch in raw["epochs"]]})
         return position, Tally.from_tensors(own, processes.device)
@@ -133,19 +133,25 @@ def _flat(plain: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield prefix + name, value
 
 
-def _optimizer_state(objective: Objective, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
+def _optimizer_state(objective: Objective, optimizers: Sequence[torch.optim.Optimizer]) -> Iterator[tuple[str, Tensor]]:
     for name, parameter in objective.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            yield f"optimizer/{key}/{name}", value
+        for optimizer in optimizers:
+            for key, value in optimizer.state.get(parameter, {}).items():
+                yield f"optimizer/{key}/{name}", torch.as_tensor(value)
 
 
-def _restore_optimizer(objective: Objective, optimizer: torch.optim.Optimizer, saved: dict[str, Tensor]) -> None:
+def _restore_optimizers(
+    objective: Objective, optimizers: Sequence[torch.optim.Optimizer], saved: dict[str, Tensor]
+) -> None:
     parameters = dict(objective.named_parameters())
+    owner = {p: optimizer for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
     for entry, value in saved.items():
         if entry.startswith("optimizer/"):
             _, key, name = entry.split("/")
             parameter = parameters[name]
-            optimizer.state[parameter][key] = value.to(parameter.device)
+            # SparseAdam counts its steps in a Python integer, the others in a tensor of floats.
+            whole = value.ndim == 0 and not value.is_floating_point()
+            owner[parameter].state[parameter][key] = int(value) if whole else value.to(parameter.device)
 
 
 def _complete(folder: Path) -> Iterator[Path]:

@@ -33,7 +33,7 @@ from pinrec_core.training.batches import PreparedBatch, ahead, epoch_batches, he
 from pinrec_core.training.checkpoint import Position
 from pinrec_core.training.curves import Curves, curves
 from pinrec_core.training.metrics import EpochMetrics, Progress, Tally
-from pinrec_core.training.optimizer import new_optimizer, schedule
+from pinrec_core.training.optimizer import network_parameters, new_optimizers, schedule
 from pinrec_core.training.run import RUN_FILE, Run, clear, load_id_tables, make_writable
 from pinrec_core.training.throughput import Throughput, measured_peak, training_flops
 from pinrec_core.training.validation import held_out_loss
@@ -97,8 +97,10 @@ def train(
     if id_tables is not None:
         load_id_tables(model, id_tables)
     objective = Objective(model, objective_config, catalogue_size=len(catalogue))
-    optimizer = new_optimizer(objective, training_config)
-    module, _ = processes.fabric.setup(objective, optimizer)
+    # NCCL cannot sum sparse gradients over processes.
+    model.id_embedding.tables.sparse = processes.count == 1 or processes.device.type == "cpu"
+    optimizers = new_optimizers(objective, training_config)
+    module, *_ = processes.fabric.setup(objective, *optimizers)
     configuration = {
         "dataset": str(dataset.resolve()),
         "sequences": dataclasses.asdict(info),
@@ -111,7 +113,7 @@ def train(
     training = _Training(
         processes=processes, catalogue=catalogue, sequences=dataset / SEQUENCES, num_users=info.num_users,
         config=training_config, configuration=json.loads(json.dumps(configuration)), folder=folder, objective=objective,
-        module=module, optimizer=optimizer, tally=Tally.new(processes.device), report=report,
+        module=module, optimizers=optimizers, tally=Tally.new(processes.device), report=report,
         report_seconds=report_seconds, checkpoint_seconds=checkpoint_seconds,
     )  # fmt: skip
     training.resume(announce)
@@ -142,7 +144,7 @@ class _Training:
     folder: Path
     objective: Objective
     module: _FabricModule  # the objective as Fabric wraps it: autocast and, among several processes, DDP
-    optimizer: torch.optim.Optimizer
+    optimizers: list[torch.optim.Optimizer]
     tally: Tally
     report: Callable[[Progress], None]
     report_seconds: float
@@ -158,7 +160,7 @@ class _Training:
         found = checkpoint.newest(self.folder)
         if found is not None:
             self.position, self.tally = checkpoint.load(
-                found, self.configuration, self.objective, self.optimizer, self.processes
+                found, self.configuration, self.objective, self.optimizers, self.processes
             )
             at = f"epoch {self.position.epoch + 1}/{self.config.epochs}, step {self.position.steps:,}"
             announce(f"resuming the unfinished run in {self.folder}: {at}")
@@ -218,7 +220,7 @@ class _Training:
     def _step(self, group: list[PreparedBatch], share: float, plot: Curves) -> None:
         """One step of the optimiser on the mean gradient of the group's batches, over all processes."""
         fabric, config = self.processes.fabric, self.config
-        schedule(self.optimizer, share, config.warmup_share)
+        schedule(self.optimizers, share, config.warmup_share)
         interactions, flops = 0, 0.0
         for prepared in group:
             torch.manual_seed(prepared.torch_seed)
@@ -229,9 +231,10 @@ class _Training:
             work = training_flops(self.objective.model.config, self.objective.config, prepared.lengths)
             self.tally.add(loss, interactions=seen, flops=work)
             interactions, flops = interactions + seen, flops + work
-        nn.utils.clip_grad_norm_(self.objective.model.parameters(), config.gradient_clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        nn.utils.clip_grad_norm_(network_parameters(self.objective), config.gradient_clip)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         self.objective.cap_temperature()
         self.position.steps += 1
         self.position.batches += len(group)
@@ -296,7 +299,7 @@ class _Training:
     def _save(self) -> None:
         self._loss()
         checkpoint.save(
-            self.folder, self.configuration, self.objective, self.optimizer, self.position, self.tally, self.processes
+            self.folder, self.configuration, self.objective, self.optimizers, self.position, self.tally, self.processes
         )
         self.last_save = self.step_started = time.perf_counter()
 

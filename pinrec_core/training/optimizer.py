@@ -1,41 +1,50 @@
-"""AdamW with its parameter groups, and the schedule of the learning rate. Knows nothing of batches."""
+"""Adam, dense and sparse, its parameter groups, and the schedule of the learning rate. Knows nothing of batches."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pinrec_core.config import TrainingConfig
 from pinrec_core.objective import Objective
 
 
-def new_optimizer(objective: Objective, config: TrainingConfig) -> torch.optim.AdamW:
-    """ID tables learn at their own rate and without decay (most rows see no gradient in a step); so do vectors.
+def new_optimizers(objective: Objective, config: TrainingConfig) -> list[torch.optim.Optimizer]:
+    """AdamW for the network; for the ID tables an Adam that touches the rows of the batch alone, at their own rate.
 
-    A rate of 0 freezes the tables: they get no gradient and no state.
+    Vectors and tables do not decay. A rate of 0 freezes the tables: they get no gradient and no state.
     """
     tables = objective.model.id_embedding.tables
-    tables.requires_grad_(config.id_learning_rate > 0 and tables.numel() > 0)
-    rest = [parameter for parameter in objective.parameters() if parameter is not tables]
+    tables.weight.requires_grad_(config.id_learning_rate > 0 and tables.weight.numel() > 0)
+    rest = network_parameters(objective)
     groups = [
-        _group([p for p in rest if p.ndim > 1], config.learning_rate, config.weight_decay),
-        _group([p for p in rest if p.ndim <= 1], config.learning_rate),
+        _group([p for p in rest if p.ndim > 1], config.learning_rate) | {"weight_decay": config.weight_decay},
+        _group([p for p in rest if p.ndim <= 1], config.learning_rate) | {"weight_decay": 0.0},
     ]
-    if tables.requires_grad:
-        groups.append(_group([tables], config.id_learning_rate))
-    return torch.optim.AdamW(groups, fused=True)
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, fused=True)]
+    if tables.weight.requires_grad:
+        group = [_group([tables.weight], config.id_learning_rate)]
+        optimizers.append(torch.optim.SparseAdam(group) if tables.sparse else torch.optim.Adam(group))
+    return optimizers
 
 
-def _group(parameters: list[nn.Parameter], learning_rate: float, weight_decay: float = 0.0) -> dict[str, Any]:
-    return {"params": parameters, "lr": learning_rate, "peak_lr": learning_rate, "weight_decay": weight_decay}
+def network_parameters(objective: Objective) -> list[nn.Parameter]:
+    """All but the ID tables."""
+    tables = objective.model.id_embedding.tables.weight
+    return [parameter for parameter in objective.parameters() if parameter is not tables]
 
 
-def schedule(optimizer: torch.optim.Optimizer, share: float, warmup_share: float) -> None:
+def _group(parameters: Sequence[Tensor], learning_rate: float) -> dict[str, Any]:
+    return {"params": parameters, "lr": learning_rate, "peak_lr": learning_rate}
+
+
+def schedule(optimizers: Sequence[torch.optim.Optimizer], share: float, warmup_share: float) -> None:
     """Set every group's learning rate for the point ``share`` in [0, 1] of the run."""
-    for group in optimizer.param_groups:
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         group["lr"] = group["peak_lr"] * learning_rate_factor(share, warmup_share)
 
 

@@ -25,7 +25,7 @@ from pinrec_core.sequence_model import ItemModel, SequenceModel
 RUN_FILE = "run.json"
 WEIGHTS_FILE = "weights.safetensors"
 LOG_INVERSE_TEMPERATURE = "log_inverse_temperature"
-ID_TABLES = "model.id_embedding.tables"
+ID_TABLES = "model.id_embedding.tables.weight"
 """Their name in the weights of any run."""
 
 
@@ -106,11 +106,11 @@ class Run:
 
 
 def load_id_tables(model: ItemModel, run: Path) -> None:
-    """Start ``model``'s ID tables, ``[K, rows, I/K]``, from those that an ID pre-training left in the folder ``run``.
+    """Start ``model``'s ID tables, ``[K·rows, I/K]``, from those that an ID pre-training left in the folder ``run``.
 
     Raises ``DataError`` where there are none, ``ConfigError`` where they have another shape.
     """
-    path, tables = run / WEIGHTS_FILE, model.id_embedding.tables
+    path, tables = run / WEIGHTS_FILE, model.id_embedding.tables.weight
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             found = file.get_tensor(ID_TABLES)

@@ -31,10 +31,22 @@ def test_script_equals_module_for_any_key():
     assert module(keys[:0]).shape == (0, 16)
 
 
+def test_a_gradient_holds_the_rows_that_were_looked_up_and_no_others():
+    module = HashedIdEmbedding(width=16, hashes=4, rows=1 << 20)
+    dense = HashedIdEmbedding(width=16, hashes=4, rows=1 << 20)
+    dense.load_state_dict(module.state_dict())
+    dense.tables.sparse = False
+    keys, weight = torch.tensor([3, 9, 3]), torch.rand(3, 16)
+    for tables in (module, dense):
+        (tables(keys) * weight).sum().backward()
+    assert module.tables.weight.grad.coalesce().indices().shape[1] <= 8  # two keys in four tables
+    torch.testing.assert_close(module.tables.weight.grad.to_dense(), dense.tables.weight.grad)
+
+
 def test_consecutive_ids_spread_over_the_rows():
     module = HashedIdEmbedding(width=2, hashes=2, rows=1024)
     with torch.no_grad():
-        module.tables.copy_(torch.arange(1024.0).view(1, 1024, 1).expand(2, 1024, 1))
+        module.tables.weight.copy_(torch.arange(1024.0).repeat(2).unsqueeze(1))
         rows = module(torch.arange(10_000)).long()
     for column in rows.T:
         counts = torch.bincount(column, minlength=1024)

@@ -12,7 +12,7 @@ from pinrec_core.catalogue import ItemCatalogue
 from pinrec_core.config import ObjectiveConfig, Precision, TrainingConfig, Variant
 from pinrec_core.objective import Objective
 from pinrec_core.training.batches import generator_of, training_batch
-from pinrec_core.training.optimizer import new_optimizer
+from pinrec_core.training.optimizer import new_optimizers
 from pinrec_core.training.processes import Processes
 from tests.pinrec_core.builders import random_history, tiny_model
 from tests.pinrec_core.training.small_training import train_small
@@ -26,12 +26,12 @@ def gradients(dataset: Path, processes: Processes, users: list[int], out: Path) 
     objective = Objective(
         tiny_model(Variant.OC), ObjectiveConfig(in_batch_negatives=0, random_negatives=32), catalogue_size=120
     )
-    optimizer = new_optimizer(objective, TrainingConfig(learning_rate=1e-2))
-    module, _ = processes.fabric.setup(objective, optimizer)
+    optimizers = new_optimizers(objective, TrainingConfig(learning_rate=1e-2))
+    module, *_ = processes.fabric.setup(objective, *optimizers)
     histories = [random_history(9, user, queries=False) for user in users]
     batch = training_batch(histories, ItemCatalogue.open(dataset), objective.config, generator_of(0))
     processes.fabric.backward(module(batch))
-    left = {name: parameter.grad for name, parameter in objective.named_parameters() if parameter.grad is not None}
+    left = {name: p.grad.to_dense() for name, p in objective.named_parameters() if p.grad is not None}
     safetensors.torch.save_file(left, out)
 
 

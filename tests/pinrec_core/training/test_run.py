@@ -82,13 +82,13 @@ def test_a_damaged_run_is_named(run, tmp_path):
 def test_id_tables_start_from_those_of_another_run(dataset, run, tmp_path):
     """Frozen, they come out as they went in."""
     got = train_small(dataset, tmp_path, training={"epochs": 1, "id_learning_rate": 0.0}, id_tables=run.folder)
-    tables = "model.id_embedding.tables"
+    tables = "model.id_embedding.tables.weight"
     assert torch.equal(weights(tmp_path)[tables], weights(run.folder)[tables])
     assert Run.load(tmp_path).id_tables == got.id_tables == run.folder
 
 
 def test_id_tables_of_another_shape_or_none_are_refused(dataset, run, tmp_path):
-    with pytest.raises(ConfigError, match=r"tables of shape \[2, 256, 4\], expected \[2, 512, 4\]"):
+    with pytest.raises(ConfigError, match=r"tables of shape \[512, 4\], expected \[1024, 4\]"):
         train_small(dataset, tmp_path / "a", model={"id_rows": 512}, id_tables=run.folder)
     with pytest.raises(DataError, match="expected the weights of an ID pre-training"):
         train_small(dataset, tmp_path / "b", id_tables=tmp_path)
