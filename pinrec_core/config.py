@@ -184,7 +184,7 @@ class ObjectiveConfig(_Config):
 
     in_batch_negatives: int = 1024
     random_negatives: int = 1024
-    queries_per_step: int = 2048  # (window, target) pairs scored: windows drawn from the batch, times W
+    windows_per_step: int = 2048  # hidden states scored in a batch, each with its window of targets
     window: int = 4  # W; 1 unless the variant is multi-token
     window_reduction: WindowReduction = WindowReduction.MEAN
     init_temperature: float = 0.07  # λ starts at its inverse
@@ -198,7 +198,7 @@ class ObjectiveConfig(_Config):
     def __post_init__(self) -> None:
         self._check_types()
         self._positive(
-            "queries_per_step", "window", "init_temperature", "max_inverse_temperature", "horizon_days", "sketch_width",
+            "windows_per_step", "window", "init_temperature", "max_inverse_temperature", "horizon_days", "sketch_width",
             "sketch_depth",
         )  # fmt: skip
         self._not_negative("in_batch_negatives", "random_negatives")
@@ -286,7 +286,7 @@ PRESETS: dict[str, Preset] = {
             "id_dropout": 0.0, "id_width": 32, "id_hashes": 2, "id_rows": 1 << 12, "max_history": 64,
             "max_steps": 8, "max_offset": 4,
         },
-        objective=ObjectiveConfig(in_batch_negatives=512, random_negatives=512, queries_per_step=1024),
+        objective=ObjectiveConfig(in_batch_negatives=512, random_negatives=512, windows_per_step=1024),
         training=TrainingConfig(epochs=12, batch_users=32, learning_rate=2e-3),
     ),
     "small": Preset(
@@ -295,7 +295,7 @@ PRESETS: dict[str, Preset] = {
             "id_dropout": 0.0, "id_width": 64, "id_hashes": 2, "id_rows": 1 << 15, "max_history": 128,
             "max_steps": 8, "max_offset": 8,
         },
-        objective=ObjectiveConfig(in_batch_negatives=1024, random_negatives=2048, queries_per_step=2048),
+        objective=ObjectiveConfig(in_batch_negatives=1024, random_negatives=2048, windows_per_step=2048),
         training=TrainingConfig(epochs=20, batch_users=64, learning_rate=1e-3),
     ),
     "base": Preset(
@@ -304,7 +304,7 @@ PRESETS: dict[str, Preset] = {
             "id_dropout": 0.0, "id_width": 256, "id_hashes": 4, "id_rows": 1 << 20, "max_history": 512,
             "max_steps": 16, "max_offset": 16,
         },
-        objective=ObjectiveConfig(in_batch_negatives=8192, random_negatives=16384, queries_per_step=8192),
+        objective=ObjectiveConfig(in_batch_negatives=8192, random_negatives=16384, windows_per_step=8192),
         training=TrainingConfig(epochs=5, batch_users=64, learning_rate=3e-4, id_learning_rate=1e-3),
     ),
 }  # fmt: skip

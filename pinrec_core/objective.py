@@ -18,7 +18,8 @@ from pinrec_core.history import NO_OUTCOME
 from pinrec_core.sampled_softmax import (
     Candidates,
     Positives,
-    members_of_own_history,
+    Queries,
+    members,
     pool_log_q,
     streamed_sampled_softmax_loss,
 )
@@ -76,19 +77,27 @@ class Objective(nn.Module):
         if self.training:
             self.sketch.update(batch.item_key[is_target])
 
-        candidates, log_q = self._candidates(batch, item, is_target)
         targets = self._draw_targets(batch, is_target)
+        target_key = batch.item_key[targets.user, targets.target]
+        candidates, log_q = self._candidates(batch, item, is_target, targets, target_key)
+        # Targets of one window that are conditioned alike share a query.
         outcome = batch.outcome[targets.user, targets.target]
         if not self.model.config.variant.outcome_conditioned:
             outcome = torch.zeros_like(outcome)
-        item_key = batch.item_key[targets.user, targets.target]
-        positives = Positives(
-            item=item[targets.user, targets.target], item_key=item_key, log_q=log_q(item_key), user=targets.user
+        O = self.model.config.num_conditions
+        distinct, query = torch.unique(targets.window * O + outcome, return_inverse=True)
+        first = torch.empty_like(distinct).scatter_(0, query, torch.arange(len(query), device=query.device))
+        user, position = targets.user[first], targets.position[first]
+        condition = self._conditions()[outcome[first], targets.offset[first] - 1]
+        loss = streamed_sampled_softmax_loss(
+            Queries(
+                vector=self.model.head.conditioned(hidden[user, position], condition),
+                row=user if self.config.mask_own_positives else targets.window[first],
+            ),
+            Positives(item=item[targets.user, targets.target], log_q=log_q(target_key), query=query),
+            candidates,
+            self.inverse_temperature,
         )
-        query = self.model.head.conditioned(
-            hidden[targets.user, targets.position], self._conditions()[outcome, targets.offset - 1]
-        )
-        loss = streamed_sampled_softmax_loss(query, positives, candidates, self.inverse_temperature)
         return reduce_windows(loss, targets.window, targets.num_windows, self.config.window_reduction)
 
     def _conditions(self) -> Tensor:
@@ -102,17 +111,18 @@ class Objective(nn.Module):
         config, model = self.config, self.model.config
         if model.variant is Variant.PINNERFORMER:
             return draw_all_actions(
-                is_target, batch.history.timestamp, horizon_days=config.horizon_days, queries=config.queries_per_step
+                is_target, batch.history.timestamp, horizon_days=config.horizon_days, windows=config.windows_per_step
             )
         window = config.window if model.variant.multi_token else 1
-        return draw_windows(is_target, max_offset=model.max_offset, window=window, queries=config.queries_per_step)
+        return draw_windows(is_target, max_offset=model.max_offset, window=window, windows=config.windows_per_step)
 
     def _candidates(
-        self, batch: TrainingBatch, item: Tensor, is_target: Tensor
+        self, batch: TrainingBatch, item: Tensor, is_target: Tensor, targets: Targets, target_key: Tensor
     ) -> tuple[Candidates, Callable[[Tensor], Tensor]]:
         """In-batch negatives drawn from the batch's targets, then the random ones; and log Q of that pool.
 
-        A small batch has fewer targets than in-batch negatives are wanted: log Q follows what was drawn.
+        A small batch has fewer targets than in-batch negatives are wanted: log Q follows what was drawn. Excluded is
+        what a user has acted on or, where that is not masked, what the window itself asks for.
         """
         user, position = is_target.nonzero(as_tuple=True)
         drawn = torch.randperm(len(user), device=user.device)[: self.config.in_batch_negatives]
@@ -132,10 +142,13 @@ class Objective(nn.Module):
                 catalogue_size=self.catalogue_size,
             )
 
-        own = members_of_own_history(batch.item_key, is_target & self.config.mask_own_positives, item_key)
-        return Candidates(
-            item=torch.cat([item[user, position], random_item]), item_key=item_key, log_q=log_q(item_key), own=own
-        ), log_q
+        if self.config.mask_own_positives:
+            owner, own = is_target.nonzero(as_tuple=True)[0], batch.item_key[is_target]
+            excluded = members(owner, own, len(is_target), item_key)
+        else:
+            excluded = members(targets.window, target_key, targets.num_windows, item_key)
+        item = torch.cat([item[user, position], random_item])
+        return Candidates(item=item, log_q=log_q(item_key), excluded=excluded), log_q
 
 
 def reduce_windows(loss: Tensor, window: Tensor, num_windows: int, reduction: WindowReduction) -> Tensor:

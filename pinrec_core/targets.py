@@ -27,11 +27,11 @@ class Targets:
     num_windows: int
 
 
-def draw_windows(is_target: Tensor, *, max_offset: int, window: int, queries: int) -> Targets:
-    """Windows [δ, δ + W) with δ uniform over 1..Δmax: every target inside is one to predict (eq. 5).
+def draw_windows(is_target: Tensor, *, max_offset: int, window: int, windows: int) -> Targets:
+    """At most ``windows`` windows [δ, δ + W), δ uniform over 1..Δmax: every target inside is one to predict (eq. 5).
 
-    ``is_target`` bool ``[B, T]``. Windows without a target are not drawn; of the others, as many as give about
-    ``queries`` pairs. With Δmax = W = 1 this is next-item prediction (eq. 3).
+    ``is_target`` bool ``[B, T]``. Windows without a target are not drawn. With Δmax = W = 1 this is next-item
+    prediction (eq. 3).
     """
     B, T = is_target.shape
     device = is_target.device
@@ -40,7 +40,7 @@ def draw_windows(is_target: Tensor, *, max_offset: int, window: int, queries: in
     first = (torch.arange(T, device=device) + offset - 1).clamp(max=T)
     last = (first + window).clamp(max=T)
     user, position = (seen.gather(1, last) > seen.gather(1, first)).nonzero(as_tuple=True)
-    user, position = _sample(user, position, max(1, queries // window))
+    user, position = _sample(user, position, windows)
     offset = offset[user, position]
 
     target = (position + offset - 1).unsqueeze(1) + torch.arange(window, device=device)  # [n, W]
@@ -52,8 +52,8 @@ def draw_windows(is_target: Tensor, *, max_offset: int, window: int, queries: in
     )  # fmt: skip
 
 
-def draw_all_actions(is_target: Tensor, timestamp: Tensor, *, horizon_days: float, queries: int) -> Targets:
-    """From each sampled position one target drawn from those of the following days (PinnerFormer, dense all-action).
+def draw_all_actions(is_target: Tensor, timestamp: Tensor, *, horizon_days: float, windows: int) -> Targets:
+    """From each of at most ``windows`` positions one target of the days that follow (PinnerFormer, dense all-action).
 
     ``is_target`` bool ``[B, T]``, ``timestamp`` int64 ``[B, T]`` ascending over the real interactions. The horizon
     counts from the last interaction seen, and from the first one for the start token. A log without times (positions
@@ -67,7 +67,7 @@ def draw_all_actions(is_target: Tensor, timestamp: Tensor, *, horizon_days: floa
     end = torch.searchsorted(ascending, now + int(horizon_days * DAY), right=True)  # [B, T]
     before, within = seen[:, :-1], seen.gather(1, end)
     user, position = (within > before).nonzero(as_tuple=True)
-    user, position = _sample(user, position, queries)
+    user, position = _sample(user, position, windows)
     before, choices = before[user, position], (within - before)[user, position]
     # The r-th target after the position is where the running count first reaches `before` + r.
     rank = before + 1 + (torch.rand(len(user), device=user.device) * choices).long().clamp(max=choices - 1)

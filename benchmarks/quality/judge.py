@@ -293,8 +293,8 @@ def _generated(kind: str, model: ModelConfig, settings: EvaluationSettings) -> l
 
 
 def _total(model: ModelConfig, settings: EvaluationSettings) -> int:
-    """Embeddings of the sweep: as many for every outcome as the widest step makes."""
-    return model.num_conditions * max(settings.offsets_per_step)
+    """Embeddings of the sweep, over all outcomes."""
+    return model.num_conditions * settings.sweep_embeddings
 
 
 def _widths(model: ModelConfig, settings: EvaluationSettings) -> tuple[int, ...]:

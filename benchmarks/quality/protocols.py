@@ -29,7 +29,7 @@ def protocol(result: StudyResult, evaluation: str) -> str:
         n = settings["outcome_embeddings"]
         return f"{held_out}; {last}; {lists}; all budget on one outcome, its {n} embeddings against as many; {_TIES}"
     if kind == "steps":
-        total = max(settings["offsets_per_step"])
+        total = settings["sweep_embeddings"]
         return f"{held_out}; {last}; {lists}; W={width} offsets per step, {total} embeddings per outcome; {_TIES}"
     if kind == "budget":
         return f"{held_out}; {last}; whole catalogue, seen items kept, E={E}; {served}; {_TIES}"

@@ -23,7 +23,7 @@ EVALUATIONS: dict[str, tuple[str, ...]] = {
     "held_out": _LISTS,
     "cold": _LISTS,
     "controllability": ("targets", "k", "outcome_embeddings", "offsets", "max_users"),
-    "steps": ("targets", "k", "offsets_per_step", "max_users", "latency_requests"),
+    "steps": ("targets", "k", "offsets_per_step", "sweep_embeddings", "max_users", "latency_requests"),
     "budget": ("targets", "embeddings", "offsets", "max_users", "num_items", "budget"),
     "precision": ("targets", "k", "embeddings", "offsets", "max_users"),
     "leave_one_out": ("k",),
@@ -45,7 +45,8 @@ class EvaluationSettings:
     embeddings: int = 12  # E: the same for all variants; a baseline of one embedding keeps its one
     offsets: tuple[int, ...] = (1,)  # δ of a multi-token variant, as far as its Δmax reaches
     outcome_embeddings: int = 4  # that the budget on one outcome buys: controllability
-    offsets_per_step: tuple[int, ...] = (1, 2, 4, 8, 16)  # W of the sweep; its total is the largest of them, times O
+    offsets_per_step: tuple[int, ...] = (1, 2, 4, 8, 16)  # W of the sweep
+    sweep_embeddings: int = 96  # its total per outcome: six steps, as in production, of 16 each
     latency_requests: int = 200
     budget: tuple[str, ...] = ()  # the outcomes that the budget sweep moves from and to
     max_users: int | None = None  # None: all

@@ -55,7 +55,7 @@ def steps(result: StudyResult, folder: Path) -> Iterator[list[str]]:
             )  # fmt: skip
     if not rows:
         return
-    total = max(result.plain["evaluation"]["offsets_per_step"])
+    total = result.plain["evaluation"]["sweep_embeddings"]
     yield [
         "## Embeddings per step at an equal total", "",
         f"{total} embeddings per outcome in all. Latency is that of generation for one request at a time on the "

@@ -24,11 +24,11 @@ def training_flops(model: ModelConfig, objective: ObjectiveConfig, lengths: Sequ
     """FLOPs of the forward and backward pass over one batch of histories of ``lengths`` interactions.
 
     Six per weight and use (two forward, four backward), and six per multiplication of attention and loss. The number of
-    queries is its upper bound: windows at a history's end hold fewer targets than W.
+    queries is its upper bound: one for each of a window's outcomes, and most windows have fewer than they could.
     """
     interactions = sum(lengths)
-    window = objective.window if model.variant.multi_token else 1
-    queries = min(objective.queries_per_step, interactions * window)
+    per_window = min(objective.window, model.num_conditions) if model.variant.multi_token else 1
+    queries = min(objective.windows_per_step, interactions) * per_window
     candidates = min(objective.in_batch_negatives, interactions) + objective.random_negatives
     H, D = model.hidden_width, model.item_width
     match model.variant:

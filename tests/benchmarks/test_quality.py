@@ -39,7 +39,7 @@ epochs = {epochs}
 settings = [
     "model.layers=1", "model.hidden_width=16", "model.item_width=8", "model.id_width=8", "model.id_rows=256",
     "model.max_history=24", "model.max_steps=12", "objective.in_batch_negatives=32", "objective.random_negatives=32",
-    "objective.queries_per_step=128", "training.learning_rate=4e-3",
+    "objective.windows_per_step=128", "training.learning_rate=4e-3",
 ]
 """
 # Named as one of the claims' studies, so that their claims are made of it.
@@ -61,6 +61,7 @@ embeddings = 6
 offsets = [1, 2]
 outcome_embeddings = 2
 offsets_per_step = [1, 2, 4]
+sweep_embeddings = 4
 latency_requests = 2
 budget = ["click", "hide"]
 max_users = 30

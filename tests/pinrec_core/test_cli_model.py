@@ -51,7 +51,7 @@ def test_train_names_what_it_lacks(pinrec, dataset, tmp_path):
 
 
 def test_a_seed_that_was_set_is_not_overridden_by_the_options_default(pinrec, dataset, tmp_path):
-    settings = ("model.hidden_width=16", "objective.queries_per_step=8", "training.seed=7")
+    settings = ("model.hidden_width=16", "objective.windows_per_step=8", "training.seed=7")
     options = [option for setting in settings for option in ("--set", setting)]
     assert pinrec("train", dataset, "--out", tmp_path, "--preset", "tiny", "--epochs", 1, *options)[0] == 0
     assert json.loads((tmp_path / "run.json").read_text())["training"]["seed"] == 7

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from pinrec_core import objective as objective_module
 from pinrec_core import sampled_softmax
 from pinrec_core.collate import collate, pad
 from pinrec_core.config import ObjectiveConfig, Variant, WindowReduction
@@ -19,11 +20,13 @@ from pinrec_core.objective import Objective, TrainingBatch, reduce_windows
 from pinrec_core.sampled_softmax import (
     Candidates,
     Positives,
-    members_of_own_history,
+    Queries,
+    members,
     pool_log_q,
     sampled_softmax_loss,
     streamed_sampled_softmax_loss,
 )
+from pinrec_core.targets import Targets
 from tests.pinrec_core.builders import F, random_history, tiny_config, tiny_model
 
 LOSSES = pytest.mark.parametrize("loss_of", [sampled_softmax_loss, streamed_sampled_softmax_loss])
@@ -31,64 +34,54 @@ LOSSES = pytest.mark.parametrize("loss_of", [sampled_softmax_loss, streamed_samp
 
 @LOSSES
 def test_sampled_softmax_by_hand(loss_of):
-    """One query, λ = 2: positive logit 2·1 − log .5, one counted negative with logit 2·0 − log .25; the equal id and
-    the user's own positive do not count."""
+    """One query, λ = 2, two targets with logits 2·1 − log .5 and 2·.6 − log .25; one counted negative with logit
+    2·0 − log .25, the two others are excluded."""
     loss = loss_of(
-        torch.tensor([[1.0, 0.0]]),
+        Queries(vector=torch.tensor([[1.0, 0.0]]), row=torch.tensor([1])),
         Positives(
-            item=torch.tensor([[1.0, 0.0]]),
-            item_key=torch.tensor([7]),
-            log_q=torch.tensor([math.log(0.5)]),
-            user=torch.tensor([1]),
+            item=torch.tensor([[1.0, 0.0], [0.6, 0.8]]),
+            log_q=torch.tensor([math.log(0.5), math.log(0.25)]),
+            query=torch.tensor([0, 0]),
         ),
         Candidates(
             item=torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0]]),
-            item_key=torch.tensor([1, 7, 3]),
             log_q=torch.log(torch.tensor([0.25, 0.5, 0.1])),
-            own=torch.tensor([[True, True, True], [False, False, True]]),
+            excluded=torch.tensor([[True, True, True], [False, True, True]]),
         ),
         torch.tensor(2.0),
     )
-    positive, negative = math.exp(2) / 0.5, 1 / 0.25
-    assert loss.item() == pytest.approx(-math.log(positive / (positive + negative)), abs=1e-6)
+    targets, negative = [math.exp(2) / 0.5, math.exp(1.2) / 0.25], 1 / 0.25
+    assert loss.tolist() == pytest.approx([-math.log(t / (t + negative)) for t in targets], abs=1e-6)
 
 
-def random_losses(loss_of, *, m: int, C: int, seed: int = 0, dtype: torch.dtype = torch.float64):
-    """Losses of random inputs, with the leaves they depend on."""
-    generator = torch.Generator().manual_seed(seed)
+def random_losses(loss_of, *, n: int, m: int, C: int, dtype: torch.dtype = torch.float64):
+    """Losses of random inputs, these inputs, and the leaves that the losses depend on."""
+    generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator, dtype=dtype).requires_grad_()
+        return torch.randn(*shape, generator=generator, dtype=dtype)
 
-    query, positive, item = normal(m, 4), normal(m, 4), normal(C, 4)
-    inverse_temperature = torch.tensor(1.5, dtype=dtype, requires_grad=True)
-    positives = Positives(
-        item=positive,
-        item_key=torch.randint(0, 5, (m,), generator=generator),
-        log_q=normal(m).detach(),
-        user=torch.randint(0, 3, (m,), generator=generator),
+    leaves = [normal(n, 4), normal(m, 4), normal(C, 4), torch.tensor(1.5, dtype=dtype)]
+    vector, positive, item, inverse_temperature = (leaf.requires_grad_() for leaf in leaves)
+    inputs = (
+        Queries(vector=vector, row=torch.randint(0, 3, (n,), generator=generator)),
+        Positives(item=positive, log_q=normal(m), query=torch.randint(0, n, (m,), generator=generator)),
+        Candidates(item=item, log_q=normal(C), excluded=torch.rand(3, C, generator=generator) < 0.2),
     )
-    candidates = Candidates(
-        item=item,
-        item_key=torch.randint(0, 5, (C,), generator=generator),
-        log_q=normal(C).detach(),
-        own=torch.rand(3, C, generator=generator) < 0.2,
-    )
-    loss = loss_of(query, positives, candidates, inverse_temperature)
-    return loss, positives, candidates, (query, positive, item, inverse_temperature)
+    return loss_of(*inputs, inverse_temperature), inputs, leaves
 
 
 def test_sampled_softmax_against_loops():
-    got, positives, candidates, (query, positive, item, _) = random_losses(sampled_softmax_loss, m=6, C=9)
+    got, (queries, positives, candidates), _ = random_losses(sampled_softmax_loss, n=4, m=6, C=9)
     for i in range(6):
-        top = 1.5 * query[i] @ positive[i] - positives.log_q[i]
-        own = candidates.own[positives.user[i]]
-        logits = [top] + [
-            1.5 * query[i] @ item[c] - candidates.log_q[c]
+        q = int(positives.query[i])
+        target = 1.5 * queries.vector[q] @ positives.item[i] - positives.log_q[i]
+        logits = [target] + [
+            1.5 * queries.vector[q] @ candidates.item[c] - candidates.log_q[c]
             for c in range(9)
-            if not own[c] and candidates.item_key[c] != positives.item_key[i]
+            if not candidates.excluded[queries.row[q], c]
         ]
-        expected = -(top - torch.logsumexp(torch.stack(logits), 0))
+        expected = -(target - torch.logsumexp(torch.stack(logits), 0))
         assert got[i].item() == pytest.approx(expected.item(), abs=1e-9)
 
 
@@ -97,8 +90,8 @@ def test_streamed_softmax_equals_its_plain_twin(block, monkeypatch):
     """Losses and every gradient, whatever the size of a block. The streamed one works in FP32: hence 1e-5."""
     monkeypatch.setattr(sampled_softmax, "LOGITS_AT_ONCE", block)
     weight = torch.rand(50)
-    plain, _, _, plain_leaves = random_losses(sampled_softmax_loss, m=50, C=31, dtype=torch.float32)
-    streamed, _, _, leaves = random_losses(streamed_sampled_softmax_loss, m=50, C=31, dtype=torch.float32)
+    plain, _, plain_leaves = random_losses(sampled_softmax_loss, n=20, m=50, C=31, dtype=torch.float32)
+    streamed, _, leaves = random_losses(streamed_sampled_softmax_loss, n=20, m=50, C=31, dtype=torch.float32)
     torch.testing.assert_close(streamed, plain, atol=1e-5, rtol=1e-5)
     (plain * weight).sum().backward()
     (streamed * weight).sum().backward()
@@ -106,49 +99,45 @@ def test_streamed_softmax_equals_its_plain_twin(block, monkeypatch):
         torch.testing.assert_close(got.grad, expected.grad, atol=1e-5, rtol=1e-4)
 
 
-def test_streamed_softmax_is_differentiated_correctly():
-    """Against finite differences of the plain loss, in FP64."""
-    _, positives, candidates, leaves = random_losses(sampled_softmax_loss, m=3, C=7)
+def test_sampled_softmax_is_differentiated_correctly():
+    """Against finite differences, in FP64."""
+    _, (queries, positives, candidates), leaves = random_losses(sampled_softmax_loss, n=2, m=3, C=7)
 
-    def loss(query, positive, item, inverse_temperature):
-        moved = replace(positives, item=positive), replace(candidates, item=item)
-        return sampled_softmax_loss(query, *moved, inverse_temperature)
+    def loss(vector, positive, item, inverse_temperature):
+        moved = replace(queries, vector=vector), replace(positives, item=positive), replace(candidates, item=item)
+        return sampled_softmax_loss(*moved, inverse_temperature)
 
     assert torch.autograd.gradcheck(loss, leaves)
 
 
 def test_a_query_without_negatives_has_no_loss_and_no_gradient():
-    query = torch.randn(1, 4, requires_grad=True)
+    vector = torch.randn(1, 4, requires_grad=True)
     loss = streamed_sampled_softmax_loss(
-        query,
-        Positives(item=torch.randn(1, 4), item_key=torch.tensor([3]), log_q=torch.zeros(1), user=torch.tensor([0])),
-        Candidates(
-            item=torch.randn(2, 4), item_key=torch.tensor([3, 4]), log_q=torch.zeros(2),
-            own=torch.tensor([[False, True]]),
-        ),
+        Queries(vector=vector, row=torch.tensor([0])),
+        Positives(item=torch.randn(1, 4), log_q=torch.zeros(1), query=torch.tensor([0])),
+        Candidates(item=torch.randn(2, 4), log_q=torch.zeros(2), excluded=torch.tensor([[True, True]])),
         torch.tensor(1.0),
-    )  # fmt: skip
+    )
     loss.sum().backward()
     assert loss.item() == pytest.approx(0, abs=1e-6)
-    assert query.grad.abs().max() < 1e-6
+    assert vector.grad.abs().max() < 1e-6
 
 
 def test_autocast_leaves_the_logits_in_fp32():
-    plain, *_ = random_losses(streamed_sampled_softmax_loss, m=20, C=30, dtype=torch.float32)
+    plain, *_ = random_losses(streamed_sampled_softmax_loss, n=10, m=20, C=30, dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        under, *_ = random_losses(streamed_sampled_softmax_loss, m=20, C=30, dtype=torch.float32)
+        under, *_ = random_losses(streamed_sampled_softmax_loss, n=10, m=20, C=30, dtype=torch.float32)
         under.sum().backward()
     torch.testing.assert_close(under, plain)
 
 
-def test_own_history_membership_against_sets():
+def test_membership_against_sets():
     torch.manual_seed(1)
-    keys, positive = torch.randint(0, 12, (4, 10)), torch.rand(4, 10) < 0.6
-    candidates = torch.randint(0, 15, (20,))
-    got = members_of_own_history(keys, positive, candidates)
-    for b in range(4):
-        own = set(keys[b][positive[b]].tolist())
-        assert got[b].tolist() == [c in own for c in candidates.tolist()]
+    row, key, candidates = torch.randint(0, 4, (25,)), torch.randint(0, 12, (25,)), torch.randint(0, 15, (20,))
+    got = members(row, key, 4, candidates)
+    for r in range(4):
+        own = set(key[row == r].tolist())
+        assert got[r].tolist() == [c in own for c in candidates.tolist()]
 
 
 def test_pool_probability_is_the_mixture():
@@ -200,34 +189,66 @@ def test_every_part_of_the_model_gets_a_gradient(variant):
     assert without == []
 
 
-def test_log_q_is_that_of_the_pool_that_was_drawn():
-    """A batch with fewer targets than in-batch negatives are wanted has a pool of fewer: its mixture counts."""
-    model = tiny_model(Variant.OC)
-    config = ObjectiveConfig(in_batch_negatives=512, random_negatives=16)
-    objective = Objective(model, config, catalogue_size=1000)
-    batch = training_batch()
+def candidates_of(objective: Objective, batch: TrainingBatch) -> tuple[Candidates, Targets]:
+    """The pool that a step would draw, and the targets it would score; the sketch has seen the batch."""
     B, T = batch.item_key.shape
     is_target = (torch.arange(T) < batch.history.length.unsqueeze(1)) & (batch.outcome != NO_OUTCOME)
     objective.sketch.update(batch.item_key[is_target])
-    candidates, _ = objective._candidates(batch, torch.randn(B, T, model.config.item_width), is_target)
-    targets = int(is_target.sum())
-    assert len(candidates.item_key) == targets + 16 < 512
-    stream = objective.sketch.probability(candidates.item_key)
+    targets = objective._draw_targets(batch, is_target)
+    key = batch.item_key[targets.user, targets.target]
+    item = torch.randn(B, T, objective.model.config.item_width)
+    return objective._candidates(batch, item, is_target, targets, key)[0], targets
+
+
+def test_log_q_is_that_of_the_pool_that_was_drawn():
+    """A batch with fewer targets than in-batch negatives are wanted has a pool of fewer: its mixture counts."""
+    config = ObjectiveConfig(in_batch_negatives=512, random_negatives=16)
+    objective = Objective(tiny_model(Variant.OC), config, catalogue_size=1000)
+    batch = training_batch()
+    candidates, _ = candidates_of(objective, batch)
+    targets = int((batch.outcome != NO_OUTCOME).sum())
+    assert len(candidates.item) == targets + 16 < 512
+    stream = objective.sketch.probability(batch.random_key)
     expected = torch.log((targets * stream + 16 / 1000) / (targets + 16))
-    torch.testing.assert_close(candidates.log_q, expected)
+    torch.testing.assert_close(candidates.log_q[-16:], expected)
+
+
+def test_a_users_own_positives_are_no_negatives_of_theirs():
+    objective = Objective(tiny_model(Variant.UC), ObjectiveConfig(random_negatives=16), catalogue_size=1000)
+    batch = training_batch()
+    candidates, _ = candidates_of(objective, batch)
+    # Every in-batch candidate is one user's own, each item here being unique; the random ones are nobody's.
+    assert candidates.excluded.sum(dim=0).tolist() == [1] * (len(candidates.item) - 16) + [0] * 16
+    assert candidates.excluded.sum(dim=1).tolist() == (batch.outcome != NO_OUTCOME).sum(dim=1).tolist()
 
 
 def test_corrections_can_be_left_out_to_measure_them():
-    objective = Objective(
-        tiny_model(Variant.UC), ObjectiveConfig(log_q=False, mask_own_positives=False), catalogue_size=1000
-    )
-    batch = training_batch()
-    B, T = batch.item_key.shape
-    is_target = torch.arange(T) < batch.history.length.unsqueeze(1)
-    candidates, log_q = objective._candidates(batch, torch.randn(B, T, 16), is_target)
-    assert not candidates.own.any()
+    """Without the mask a window excludes its own targets and nothing else."""
+    config = ObjectiveConfig(log_q=False, mask_own_positives=False, window=2, random_negatives=16)
+    objective = Objective(tiny_model(Variant.MT), config, catalogue_size=1000)
+    candidates, targets = candidates_of(objective, training_batch())
+    assert candidates.excluded.sum(dim=1).tolist() == torch.bincount(targets.window).tolist()
     assert not candidates.log_q.any()
-    assert not log_q(batch.random_key).any()
+
+
+def test_targets_of_a_window_that_are_conditioned_alike_share_a_query(monkeypatch):
+    """MT asks once per window, {MT,OC} once per window and outcome."""
+    asked = {}
+
+    def count(queries, positives, *rest):
+        asked[variant] = (len(queries.vector), len(positives.item))
+        return streamed_sampled_softmax_loss(queries, positives, *rest)
+
+    monkeypatch.setattr(objective_module, "streamed_sampled_softmax_loss", count)
+    for variant in (Variant.MT, Variant.MT_OC):
+        torch.manual_seed(0)
+        model = tiny_model(variant)
+        torch.manual_seed(0)
+        Objective(model, ObjectiveConfig(window=8, random_negatives=16), catalogue_size=1000)(
+            training_batch(lengths=(20, 20, 20))
+        )
+    assert asked[Variant.MT][1] == asked[Variant.MT_OC][1]
+    assert asked[Variant.MT][0] < asked[Variant.MT_OC][0] < asked[Variant.MT_OC][1]
 
 
 def test_the_sketch_counts_training_and_nothing_else():

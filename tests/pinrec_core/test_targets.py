@@ -16,7 +16,7 @@ def pairs(targets: Targets) -> list[tuple[int, int, int]]:
 def test_next_item_prediction_is_one_window_per_target():
     """With δ = W = 1 every target but none else is predicted, and each once, from the state in front of it."""
     is_target = torch.tensor([[True, False, True, False], [True, True, True, True]])
-    targets = draw_windows(is_target, max_offset=1, window=1, queries=100)
+    targets = draw_windows(is_target, max_offset=1, window=1, windows=100)
     assert pairs(targets) == [(0, 0, 0), (0, 2, 2), (1, 0, 0), (1, 1, 1), (1, 2, 2), (1, 3, 3)]
     assert targets.offset.unique().tolist() == [1]
     assert targets.window.tolist() == list(range(targets.num_windows))
@@ -25,7 +25,7 @@ def test_next_item_prediction_is_one_window_per_target():
 def test_a_window_holds_all_its_targets_and_no_other():
     torch.manual_seed(0)
     is_target = torch.rand(5, 20) < 0.6
-    targets = draw_windows(is_target, max_offset=4, window=3, queries=10_000)
+    targets = draw_windows(is_target, max_offset=4, window=3, windows=10_000)
     for w in range(targets.num_windows):
         of_window = targets.window == w
         (user,) = targets.user[of_window].unique().tolist()
@@ -42,17 +42,17 @@ def test_every_offset_is_drawn_and_only_windows_with_a_target():
     seen = set()
     torch.manual_seed(0)
     for _ in range(200):
-        targets = draw_windows(is_target, max_offset=4, window=2, queries=100)
+        targets = draw_windows(is_target, max_offset=4, window=2, windows=100)
         assert (targets.target == 6).all()
         seen |= set(targets.offset.tolist())
     assert seen == {1, 2, 3, 4}
 
 
-def test_queries_are_bounded():
+def test_windows_are_bounded():
     is_target = torch.ones(8, 50, dtype=torch.bool)
-    assert draw_windows(is_target, max_offset=1, window=1, queries=64).num_windows == 64
-    assert draw_windows(is_target, max_offset=4, window=4, queries=64).num_windows == 16
-    assert draw_all_actions(is_target, torch.zeros(8, 50).long(), horizon_days=1, queries=64).num_windows == 64
+    assert draw_windows(is_target, max_offset=1, window=1, windows=64).num_windows == 64
+    assert draw_windows(is_target, max_offset=4, window=4, windows=64).num_windows == 64
+    assert draw_all_actions(is_target, torch.zeros(8, 50).long(), horizon_days=1, windows=64).num_windows == 64
 
 
 def test_all_actions_are_drawn_from_the_days_that_follow():
@@ -62,7 +62,7 @@ def test_all_actions_are_drawn_from_the_days_that_follow():
     torch.manual_seed(0)
     drawn = set()
     for _ in range(200):
-        drawn |= set(pairs(draw_all_actions(is_target, timestamp, horizon_days=28, queries=100)))
+        drawn |= set(pairs(draw_all_actions(is_target, timestamp, horizon_days=28, windows=100)))
     # The start token and the first item look 28 days ahead from day 0, the others from days 1, 2 and 10; from day 10
     # the horizon ends on day 38.
     expected = {0: (0, 1, 3), 1: (1, 3), 2: (3,), 3: (3,)}
@@ -72,7 +72,7 @@ def test_all_actions_are_drawn_from_the_days_that_follow():
 def test_all_actions_are_equally_likely():
     is_target = torch.ones(2000, 5, dtype=torch.bool)
     torch.manual_seed(0)
-    targets = draw_all_actions(is_target, torch.zeros(2000, 5).long(), horizon_days=1, queries=10**6)
+    targets = draw_all_actions(is_target, torch.zeros(2000, 5).long(), horizon_days=1, windows=10**6)
     counts = torch.bincount(targets.target[targets.position == 0], minlength=5)
     # 2000 draws over 5: a standard deviation of 18.
     assert ((counts - 400).abs() < 90).all()

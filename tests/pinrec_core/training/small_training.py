@@ -26,7 +26,7 @@ def train_small(
         dataset,
         folder,
         model_config=tiny_config(variant, **{"max_history": 6, "max_steps": 3, "dropout": 0.1} | (model or {})),
-        objective_config=ObjectiveConfig(in_batch_negatives=64, random_negatives=64, queries_per_step=64, window=2),
+        objective_config=ObjectiveConfig(in_batch_negatives=64, random_negatives=64, windows_per_step=64, window=2),
         training_config=with_changes(SMALL, training or {}),
         **options,
     )

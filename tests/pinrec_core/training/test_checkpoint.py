@@ -136,7 +136,7 @@ def test_a_process_that_is_killed_resumes_when_the_command_is_given_again(datase
 
 
 def pinrec_train(dataset, out, *options: str) -> subprocess.Popen[str]:
-    settings = ("model.hidden_width=16", "objective.queries_per_step=64", "training.batch_users=8", "model.dropout=0.1")
+    settings = ("model.hidden_width=16", "objective.windows_per_step=64", "training.batch_users=8", "model.dropout=0.1")
     command = [Path(sys.executable).parent / "pinrec", "train", dataset, "--out", out, "--preset", "tiny", *options]
     command += ["--epochs", "8", *(word for setting in settings for word in ("--set", setting))]
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}

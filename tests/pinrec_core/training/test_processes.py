@@ -77,7 +77,7 @@ def test_after_a_training_the_weights_agree_and_each_has_counted_its_own_users(t
 
 
 def train_command(dataset: Path, out: Path, *options: object) -> list[object]:
-    settings = ("model.hidden_width=16", "objective.queries_per_step=64", "training.batch_users=8", "model.dropout=0.1")
+    settings = ("model.hidden_width=16", "objective.windows_per_step=64", "training.batch_users=8", "model.dropout=0.1")
     fixed = ["--no-python", "pinrec", "train", dataset, "--out", out, "--preset", "tiny", "--epochs", 4, *options]
     return fixed + [word for setting in settings for word in ("--set", setting)]
 

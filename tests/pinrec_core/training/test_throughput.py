@@ -17,7 +17,7 @@ from pinrec_core.training.batches import training_batch
 from pinrec_core.training.throughput import Throughput, measured_peak, training_flops
 from tests.pinrec_core.builders import F, random_history, tiny_config
 
-OBJECTIVE = ObjectiveConfig(in_batch_negatives=6, random_negatives=4, queries_per_step=5)
+OBJECTIVE = ObjectiveConfig(in_batch_negatives=6, random_negatives=4, windows_per_step=5)
 
 
 def test_flops_by_hand():
@@ -45,7 +45,7 @@ def test_flops_agree_with_those_that_torch_counts(variant, dataset):
     for inputs that need none. At the size of a preset, where the matrices dominate, that is within a tenth."""
     model = {**preset("small").model, "item_width": 64, "id_width": 64, "id_rows": 256, "dropout": 0.0, "max_offset": 1}
     config = tiny_config(variant, **model)
-    objective = ObjectiveConfig(in_batch_negatives=128, random_negatives=128, queries_per_step=256, window=1)
+    objective = ObjectiveConfig(in_batch_negatives=128, random_negatives=128, windows_per_step=256, window=1)
     histories = [random_history(64, seed, queries=False) for seed in range(8)]
     catalogue = ItemCatalogue.open(dataset)
     trained = Objective(trainable_model(config), objective, catalogue_size=len(catalogue))
