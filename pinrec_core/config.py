@@ -287,7 +287,7 @@ PRESETS: dict[str, Preset] = {
             "max_steps": 8, "max_offset": 4,
         },
         objective=ObjectiveConfig(in_batch_negatives=512, random_negatives=512, windows_per_step=1024),
-        training=TrainingConfig(epochs=12, batch_users=32, learning_rate=2e-3),
+        training=TrainingConfig(epochs=12, batch_users=16, learning_rate=2e-3),
     ),
     "small": Preset(
         model={
@@ -296,7 +296,7 @@ PRESETS: dict[str, Preset] = {
             "max_steps": 8, "max_offset": 8,
         },
         objective=ObjectiveConfig(in_batch_negatives=1024, random_negatives=2048, windows_per_step=2048),
-        training=TrainingConfig(epochs=20, batch_users=64, learning_rate=1e-3),
+        training=TrainingConfig(epochs=10, batch_users=32, learning_rate=1.5e-3),
     ),
     "base": Preset(
         model={
