@@ -216,6 +216,7 @@ class TrainingConfig(_Config):
     precision: Precision = Precision.FP32
     learning_rate: float = 1e-3
     id_learning_rate: float = 3e-3  # of the ID tables; 0 freezes them
+    shard_id_tables: bool = False  # split their rows over the processes instead of keeping a copy in each
     weight_decay: float = 0.01
     warmup_share: float = 0.05
     gradient_clip: float = 1.0

@@ -24,21 +24,23 @@ class HashedIdEmbedding(nn.Module):
         # without content all look alike and learn slowly.
         if width:
             nn.init.normal_(self.tables.weight, std=width**-0.5)
-        # One seed per hash, far apart, so that the K hash functions are independent for any range of keys.
-        seeds = torch.arange(1, hashes + 1, dtype=torch.int64) * 0x2545F4914F6CDD1D
-        self.register_buffer("hash_seeds", seeds, persistent=False)
+        self.hashes = hashes
         self.rows = rows
         self.width = width
 
     def forward(self, item_key: Tensor) -> Tensor:
         """int64 ``[n]`` → float ``[n, I]``."""
         (n,) = item_key.shape
-        # TorchScript cannot read the string annotation that would tell mypy that the buffer is a tensor.
-        seeds = self.hash_seeds.unsqueeze(1)  # type: ignore[operator]
-        row = mix64(item_key.unsqueeze(0) + seeds) & (self.rows - 1)  # [K, n], of each table
-        row = row + self.rows * torch.arange(row.shape[0], device=row.device).unsqueeze(1)
-        parts = self.tables(row)  # [K, n, I/K]
+        parts = self.tables(rows_of_tables(item_key, self.hashes, self.rows))  # [K, n, I/K]
         return parts.transpose(0, 1).reshape(n, self.width)
+
+
+def rows_of_tables(item_key: Tensor, hashes: int, rows: int) -> Tensor:
+    """int64 ``[n]`` → the row of each key in each of the K tables, which lie one below the other: int64 ``[K, n]``."""
+    table = torch.arange(hashes, device=item_key.device).unsqueeze(1)
+    # One seed per hash, far apart, so that the K hash functions are independent for any range of keys.
+    seed = (table + 1) * 0x2545F4914F6CDD1D
+    return (mix64(item_key.unsqueeze(0) + seed) & (rows - 1)) + rows * table
 
 
 def mix64(x: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 """What a killed run resumes from: ``RUN/checkpoint/<epoch>-<step>/`` with weights, optimiser and progress.
 
 Safetensors and JSON alone. A checkpoint is filled beside its place and renamed into it, and the one before goes only
-then: at any moment of a crash the newest one is complete. Every process writes what is its own (sketch and sums), rank
-0 what all share; the processes see one file system. Random generators need no place here: see ``batches``.
+then: at any moment of a crash the newest one is complete. Every process writes what is its own (sketch, sums, shards of
+the ID tables), rank 0 what all share; the processes see one file system. Random generators need no place here: see
+``batches``.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from torch import Tensor
 from pinrec_core.errors import ConfigError, DataError
 from pinrec_core.objective import Objective
 from pinrec_core.training.metrics import EpochMetrics, Tally
+from pinrec_core.training.run import ID_TABLES
+from pinrec_core.training.sharded_tables import ShardedIdEmbedding
 
 if TYPE_CHECKING:
     from pinrec_core.training.processes import Processes
@@ -62,12 +65,11 @@ def save(
         shutil.rmtree(building, ignore_errors=True)  # of a run killed while it wrote
         building.mkdir(parents=True)
     processes.wait()
-    weights = objective.state_dict()
-    own = {name: value for name, value in weights.items() if name.startswith(SKETCH)} | tally.to_tensors()
+    state = objective.state_dict() | dict(_optimizer_state(objective, optimizers))
+    own = {name: value for name, value in state.items() if _is_own(name, objective)} | tally.to_tensors()
     _write_tensors(own, building / _own_file(processes.rank))
     if processes.rank == 0:
-        shared = {name: value for name, value in weights.items() if not name.startswith(SKETCH)}
-        shared |= dict(_optimizer_state(objective, optimizers))
+        shared = {name: value for name, value in state.items() if not _is_own(name, objective)}
         _write_tensors(shared, building / SHARED_FILE)
         plain = json.dumps({"configuration": configuration, "position": asdict(position)}, indent=2)
         (building / STATE_FILE).write_text(plain + "\n", "utf-8")
@@ -104,9 +106,9 @@ def load(
         _check_same(checkpoint.parents[1], dict(_flat(state["configuration"])), dict(_flat(configuration)))
         shared = safetensors.torch.load_file(checkpoint / SHARED_FILE)
         own = safetensors.torch.load_file(checkpoint / _own_file(processes.rank))
-        names = objective.state_dict().keys()
-        objective.load_state_dict({name: (own if name.startswith(SKETCH) else shared)[name] for name in names})
-        _restore_optimizers(objective, optimizers, shared)
+        tensors = shared | own
+        objective.load_state_dict({name: tensors[name] for name in objective.state_dict()})
+        _restore_optimizers(objective, optimizers, tensors)
         raw = state["position"]
         position = Position(**raw | {"epochs": [EpochMetrics(**epoch) for epoch in raw["epochs"]]})
         return position, Tally.from_tensors(own, processes.device)
@@ -115,6 +117,12 @@ def load(
         raise DataError(
             f"{checkpoint}: expected a checkpoint of `pinrec train` ({reason}); --overwrite starts anew"
         ) from error
+
+
+def _is_own(name: str, objective: Objective) -> bool:
+    """Whether a tensor of the state differs between processes: the sketch, and shards of the ID tables."""
+    sharded = isinstance(objective.model.id_embedding, ShardedIdEmbedding)
+    return name.startswith(SKETCH) or (sharded and name.endswith(ID_TABLES))
 
 
 def _check_same(run: Path, left: dict[str, Any], given: dict[str, Any]) -> None:

@@ -35,6 +35,7 @@ from pinrec_core.training.curves import Curves, curves
 from pinrec_core.training.metrics import EpochMetrics, Progress, Tally
 from pinrec_core.training.optimizer import network_parameters, new_optimizers, schedule
 from pinrec_core.training.run import RUN_FILE, Run, clear, load_id_tables, make_writable
+from pinrec_core.training.sharded_tables import ShardedIdEmbedding, shard_id_tables
 from pinrec_core.training.throughput import Throughput, measured_peak, training_flops
 from pinrec_core.training.validation import held_out_loss
 
@@ -97,8 +98,10 @@ def train(
     if id_tables is not None:
         load_id_tables(model, id_tables)
     objective = Objective(model, objective_config, catalogue_size=len(catalogue))
-    # NCCL cannot sum sparse gradients over processes.
-    model.id_embedding.tables.sparse = processes.count == 1 or processes.device.type == "cpu"
+    if training_config.shard_id_tables and processes.count > 1:
+        shard_id_tables(objective, rank=processes.rank, count=processes.count)
+    else:  # NCCL cannot sum sparse gradients over processes
+        model.id_embedding.tables.sparse = processes.count == 1 or processes.device.type == "cpu"
     optimizers = new_optimizers(objective, training_config)
     module, *_ = processes.fabric.setup(objective, *optimizers)
     configuration = {
@@ -124,6 +127,8 @@ def train(
         folder=folder, dataset=dataset, model=model_config, objective=objective_config, training=training_config,
         id_tables=id_tables, metrics=training.metrics(),
     )  # fmt: skip
+    if isinstance(model.id_embedding, ShardedIdEmbedding):
+        model.id_embedding = model.id_embedding.whole()
     if processes.rank == 0:
         run.save(objective)
         checkpoint.remove(folder)
@@ -167,7 +172,8 @@ class _Training:
 
     def run_epochs(self, plot: Curves) -> None:
         held_out: list[History] = []
-        if self.processes.rank == 0:
+        # Sharded tables are looked up by all processes together, in validation too.
+        if self.processes.rank == 0 or self.config.shard_id_tables:
             held_out = held_out_histories(self.sequences, self.objective.model.config, self.config)
         self.peak = measured_peak(self.processes.device, self.config.precision)
         self.module.train()
@@ -191,12 +197,12 @@ class _Training:
         with closing(ahead(self._remaining_batches(), BATCHES_AHEAD)) as batches:
             while True:
                 group = list(islice(batches, self.config.accumulate_batches))
-                share, due = self._agree(group)
-                if share is None:
+                count, share, due = self._agree(group)
+                if not count:
                     return
                 if due:
                     self._save()
-                self._step(group, (self.position.epoch + share) / self.config.epochs, plot)
+                self._step(group[:count], (self.position.epoch + share) / self.config.epochs, plot)
 
     def _remaining_batches(self) -> Iterator[PreparedBatch]:
         """This process's batches of the epoch under way; those that a resumed run has done become no tensors."""
@@ -208,14 +214,12 @@ class _Training:
         for draw in islice(draws, self.position.batches, None):
             yield prepare(draw, self.catalogue, self.objective.config, self.config.seed, rank, epoch, draw.batch)
 
-    def _agree(self, group: list[PreparedBatch]) -> tuple[float | None, bool]:
-        """The share of the epoch that all processes go by, and whether a checkpoint is due.
-
-        The share is None, and the epoch over, once any process has no batch left: no step can do without it.
-        """
+    def _agree(self, group: list[PreparedBatch]) -> tuple[int, float, bool]:
+        """How many batches every process has for the next step, the share of the epoch that all go by, and whether a
+        checkpoint is due. The epoch is over once any process has no batch left."""
         due = time.perf_counter() - self.last_save >= self.checkpoint_seconds
-        everybody, share, not_due = self.processes.least(len(group), group[-1].share if group else 0.0, not due)
-        return share if everybody else None, not not_due
+        count, share, not_due = self.processes.least(len(group), group[-1].share if group else 0.0, not due)
+        return int(count), share, not not_due
 
     def _step(self, group: list[PreparedBatch], share: float, plot: Curves) -> None:
         """One step of the optimiser on the mean gradient of the group's batches, over all processes."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import sys
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from tests.pinrec_core.builders import random_history, tiny_model
 from tests.pinrec_core.training.small_training import train_small
 
 USERS_PER_PROCESS = 3
+STOPPED_AT = 13  # a batch of the second epoch
 
 
 def gradients(dataset: Path, processes: Processes, users: list[int], out: Path) -> None:
@@ -33,6 +36,22 @@ def gradients(dataset: Path, processes: Processes, users: list[int], out: Path) 
     processes.fabric.backward(module(batch))
     left = {name: p.grad.to_dense() for name, p in objective.named_parameters() if p.grad is not None}
     safetensors.torch.save_file(left, out)
+
+
+def sharded_training(dataset: Path, out: Path) -> None:
+    """As ``whole_training``, but both processes stop at the same batch, and go on."""
+    settings = {"accumulate_batches": 2, "batch_users": 4, "shard_id_tables": True}
+    batches = itertools.count()
+
+    def stop(module: torch.nn.Module, *_: object) -> None:
+        if isinstance(module, Objective) and next(batches) == STOPPED_AT:
+            raise InterruptedError
+
+    hook = torch.nn.modules.module.register_module_forward_hook(stop)
+    with contextlib.suppress(InterruptedError):
+        train_small(dataset, out / "sharded", training=settings, checkpoint_seconds=0.0)
+    hook.remove()
+    train_small(dataset, out / "sharded", training=settings)
 
 
 def whole_training(dataset: Path, out: Path, rank: int) -> None:
@@ -56,6 +75,7 @@ def main() -> None:
     users = list(range(rank * USERS_PER_PROCESS, (rank + 1) * USERS_PER_PROCESS))
     gradients(dataset, processes, users, out / f"gradients-{rank}.safetensors")
     whole_training(dataset, out, rank)
+    sharded_training(dataset, out)
 
 
 if __name__ == "__main__":
