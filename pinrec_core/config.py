@@ -41,10 +41,11 @@ class Variant(StrEnum):
 
 
 class WindowReduction(StrEnum):
-    """How the targets of one window are combined (eq. 5; not recoverable from the paper, so both are offered)."""
+    """How the targets of one window are combined (eq. 5; not recoverable from the paper, so several are offered)."""
 
-    MEAN = "mean"
-    MIN = "min"
+    MEAN = "mean"  # of their losses: every target is to be covered
+    MIN = "min"  # the target of least loss counts alone
+    MARGINAL = "marginal"  # of their probabilities: between the two, the likelier a target the more it counts
 
 
 class Precision(StrEnum):

@@ -154,9 +154,18 @@ class Objective(nn.Module):
 def reduce_windows(loss: Tensor, window: Tensor, num_windows: int, reduction: WindowReduction) -> Tensor:
     """Losses ``[m]`` of targets and the window each belongs to, int64 ``[m]`` → the mean over windows, a scalar.
 
-    Within a window either the mean over its targets or the target of least loss counts. No window at all (a batch of
-    very short histories and offsets beyond their ends) is a loss of 0.
+    Losses are −log p. Within a window either their mean counts, or the least of them, or −log of the mean p. No window
+    at all (a batch of very short histories and offsets beyond their ends) is a loss of 0.
     """
-    how = "amin" if reduction is WindowReduction.MIN else "mean"
-    per_window = loss.new_zeros(num_windows).scatter_reduce(0, window, loss, how, include_self=False)
-    return per_window.sum() / max(1, num_windows)
+
+    def per_window(values: Tensor, how: str) -> Tensor:
+        return values.new_zeros(num_windows).scatter_reduce(0, window, values, how, include_self=False)
+
+    if reduction is WindowReduction.MEAN:
+        reduced = per_window(loss, "mean")
+    else:
+        reduced = per_window(loss, "amin")
+        if reduction is WindowReduction.MARGINAL:  # around the least one, so that nothing underflows
+            least = reduced.detach()
+            reduced = least - per_window(torch.exp(least[window] - loss), "mean").log()
+    return reduced.sum() / max(1, num_windows)

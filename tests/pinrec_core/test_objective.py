@@ -163,6 +163,19 @@ def test_window_reduction_by_hand():
     loss, window = torch.tensor([3.0, 1.0, 5.0]), torch.tensor([0, 0, 1])
     assert reduce_windows(loss, window, 2, WindowReduction.MEAN).item() == pytest.approx((2 + 5) / 2)
     assert reduce_windows(loss, window, 2, WindowReduction.MIN).item() == pytest.approx((1 + 5) / 2)
+    marginal = -math.log((math.exp(-3) + math.exp(-1)) / 2)
+    assert reduce_windows(loss, window, 2, WindowReduction.MARGINAL).item() == pytest.approx((marginal + 5) / 2)
+
+
+def test_the_marginal_of_a_window_is_differentiated_correctly_and_does_not_underflow():
+    window = torch.tensor([0, 0, 1, 1, 1])
+    loss = torch.tensor([3.0, 1.0, 5.0, 2.0, 800.0], dtype=torch.float64, requires_grad=True)
+
+    def marginal(loss: torch.Tensor) -> torch.Tensor:
+        return reduce_windows(loss, window, 2, WindowReduction.MARGINAL)
+
+    assert torch.autograd.gradcheck(marginal, (loss,))
+    assert marginal(loss + 1000).item() == pytest.approx(marginal(loss).item() + 1000)
 
 
 def training_batch(seed: int = 0, lengths: tuple[int, ...] = (5, 12, 2)) -> TrainingBatch:
