@@ -51,6 +51,10 @@ def train(
 
     Example: pinrec train data/ml100k --out runs/ml100k --preset tiny
 
+    Better items in two stages, ID tables first:
+    pinrec train data/ml100k --out runs/ids --variant dot_product --set training.id_learning_rate=0.01
+    pinrec train data/ml100k --out runs/ml100k --id-tables runs/ids --set training.id_learning_rate=3e-4
+
     Several processes, each with its share of the users:
     torchrun --nproc-per-node 8 --no-python pinrec train data/ml100k --out runs/ml100k --device cuda
     """
