@@ -187,7 +187,7 @@ class ObjectiveConfig(_Config):
     random_negatives: int = 1024
     windows_per_step: int = 2048  # hidden states scored in a batch, each with its window of targets
     window: int = 4  # W; 1 unless the variant is multi-token
-    window_reduction: WindowReduction = WindowReduction.MEAN
+    window_reduction: WindowReduction = WindowReduction.MARGINAL
     init_temperature: float = 0.07  # λ starts at its inverse
     max_inverse_temperature: float = 100.0
     log_q: bool = True  # subtract log Q(i) from the logits; off only to measure what it is worth
