@@ -42,7 +42,7 @@ def test_train_names_what_it_lacks(pinrec, dataset, tmp_path):
         ((dataset, *out, "--epochs", 0), 2, "epochs=0: expected a value above 0"),
         ((dataset, *out, "--seed", -1), 2, "seed=-1: expected a value of at least 0"),
         ((dataset, *out, "--set", "objective.window=x"), 2, "window='x': expected a whole number"),
-        ((dataset, *out, "--set", "objective.window_reduction=max"), 2, "expected one of ['mean', 'min']"),
+        ((dataset, *out, "--set", "objective.window_reduction=max"), 2, "expected one of ['mean', 'min', 'marginal']"),
         ((dataset, *out, "--preset", "huge"), 2, "preset='huge'"),
     ]:
         got, line = pinrec("train", *arguments)
