@@ -32,6 +32,7 @@ class ItemSoftmax:
         # Unit vectors: ⟨z, e⟩ is at most 1, and subtracting that bound keeps the exponentials within range.
         weight = np.exp(self._inverse_temperature * (embedding @ self._index.reconstruct(item_row).T - 1))
         other = ~np.isin(self._row, item_row)
-        rest = np.exp(self._inverse_temperature * (embedding @ self._reference[other].T - 1)).sum(axis=1)
+        # All of the reference, then what counts: copying the others' vectors would cost more than their products.
+        rest = np.exp(self._inverse_temperature * (embedding @ self._reference.T - 1)) @ other.astype(np.float32)
         rest *= (V - U) / max(1, other.sum())
         return weight / (weight.sum(axis=1) + rest)[:, None]
