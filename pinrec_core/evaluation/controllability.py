@@ -17,7 +17,7 @@ from pinrec_core.evaluation.bootstrap import Interval, mean_interval, ratio_inte
 from pinrec_core.evaluation.cases import EvaluationCase
 from pinrec_core.evaluation.held_out import BATCH_USERS, batches
 from pinrec_core.evaluation.subjects import ModelSubject
-from pinrec_core.evaluation.unordered_recall import recalled, top_k
+from pinrec_core.evaluation.unordered_recall import recalled, retrieved_lists
 from pinrec_core.evaluation.user_embeddings import generate_for
 
 
@@ -40,8 +40,7 @@ def hits_by_desired_outcome(
             embedding = generate_for(indexed.model, indexed.embed_ids, part, np.eye(O)[desired], indexed.generation)[
                 :, desired
             ]  # [B, S·W, D]
-            found = top_k(embedding.flatten(0, 1).float().cpu().numpy(), subject.items, k)
-            hits[desired].append(recalled(target, found.reshape(len(part), -1)))
+            hits[desired].append(recalled(target, retrieved_lists(embedding, subject.items, k)))
         report(len(part))
     if not hits[0]:
         raise DataError("no case: expected at least one user to judge")

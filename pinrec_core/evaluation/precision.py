@@ -23,7 +23,7 @@ from pinrec_core.evaluation.bootstrap import Interval, ratio_interval
 from pinrec_core.evaluation.cases import EvaluationCase
 from pinrec_core.evaluation.held_out import BATCH_USERS, batches
 from pinrec_core.evaluation.subjects import ModelSubject
-from pinrec_core.evaluation.unordered_recall import recalled, top_k
+from pinrec_core.evaluation.unordered_recall import recalled, retrieved_lists
 from pinrec_core.evaluation.user_embeddings import generate_for, history_batch, request_context
 from pinrec_core.generation import generate
 from pinrec_core.history import ItemType
@@ -121,9 +121,8 @@ def _hits(
 ) -> np.ndarray:
     hits = []
     for part in batches(cases, BATCH_USERS):
-        embedding = generated(part)
-        found = top_k(embedding.flatten(0, -2).float().cpu().numpy(), items, k)
-        hits.append(recalled(np.stack([case.target_row for case in part]), found.reshape(len(part), -1)))
+        target = np.stack([case.target_row for case in part])
+        hits.append(recalled(target, retrieved_lists(generated(part), items, k)))
         report(len(part))
     return np.concatenate(hits)
 

@@ -14,7 +14,7 @@ from pinrec_core.compression import compress
 from pinrec_core.evaluation.cases import EvaluationCase
 from pinrec_core.evaluation.recommender import Recommender, top
 from pinrec_core.evaluation.served import serve
-from pinrec_core.evaluation.unordered_recall import top_k
+from pinrec_core.evaluation.unordered_recall import retrieved_lists
 from pinrec_core.evaluation.user_embeddings import generate_for, serving_budget
 
 if TYPE_CHECKING:
@@ -70,11 +70,9 @@ class ModelSubject:
         """As ``Subject.answer``: the lists by exact search, the served items by the serving path."""
         indexed = self.indexed
         embedding = generate_for(indexed.model, indexed.embed_ids, cases, self.budget, indexed.generation)
-        B, O, n, D = embedding.shape
-        found = top_k(embedding.reshape(-1, D).float().cpu().numpy(), self.items, depth)
         served = serve(indexed, embedding, cases, self.budget, num_items=num_items, exclude_seen=exclude_seen)
         return Answers(
-            retrieved=found.reshape(B, O * n, -1),
+            retrieved=retrieved_lists(embedding, self.items, depth),
             served=[answer.item_row for answer in served],
             kept=(compress(embedding, indexed.generation.merge_cosine) > 0).sum((1, 2)).cpu().numpy(),
         )

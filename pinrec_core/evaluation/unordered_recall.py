@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import faiss
 import numpy as np
+from torch import Tensor
 
 
 def top_k(query: np.ndarray, items: np.ndarray, k: int) -> np.ndarray:
@@ -16,6 +17,13 @@ def top_k(query: np.ndarray, items: np.ndarray, k: int) -> np.ndarray:
     return faiss.knn(
         np.ascontiguousarray(query, np.float32), items, min(k, len(items)), metric=faiss.METRIC_INNER_PRODUCT
     )[1]
+
+
+def retrieved_lists(embedding: Tensor, items: np.ndarray, k: int) -> np.ndarray:
+    """``top_k`` of every embedding of B users, float ``[B, …, D]`` on any device → int64 ``[B, E, min(k, V)]``."""
+    B, D = embedding.shape[0], embedding.shape[-1]
+    on_host = embedding.reshape(-1, D).float().cpu().numpy()  # Faiss searches there: one copy per batch of users
+    return top_k(on_host, items, k).reshape(B, len(on_host) // B, -1)
 
 
 def recalled(target_row: np.ndarray, retrieved: np.ndarray) -> np.ndarray:
