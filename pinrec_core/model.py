@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pinrec_core import time_features
 from pinrec_core.config import ModelConfig
+from pinrec_core.decoder import CONTEXT_SCALE
 from pinrec_core.history import ItemType
 from pinrec_core.item_embedder import ItemEmbedder
 from pinrec_core.output_head import OutputHead
@@ -36,7 +37,10 @@ class PinRec(SequenceModel):
             hidden_width=config.hidden_width, item_width=config.item_width,
             num_conditions=config.num_conditions, max_offset=config.max_offset,
         )  # fmt: skip
-        nn.init.normal_(self.surface_embedding.weight, std=0.02)
+        nn.init.normal_(self.surface_embedding.weight, std=CONTEXT_SCALE)
+        # Sines and cosines: the squares of the features sum to about WIDTH / 2.
+        nn.init.normal_(self.time_projection.weight, std=CONTEXT_SCALE / (time_features.WIDTH / 2) ** 0.5)
+        nn.init.zeros_(self.time_projection.bias)
 
     def represent_pins(self, feature: Tensor, scale: Tensor, id_embedding: Tensor) -> Tensor:
         """INT8 content ``[..., F]`` with scales ``[...]`` and ID embeddings ``[..., I]`` → item space ``[..., D]``."""

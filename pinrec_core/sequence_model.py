@@ -92,7 +92,10 @@ class SequenceModel(ItemModel):
             layers=config.layers, heads=config.heads, hidden_width=config.hidden_width,
             max_positions=config.max_positions, dropout=config.dropout,
         )  # fmt: skip
-        nn.init.normal_(self.start_token, std=0.02)
+        # An item is a unit vector: weights of deviation 1 give its share of a token elements of deviation 1.
+        nn.init.normal_(self.token_projection.weight, std=1.0)
+        nn.init.zeros_(self.token_projection.bias)
+        nn.init.normal_(self.start_token, std=1.0)
 
     @abstractmethod
     def represent_items(self, batch: HistoryBatch) -> Tensor:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pinrec_core.decoder import KeyValueCache
 from pinrec_core.history import History, ItemType
-from tests.pinrec_core.builders import batch_of, random_history, tiny_model
+from pinrec_core.model import PinRec
+from tests.pinrec_core.builders import batch_of, random_history, tiny_config, tiny_model
 
 TOLERANCE = 2e-5
 """float32 sums in another order (masked attention over a longer row, another batch size); values are of order 1."""
@@ -90,3 +92,20 @@ def test_a_user_without_history_is_read_from_surface_and_time(model):
 def test_item_representations_are_unit_vectors(model):
     _, item = model(batch_of(model, [random_history(9, 5)]))
     torch.testing.assert_close(item.norm(dim=-1), torch.ones(1, 9))
+
+
+@pytest.mark.parametrize("width", [32, 256])
+def test_a_fresh_model_sees_what_happened_before_it_sees_when(width):
+    model = PinRec(tiny_config(hidden_width=width))
+    generator = torch.Generator().manual_seed(0)
+    item = F.normalize(torch.randn(200, 1, model.config.item_width, generator=generator), dim=-1)
+    time = torch.randint(1_500_000_000, 1_600_000_000, (200, 1), generator=generator)
+    surface = torch.randint(0, model.config.num_surfaces, (200, 1), generator=generator)
+
+    def spread(item, surface, time):
+        return model.tokens(item, surface, time, time - 60).std(dim=0).mean()
+
+    with torch.inference_mode():
+        by_item = spread(item, surface[:1].expand(200, 1), time[:1].expand(200, 1))
+        by_context = spread(item[:1].expand(200, 1, -1), surface, time)
+    assert by_item > 2 * by_context
