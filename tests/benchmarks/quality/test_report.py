@@ -1,0 +1,118 @@
+"""Claims, goals and the report made of figures."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from benchmarks.quality import claims, report
+from benchmarks.quality.claims import Goal
+from benchmarks.quality.measures import Measure
+from benchmarks.quality.results import FOLDER
+from benchmarks.quality.study import STUDIES, load_study, study_names
+from pinrec_core.errors import ConfigError, DataError
+
+ROW = {
+    "claim", "dataset", "protocol", "metric", "value", "baseline", "baseline_value", "ratio", "ci95", "seeds", "goal",
+    "command", "reached",
+}  # fmt: skip
+
+
+def test_the_report_needs_only_the_figures_and_is_the_same_twice(place, tmp_path):
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "yelp.json").write_bytes((place / "figures" / "yelp.json").read_bytes())
+    written = []
+    for out in (tmp_path / "first", tmp_path / "second"):
+        rows = report.write_report(tmp_path / "figures", out)
+        written.append({path.name: path.read_bytes() for path in out.iterdir()})
+        assert json.loads((out / "summary.json").read_text("utf-8")) == rows
+    assert written[0] == written[1]
+    names = set(written[0])
+    assert {"README.md", "summary.json", "yelp.md", "yelp-controllability-oc.svg", "yelp-budget-oc.svg",
+            "yelp-embeddings-per-step.svg", "yelp-id-tables-epochs.svg", "yelp-held-out.svg"} <= names  # fmt: skip
+    page = written[0]["yelp.md"].decode()
+    assert all(f"]({name})" in page for name in names if name.endswith(".svg"))
+    check_rows(rows)
+    readme = written[0]["README.md"].decode()
+    assert "UC over PinnerFormer" in readme
+    assert "## Not measured yet" in readme
+    assert "SASRec" in readme.partition("## Not measured yet")[2]
+
+
+def test_a_goal_is_reached_or_not(result):
+    of, against = (Measure(run=run, evaluation="held_out", name="hit") for run in ("mt_oc", "uc"))
+    claim = next(c for c in claims.claims_of("yelp", result.outcomes) if (c.of, c.against) == (of, against))
+    stored = result.comparison(of, against)
+    for ratio, reached in ((1.2, True), (1.11, True), (1.05, False)):
+        stored |= {"value": 0.1 * ratio, "baseline_value": 0.1, "ratio": ratio, "ci95": [ratio - 0.1, ratio + 0.1]}
+        assert claim.row(result)["reached"] is reached
+    assert claim.row(result)["goal"] == ">= 1.11x"
+    assert [c.row(result) for c in claims.claims_of("yelp", result.outcomes) if c.of.evaluation == "precision"] == (
+        [None] * 3
+    )
+
+
+@pytest.mark.parametrize(
+    ("goal", "value", "reached"),
+    [
+        (Goal(compare="within", bound=0.005), 1.004, True),
+        (Goal(compare="within", bound=0.005), 0.994, False),
+        (Goal(compare="<=", bound=0.1), 0.1, True),
+        (Goal(compare="<", bound=1.0), 1.0, False),
+        (Goal(compare=">", bound=1.0), None, None),
+    ],
+)
+def test_goals_are_checked_by_machine(goal, value, reached):
+    assert goal.is_reached({"ratio": value}) is reached
+
+
+def test_a_note_is_quoted_and_one_without_a_claim_refused(place, tmp_path):
+    tmp_path.joinpath("notes.toml").write_text('mt-oc-over-uc = "Tried: two seeds."\n', "utf-8")
+    report.write_report(place / "figures", tmp_path)
+    assert "\nTried: two seeds.\n" in (tmp_path / "README.md").read_text("utf-8")
+    tmp_path.joinpath("notes.toml").write_text('mt-over-uc = "No such claim."\n', "utf-8")
+    with pytest.raises(ConfigError, match="mt-over-uc"):
+        report.write_report(place / "figures", tmp_path)
+    with pytest.raises(DataError, match="expected results of a study"):
+        report.write_report(tmp_path / "nothing", tmp_path)
+
+
+@pytest.mark.parametrize("name", study_names())
+def test_every_claim_about_a_shipped_study_can_be_measured_in_it(name):
+    study = load_study(name)
+    measures = [m for pair in claims.pairs_of(name, ["outcome"]) for m in pair]
+    measures += [claim.of for claim in claims.claims_of(name, ["outcome"])]
+    for measure in measures:
+        kind, _, width = measure.evaluation.partition("-")
+        assert kind in study.runs[measure.run].evaluations, measure.key
+        assert not width or int(width) in study.evaluation.offsets_per_step, measure.key
+    assert STUDIES.joinpath(f"{name}.toml").is_file()
+
+
+def test_every_group_of_claims_has_a_title():
+    assert set(claims.GROUPS) == set(claims.TITLES)
+    made = {claim.group for name in study_names() for claim in claims.claims_of(name, ["outcome"])}
+    assert made == set(claims.GROUPS)
+
+
+def test_the_committed_summary_is_what_its_figures_say(tmp_path):
+    summary = report.FOLDER / "summary.json"
+    if not summary.is_file():
+        pytest.skip("no summary has been made yet: python -m benchmarks.quality report")
+    rows = json.loads(summary.read_text("utf-8"))
+    check_rows(rows)
+    assert report.write_report(FOLDER, tmp_path) == rows
+
+
+def check_rows(rows: list[dict]) -> None:
+    assert rows
+    for row in rows:
+        assert set(row) == ROW
+        assert row["seeds"] >= 1
+        assert row["command"].startswith("python -m benchmarks.quality run ")
+        if row["ratio"] is not None:  # both are rounded to six digits
+            assert row["ratio"] == pytest.approx(row["value"] / row["baseline_value"], rel=1e-4)
+        if row["ci95"] is not None and None not in row["ci95"]:
+            assert row["ci95"][0] <= row["ratio"] <= row["ci95"][1]
+        assert (row["goal"] is None) <= (row["reached"] is None)

@@ -1,0 +1,120 @@
+"""Running a study: what is trained and judged, what is left alone, what a failure or a kill leaves behind.
+
+Only the test of a killed run starts processes; the others run the same pieces in this one (``workers=0``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks.quality.results import load_all
+from benchmarks.quality.schedule import Piece, run_pieces
+from benchmarks.quality.study import load_study
+from pinrec_core.errors import ConfigError
+from tests.benchmarks.quality.small_study import STUDY, TRAINING, run_here
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_a_finished_study_is_not_touched_again(place, datasets):
+    def state() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in (place / "work").rglob("*") if path.is_file()}
+
+    before, figures = state(), (place / "figures" / "yelp.json").read_bytes()
+    assert run_here(place, datasets) == {}
+    assert state() == before
+    assert (place / "figures" / "yelp.json").read_bytes() == figures
+
+
+def test_every_run_has_what_it_was_asked_for(place, result):
+    study = load_study(str(place / "yelp.toml"))
+    for run in study.runs.values():
+        seeds = result.runs[run.name]["seeds"]
+        assert set(seeds) == {str(seed) for seed in run.seeds}
+        assert all(set(seed["evaluations"]) == set(run.evaluations) for seed in seeds.values())
+    trained = json.loads((place / "work" / "yelp" / "mt_oc-0" / "training" / "run.json").read_text("utf-8"))
+    assert Path(trained["id_tables"]).parent.name == "tables-0"
+    assert trained["training"]["held_out_last"] == 1
+    assert [p["offsets_per_step"] for p in result.seeds("mt_oc", "steps")[0]["points"]] == [1, 2, 4]
+    assert all(seed["embeddings"] == 6 for run in ("uc", "oc", "mt_oc") for seed in result.seeds(run, "held_out"))
+
+
+def test_a_changed_study_is_refused_until_told_to_overwrite(place, datasets, tmp_path):
+    subprocess.run(["cp", "-r", f"{place}/.", str(tmp_path)], check=True)
+    study = tmp_path / "yelp.toml"
+    study.write_text(STUDY.replace("k = 5", "k = 4").replace('title = "OC"\n', 'title = "OC"\nepochs = 2\n'), "utf-8")
+    with pytest.raises(ConfigError) as refused:
+        run_here(tmp_path, datasets)
+    assert "oc-0: epochs=1, now 2" in str(refused.value)
+    assert "uc-1/held_out: evaluation.k=5, now 4" in str(refused.value)
+    budget = tmp_path / "work" / "yelp" / "pinnerformer-0" / "training" / "run.json"
+    before = budget.stat().st_mtime_ns
+    assert run_here(tmp_path, datasets, overwrite=True) == {}
+    again = load_all(tmp_path / "figures")[0]
+    assert again.seeds("uc", "held_out")[0]["k"] == 4
+    assert len(next(iter(again.runs["oc"]["seeds"].values()))["training"]["epochs"]) == 2
+    assert budget.stat().st_mtime_ns == before, "what had not changed is trained no second time"
+
+
+def test_what_comes_after_a_failure_fails_and_nothing_else(tmp_path, datasets, place):
+    def piece(name: str, study: str, after: set[str]) -> Piece:
+        job = {"study": study, "run": "uc", "seed": 0, "work": str(place / "work"), "dataset": str(datasets / "walk"),
+               "device": "cpu", "train": False, "evaluations": []}  # fmt: skip
+        return Piece(id=name, kind="evaluation", units=1, job=job, log=tmp_path / name, after=frozenset(after))
+
+    done: list[str] = []
+    fine = str(place / "yelp.toml")
+    pieces = [piece("bad", "no such study", set()), piece("after bad", fine, {"bad"}), piece("good", fine, set())]
+    failed = run_pieces(pieces, workers=0, threads=1, report=done.append)
+    assert set(failed) == {"bad", "after bad"}
+    assert failed["after bad"] == "needs bad"
+    assert [line.endswith("good") for line in done] == [True]
+
+
+def test_a_killed_run_leaves_nothing_behind_and_goes_on(tmp_path, datasets):
+    study = tmp_path / "long.toml"
+    runs = '\n[evaluation]\nembeddings = 6\n\n[[runs]]\nname = "uc"\nvariant = "uc"\nevaluations = []\n'
+    study.write_text('title = "long"\ndataset = "walk"\n' + TRAINING.format(epochs=60) + runs, "utf-8")
+    command = [
+        sys.executable, "-m", "benchmarks.quality", "run", str(study), "--work", str(tmp_path / "work"),
+        "--datasets", str(datasets), "--out", str(tmp_path / "figures"), "--workers", "1",
+    ]  # fmt: skip
+    log = tmp_path / "work" / "long" / "uc-0" / "log.txt"
+    first = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    wait_until(lambda: log.is_file() and "epoch 2/60" in log.read_text("utf-8"), "the second epoch")
+    workers = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text("utf-8").split()
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    assert workers
+    wait_until(lambda: not any(is_running(worker) for worker in workers), "the workers' end")
+    assert not (tmp_path / "work" / "long" / "uc-0" / "training" / "run.json").exists()
+
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "[1/1] uc-0" in again.stderr
+    assert "resuming the unfinished run" in log.read_text("utf-8")
+    found = load_all(tmp_path / "figures")[0]
+    assert len(found.runs["uc"]["seeds"]["0"]["training"]["epochs"]) == 60
+
+
+def is_running(process: str) -> bool:
+    """Whether it is there and has not ended: nobody may have asked for its status yet."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text("utf-8").rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(condition, what: str) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline, f"waited for {what}"
+        time.sleep(0.05)
