@@ -37,6 +37,7 @@ class PinRec(SequenceModel):
             hidden_width=config.hidden_width, item_width=config.item_width,
             num_conditions=config.num_conditions, max_offset=config.max_offset,
         )  # fmt: skip
+        self.head.start_as_inverse(self.token_projection)
         nn.init.normal_(self.surface_embedding.weight, std=CONTEXT_SCALE)
         # Sines and cosines: the squares of the features sum to about WIDTH / 2.
         nn.init.normal_(self.time_projection.weight, std=CONTEXT_SCALE / (time_features.WIDTH / 2) ** 0.5)

@@ -26,6 +26,20 @@ class OutputHead(ConditionedHead):
         self.from_condition = nn.Linear(2 * hidden_width, 2 * hidden_width, bias=False)
         self.out = nn.Linear(2 * hidden_width, item_width)
 
+    @torch.no_grad()
+    def start_as_inverse(self, token_projection: nn.Linear) -> None:
+        """Initial weights that lead from a token back to the item it was made of, but for the conditioning.
+
+        A fresh model then answers with what it saw last, the best first guess there is. From random weights it has to
+        find the way back to item space first, and on a small log of short sessions it never does.
+        """
+        identity = torch.eye(token_projection.out_features)
+        self.from_hidden.weight.copy_(torch.cat([identity, -identity]))
+        nn.init.zeros_(self.from_hidden.bias)
+        back = token_projection.weight.T / max(token_projection.weight.shape)
+        self.out.weight.copy_(torch.cat([back, -back], dim=1))  # gelu(x) − gelu(−x) = x
+        nn.init.zeros_(self.out.bias)
+
     def condition(self, outcome: Tensor, offset: Tensor) -> Tensor:
         """The conditioning's block of the first layer, ``[..., 2H]``: the same for every request and step."""
         return self.from_condition(torch.cat([self.outcome_embedding(outcome), self.offset_embedding(offset - 1)], -1))

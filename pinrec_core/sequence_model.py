@@ -92,8 +92,8 @@ class SequenceModel(ItemModel):
             layers=config.layers, heads=config.heads, hidden_width=config.hidden_width,
             max_positions=config.max_positions, dropout=config.dropout,
         )  # fmt: skip
-        # An item is a unit vector: weights of deviation 1 give its share of a token elements of deviation 1.
-        nn.init.normal_(self.token_projection.weight, std=1.0)
+        # Elements of deviation 1 of a unit vector, and a rotation, so that a head can start with its inverse.
+        nn.init.orthogonal_(self.token_projection.weight, gain=max(config.hidden_width, config.item_width) ** 0.5)
         nn.init.zeros_(self.token_projection.bias)
         nn.init.normal_(self.start_token, std=1.0)
 

@@ -24,6 +24,9 @@ class SASRec(SequenceModel):
         expected = f"item_width={config.item_width}: SASRec's items are their ID embeddings"
         require(config.id_width == config.item_width, "id_width", config.id_width, expected, error=ConfigError)
         self.head = UserEmbedding(hidden_width=config.hidden_width, item_width=config.item_width)
+        with torch.no_grad():  # as in PinRec: a fresh model answers with the item it saw last
+            self.head.out.weight.copy_(self.token_projection.weight.T / max(self.token_projection.weight.shape))
+            nn.init.zeros_(self.head.out.bias)
 
     def represent_pins(self, feature: Tensor, scale: Tensor, id_embedding: Tensor) -> Tensor:
         """ID embeddings ``[..., I]`` → unit vectors ``[..., D]``; the content is ignored."""

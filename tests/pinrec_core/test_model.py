@@ -9,9 +9,11 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pinrec_core.config import Variant
 from pinrec_core.decoder import KeyValueCache
 from pinrec_core.history import History, ItemType
 from pinrec_core.model import PinRec
+from pinrec_core.model_of_variant import generative_model
 from tests.pinrec_core.builders import batch_of, random_history, tiny_config, tiny_model
 
 TOLERANCE = 2e-5
@@ -109,3 +111,15 @@ def test_a_fresh_model_sees_what_happened_before_it_sees_when(width):
         by_item = spread(item, surface[:1].expand(200, 1), time[:1].expand(200, 1))
         by_context = spread(item[:1].expand(200, 1, -1), surface, time)
     assert by_item > 2 * by_context
+
+
+@pytest.mark.parametrize("variant", [Variant.UC, Variant.MT_OC, Variant.SASREC])
+def test_a_fresh_model_answers_with_the_item_it_saw_last(variant):
+    torch.manual_seed(0)
+    model = generative_model(tiny_config(variant, hidden_width=32, item_width=32, id_width=32)).eval()
+    with torch.inference_mode():
+        hidden, item = model(batch_of(model, [random_history(20, seed, queries=False) for seed in range(20)]))
+        first = torch.zeros(20, 20, dtype=torch.int64)
+        answer = model.head(hidden[:, 1:], first, first + 1)
+    similarity = answer @ item.transpose(1, 2)  # [user, answer, item]
+    assert (similarity.argmax(-1) == torch.arange(20)).float().mean() > 0.9
