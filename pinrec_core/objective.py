@@ -155,7 +155,7 @@ def reduce_windows(loss: Tensor, window: Tensor, num_windows: int, reduction: Wi
     """Losses ``[m]`` of targets and the window each belongs to, int64 ``[m]`` → the mean over windows, a scalar.
 
     Losses are −log p. Within a window either their mean counts, or the least of them, or −log of the mean p. No window
-    at all (a batch of very short histories and offsets beyond their ends) is a loss of 0.
+    at all (a batch without targets) is a loss of 0.
     """
 
     def per_window(values: Tensor, how: str) -> Tensor:

@@ -28,16 +28,20 @@ class Targets:
 
 
 def draw_windows(is_target: Tensor, *, max_offset: int, window: int, windows: int) -> Targets:
-    """At most ``windows`` windows [δ, δ + W), δ uniform over 1..Δmax: every target inside is one to predict (eq. 5).
+    """At most ``windows`` windows [δ, δ + W): every target inside is one to predict (eq. 5).
 
-    ``is_target`` bool ``[B, T]``. Windows without a target are not drawn. With Δmax = W = 1 this is next-item
-    prediction (eq. 3).
+    ``is_target`` bool ``[B, T]``. δ is uniform over 1..Δmax, but for the end of a history: there over the offsets up to
+    its last target, so that short histories are not left with a few of their windows. Windows without a target are not
+    drawn. With Δmax = W = 1 this is next-item prediction (eq. 3).
     """
     B, T = is_target.shape
     device = is_target.device
-    offset = torch.randint(1, max_offset + 1, (B, T), device=device)
     seen = _targets_before(is_target)
-    first = (torch.arange(T, device=device) + offset - 1).clamp(max=T)
+    column = torch.arange(T, device=device)
+    last_target = torch.where(is_target, column, -1).amax(dim=1, keepdim=True)
+    largest = (last_target - column + 1).clamp(1, max_offset)
+    offset = 1 + (torch.rand(B, T, device=device) * largest).long().clamp(max=largest - 1)
+    first = (column + offset - 1).clamp(max=T)
     last = (first + window).clamp(max=T)
     user, position = (seen.gather(1, last) > seen.gather(1, first)).nonzero(as_tuple=True)
     user, position = _sample(user, position, windows)

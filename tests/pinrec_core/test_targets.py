@@ -48,6 +48,19 @@ def test_every_offset_is_drawn_and_only_windows_with_a_target():
     assert seen == {1, 2, 3, 4}
 
 
+def test_a_short_history_has_a_window_from_every_position():
+    """The state in front of the last target can only look one ahead; the one before it one or two, and so on."""
+    is_target = torch.tensor([[True, True, True, True, False, False]])
+    torch.manual_seed(0)
+    seen = {position: set() for position in range(4)}
+    for _ in range(200):
+        targets = draw_windows(is_target, max_offset=3, window=4, windows=100)
+        assert targets.num_windows == 4
+        for position, offset in zip(targets.position.tolist(), targets.offset.tolist(), strict=True):
+            seen[position].add(offset)
+    assert seen == {0: {1, 2, 3}, 1: {1, 2, 3}, 2: {1, 2}, 3: {1}}
+
+
 def test_windows_are_bounded():
     is_target = torch.ones(8, 50, dtype=torch.bool)
     assert draw_windows(is_target, max_offset=1, window=1, windows=64).num_windows == 64
