@@ -102,9 +102,11 @@ def report_(
 ) -> None:
     """Write the report from the figures alone: no log, no run and no model is read.
 
+    The headlines go into the project's README as well, unless the report goes elsewhere.
+
     Example: python -m benchmarks.quality report
     """
-    rows = report.write_report(from_, out)
+    rows = report.write_report(from_, out, report.README if out == report.FOLDER else None)
     reached = sum(row["reached"] is True for row in rows)
     say(f"{len(rows)} figures, {reached} of {sum(row['reached'] is not None for row in rows)} goals reached: {out}")
 

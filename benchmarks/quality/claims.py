@@ -66,6 +66,7 @@ class Claim:
     of: Measure
     against: Measure | Published
     goal: Goal | None
+    headline: bool = False  # among the figures that the project's README shows
 
     def row(self, result: StudyResult) -> dict[str, Any] | None:
         """The row of the summary; None where it has not been measured."""
@@ -120,7 +121,7 @@ def uc_over_pinnerformer(study: str, outcomes: Sequence[str]) -> Iterator[Claim]
             yield Claim(
                 group="uc-over-pinnerformer", claim=claim, study=study, metric=metric, goal=goal,
                 of=_held_out("uc", "hit" if name == EQUAL_DISTINCT_ITEMS else name),
-                against=_held_out("pinnerformer", name),
+                against=_held_out("pinnerformer", name), headline=name == "hit",
             )  # fmt: skip
 
 
@@ -131,7 +132,8 @@ def oc_over_uc(study: str, outcomes: Sequence[str]) -> Iterator[Claim]:
     def figure(claim: str, metric: str, goal: Goal, name: str, per: str | None = None) -> Claim:
         of, against = (Measure(run=run, evaluation="controllability", name=name, per=per) for run in ("oc", "uc"))
         return Claim(
-            group="oc-over-uc", claim=claim, study=study, metric=metric, goal=goal, of=of, against=against
+            group="oc-over-uc", claim=claim, study=study, metric=metric, goal=goal, of=of, against=against,
+            headline=per is None,
         )  # fmt: skip
 
     yield figure(
@@ -155,12 +157,14 @@ def mt_oc_over_uc(study: str, outcomes: Sequence[str]) -> Iterator[Claim]:
     yield Claim(
         group="mt-oc-over-uc", claim="{MT,OC} over UC at equal embeddings", study=study, metric="unordered recall@10",
         of=_held_out("mt_oc", "hit"), against=_held_out("uc", "hit"), goal=Goal(compare=">=", bound=1.11),
+        headline=True,
     )  # fmt: skip
     if study in LONG_HISTORIES:
         yield Claim(
             group="mt-oc-over-uc", claim="{MT,OC} at 16 offsets per step over OC, equal embeddings", study=study,
             metric="diversity", of=Measure(run="mt_oc_16", evaluation="steps-16", name="diversity"),
             against=Measure(run="oc", evaluation="steps-1", name="diversity"), goal=Goal(compare=">=", bound=1.21),
+            headline=True,
         )  # fmt: skip
 
 
@@ -174,7 +178,7 @@ def embeddings_per_step(study: str, outcomes: Sequence[str]) -> Iterator[Claim]:
         of, against = (Measure(run="mt_oc_16", evaluation=f"steps-{width}", name=name) for width in (16, 1))
         yield Claim(
             group="embeddings-per-step", claim="{MT,OC}: 16 embeddings per step and outcome against 1, equal total",
-            study=study, metric=metric, goal=goal, of=of, against=against,
+            study=study, metric=metric, goal=goal, of=of, against=against, headline=True,
         )  # fmt: skip
 
 
@@ -203,7 +207,7 @@ def served(study: str, outcomes: Sequence[str]) -> Iterator[Claim]:
         yield Claim(
             group="served", claim=f"{{MT,OC}} served, against the top 100 of {title}", study=study,
             metric="served recall@100", of=_held_out("mt_oc", "served_hit"), against=_held_out(run, "served_hit"),
-            goal=Goal(compare=">=", bound=1.05),
+            goal=Goal(compare=">=", bound=1.05), headline=True,
         )  # fmt: skip
 
 
@@ -218,7 +222,7 @@ def cold(study: str, outcomes: Sequence[str]) -> Iterator[Claim]:
         yield Claim(
             group="cold", claim="a user without history, over popularity by surface", study=study, metric=metric,
             of=Measure(run=run, evaluation="cold", name=name), goal=Goal(compare=">", bound=1.0),
-            against=Measure(run="popularity-by-surface", evaluation="cold", name=name),
+            against=Measure(run="popularity-by-surface", evaluation="cold", name=name), headline=name == "served_hit",
         )  # fmt: skip
 
 
@@ -230,7 +234,7 @@ def precision(study: str, outcomes: Sequence[str]) -> Iterator[Claim]:
             group="precision", claim=f"INT8 features and {arithmetic.upper()} arithmetic against FP32", study=study,
             metric="unordered recall@10", goal=Goal(compare="within", bound=0.005),
             of=Measure(run="mt_oc", evaluation="precision", name=f"hit_int8_{arithmetic}"),
-            against=Measure(run="mt_oc", evaluation="precision", name="hit_fp32_fp32"),
+            against=Measure(run="mt_oc", evaluation="precision", name="hit_fp32_fp32"), headline=arithmetic != "fp32",
         )  # fmt: skip
 
 
@@ -271,7 +275,7 @@ def _leave_one_out(
             group=group, claim=claim, study=study, metric=metric,
             of=Measure(run=LEAVE_ONE_OUT_RUN, evaluation="leave_one_out", name=name),
             against=Published(source=f"{source}, published", value=published[metric]),
-            goal=Goal(compare=">=", bound=goals[metric], of="value"),
+            goal=Goal(compare=">=", bound=goals[metric], of="value"), headline=goals is published,
         )  # fmt: skip
 
 

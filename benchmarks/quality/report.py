@@ -19,10 +19,14 @@ from benchmarks.quality.results import StudyResult, load_all
 from pinrec_core.errors import ConfigError, DataError, require
 
 FOLDER = ROOT / "docs" / "results"
+README = ROOT / "README.md"
 SUMMARY_FILE = "summary.json"
 NOTES_FILE = "notes.toml"
 _REACHED = {True: "yes", False: "**no**", None: ""}
 _DIGITS = 6
+_BEGIN, _END = "<!-- headlines -->", "<!-- end of headlines -->"
+Measured = dict[str, list[tuple[claims.Claim, dict[str, Any]]]]
+"""Claims and their rows in the summary, by group."""
 _INTRODUCTION = """# Results
 
 What the variants, the baselines and the serving path reach on public logs, each figure from a command that anyone can
@@ -46,15 +50,20 @@ What is trained and how it is judged stands in `benchmarks/quality/studies/*.tom
 """
 
 
-def write_report(results: Path, out: Path) -> list[dict[str, Any]]:
-    """Write everything to ``out`` and return the rows of the summary. Raises ``DataError`` without any results."""
+def write_report(results: Path, out: Path, readme: Path | None = None) -> list[dict[str, Any]]:
+    """Write everything to ``out``, the headlines into ``readme``, and return the rows of the summary.
+
+    Raises ``DataError`` without any results, or where ``readme`` has no place for the headlines.
+    """
     studies = load_all(results)
     if not studies:
         raise DataError(f"{results}: expected results of a study; make them with `python -m benchmarks.quality run`")
     notes = _notes(out / NOTES_FILE)
     out.mkdir(parents=True, exist_ok=True)
     measured, missing = _measure(studies)
-    rows = [row for of_group in measured.values() for row in of_group]
+    rows = [row for of_group in measured.values() for _, row in of_group]
+    if readme is not None:
+        readme.write_text(with_headlines(readme.read_text("utf-8"), measured), "utf-8")
     text = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
     (out / SUMMARY_FILE).write_text(text, "utf-8")
     for study in studies:
@@ -65,9 +74,30 @@ def write_report(results: Path, out: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _measure(studies: Sequence[StudyResult]) -> tuple[dict[str, list[dict[str, Any]]], dict[str, list[str]]]:
-    """Rows by group of claims, in their order, and what is not measured yet."""
-    measured: dict[str, list[dict[str, Any]]] = {group: [] for group in claims.GROUPS}
+def with_headlines(readme: str, measured: Measured) -> str:
+    """The text of a README with the headlines, reached or not, between its two marks.
+
+    Raises ``DataError`` without the marks.
+    """
+    before, begin, rest = readme.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not end:
+        raise DataError(f"README: expected {_BEGIN!r} and {_END!r}, between which the headlines go")
+    cells = [
+        [
+            row["claim"], row["dataset"], row["metric"], number(row["value"]),
+            f"{number(row['baseline_value'])} ({row['baseline']})", number(row["ratio"], 2), row["goal"],
+            _REACHED[row["reached"]],
+        ]
+        for of_group in measured.values() for claim, row in of_group if claim.headline
+    ]  # fmt: skip
+    header = ["claim", "log", "metric", "value", "baseline", "ratio", "goal", "reached"]
+    return before + begin + "\n\n" + "\n".join(table(header, cells, text_columns=3)) + "\n" + end + after
+
+
+def _measure(studies: Sequence[StudyResult]) -> tuple[Measured, dict[str, list[str]]]:
+    """Claims and their rows by group, in their order, and what is not measured yet."""
+    measured: Measured = {group: [] for group in claims.GROUPS}
     missing: dict[str, list[str]] = {}
     for study in studies:
         for claim in claims.claims_of(study.name, study.outcomes):
@@ -75,21 +105,23 @@ def _measure(studies: Sequence[StudyResult]) -> tuple[dict[str, list[dict[str, A
             if row is None:
                 missing.setdefault(study.name, []).append(f"{claim.claim} ({claim.metric})")
             else:
-                measured[claim.group].append(_rounded(row))
+                measured[claim.group].append((claim, _rounded(row)))
     return measured, missing
 
 
 def _readme(
-    studies: Sequence[StudyResult],
-    measured: dict[str, list[dict[str, Any]]],
-    missing: dict[str, list[str]],
-    notes: dict[str, str],
+    studies: Sequence[StudyResult], measured: Measured, missing: dict[str, list[str]], notes: dict[str, str]
 ) -> str:
-    goals = [row["reached"] for rows in measured.values() for row in rows if row["reached"] is not None]
+    goals = [row["reached"] for rows in measured.values() for _, row in rows if row["reached"] is not None]
     lines = [_INTRODUCTION, f"{sum(goals)} of {len(goals)} figures with a goal reach it.", ""]
     for group, rows in measured.items():
         if rows:
-            lines += [f"## {claims.TITLES[group]}", "", *_claims_table(rows), *_note(notes.get(group))]
+            lines += [
+                f"## {claims.TITLES[group]}",
+                "",
+                *_claims_table([row for _, row in rows]),
+                *_note(notes.get(group)),
+            ]
     lines += ["## All runs, ablations and sweeps", ""]
     for study in studies:
         dataset = study.plain["dataset"]

@@ -40,6 +40,22 @@ def test_the_report_needs_only_the_figures_and_is_the_same_twice(place, tmp_path
     assert "SASRec" in readme.partition("## Not measured yet")[2]
 
 
+def test_headlines_go_between_the_marks_of_a_readme(place, tmp_path):
+    readme = tmp_path / "top.md"
+    readme.write_text("Above.\n\n<!-- headlines -->\nold\n<!-- end of headlines -->\n\nBelow.\n", "utf-8")
+    for _ in range(2):  # the second time they are replaced
+        report.write_report(place / "figures", tmp_path / "report", readme)
+    text = readme.read_text("utf-8")
+    assert text.startswith("Above.\n\n<!-- headlines -->\n\n| claim | log |")
+    assert text.endswith(" |\n\n<!-- end of headlines -->\n\nBelow.\n")
+    assert text.count("| UC over PinnerFormer |") == 1
+    assert "old" not in text
+    assert "lifts it" not in text
+    readme.write_text("Above.\n", "utf-8")
+    with pytest.raises(DataError, match="end of headlines"):
+        report.write_report(place / "figures", tmp_path / "report", readme)
+
+
 def test_a_goal_is_reached_or_not(result):
     of, against = (Measure(run=run, evaluation="held_out", name="hit") for run in ("mt_oc", "uc"))
     claim = next(c for c in claims.claims_of("yelp", result.outcomes) if (c.of, c.against) == (of, against))
@@ -102,7 +118,10 @@ def test_the_committed_summary_is_what_its_figures_say(tmp_path):
         pytest.skip("no summary has been made yet: python -m benchmarks.quality report")
     rows = json.loads(summary.read_text("utf-8"))
     check_rows(rows)
-    assert report.write_report(FOLDER, tmp_path) == rows
+    readme = tmp_path / "top.md"
+    readme.write_bytes(report.README.read_bytes())
+    assert report.write_report(FOLDER, tmp_path, readme) == rows
+    assert readme.read_text("utf-8") == report.README.read_text("utf-8")
 
 
 def check_rows(rows: list[dict]) -> None:
