@@ -185,7 +185,7 @@ class ObjectiveConfig(_Config):
 
     in_batch_negatives: int = 1024
     random_negatives: int = 1024
-    windows_per_step: int = 2048  # hidden states scored in a batch, each with its window of targets
+    windows_per_step: int = 2048  # at most: pairs of a hidden state and an offset, each with its window of targets
     window: int = 4  # W; 1 unless the variant is multi-token
     window_reduction: WindowReduction = WindowReduction.MARGINAL
     init_temperature: float = 0.07  # λ starts at its inverse

@@ -28,24 +28,18 @@ class Targets:
 
 
 def draw_windows(is_target: Tensor, *, max_offset: int, window: int, windows: int) -> Targets:
-    """At most ``windows`` windows [δ, δ + W): every target inside is one to predict (eq. 5).
+    """At most ``windows`` windows [δ, δ + W), drawn from those of all positions and all δ in 1..Δmax (eq. 5).
 
-    ``is_target`` bool ``[B, T]``. δ is uniform over 1..Δmax, but for the end of a history: there over the offsets up to
-    its last target, so that short histories are not left with a few of their windows. Windows without a target are not
-    drawn. With Δmax = W = 1 this is next-item prediction (eq. 3).
+    ``is_target`` bool ``[B, T]``. Every target inside a window is one to predict; windows without a target, as those
+    beyond the end of a history, are not drawn. With Δmax = W = 1 this is next-item prediction (eq. 3).
     """
-    B, T = is_target.shape
+    _, T = is_target.shape
     device = is_target.device
     seen = _targets_before(is_target)
-    column = torch.arange(T, device=device)
-    last_target = torch.where(is_target, column, -1).amax(dim=1, keepdim=True)
-    largest = (last_target - column + 1).clamp(1, max_offset)
-    offset = 1 + (torch.rand(B, T, device=device) * largest).long().clamp(max=largest - 1)
-    first = (column + offset - 1).clamp(max=T)
-    last = (first + window).clamp(max=T)
-    user, position = (seen.gather(1, last) > seen.gather(1, first)).nonzero(as_tuple=True)
-    user, position = _sample(user, position, windows)
-    offset = offset[user, position]
+    first = (torch.arange(T, device=device).unsqueeze(1) + torch.arange(max_offset, device=device)).clamp(max=T)
+    last = (first + window).clamp(max=T)  # [T, Δmax]
+    user, position, offset = _sample((seen[:, last] > seen[:, first]).nonzero(as_tuple=True), windows)
+    offset = offset + 1
 
     target = (position + offset - 1).unsqueeze(1) + torch.arange(window, device=device)  # [n, W]
     valid = (target < T) & is_target[user.unsqueeze(1), target.clamp(max=T - 1)]
@@ -70,8 +64,7 @@ def draw_all_actions(is_target: Tensor, timestamp: Tensor, *, horizon_days: floa
     ascending = timestamp.cummax(dim=1).values
     end = torch.searchsorted(ascending, now + int(horizon_days * DAY), right=True)  # [B, T]
     before, within = seen[:, :-1], seen.gather(1, end)
-    user, position = (within > before).nonzero(as_tuple=True)
-    user, position = _sample(user, position, windows)
+    user, position = _sample((within > before).nonzero(as_tuple=True), windows)
     before, choices = before[user, position], (within - before)[user, position]
     # The r-th target after the position is where the running count first reaches `before` + r.
     rank = before + 1 + (torch.rand(len(user), device=user.device) * choices).long().clamp(max=choices - 1)
@@ -87,9 +80,10 @@ def _targets_before(is_target: Tensor) -> Tensor:
     return F.pad(is_target.cumsum(1), (1, 0))
 
 
-def _sample(user: Tensor, position: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """At most ``count`` of the pairs, without repeats."""
-    if len(user) <= count:
-        return user, position
-    keep = torch.randperm(len(user), device=user.device)[:count]
-    return user[keep], position[keep]
+def _sample(columns: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:
+    """At most ``count`` of the rows that the columns ``[n]`` make up, without repeats."""
+    n = len(columns[0])
+    if n <= count:
+        return columns
+    keep = torch.randperm(n, device=columns[0].device)[:count]
+    return tuple(column[keep] for column in columns)

@@ -28,7 +28,7 @@ def training_flops(model: ModelConfig, objective: ObjectiveConfig, lengths: Sequ
     """
     interactions = sum(lengths)
     per_window = min(objective.window, model.num_conditions) if model.variant.multi_token else 1
-    queries = min(objective.windows_per_step, interactions) * per_window
+    queries = min(objective.windows_per_step, interactions * model.max_offset) * per_window
     candidates = min(objective.in_batch_negatives, interactions) + objective.random_negatives
     H, D = model.hidden_width, model.item_width
     match model.variant:
