@@ -93,6 +93,7 @@ class IndexedModel:
             if cases
             else torch.from_numpy(index.reconstruct(np.arange(min(len(index), CALIBRATION_QUERIES)))[None, None])
         )
+        # To the host, once: Faiss calibrates there.
         queries = sample.reshape(-1, index.width).cpu().numpy()[:CALIBRATION_QUERIES]
         nprobe, recall = index.calibrate(queries, INDEX_RECALL_DEPTH, recall=INDEX_RECALL_TARGET)
         merge_cosine = calibrate_merge_cosine(sample, compression_target)

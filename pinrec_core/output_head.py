@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pinrec_core.sequence_model import ConditionedHead
+from pinrec_core.sequence_model import ConditionedHead, inverse_of
 
 
 class OutputHead(ConditionedHead):
@@ -36,7 +36,7 @@ class OutputHead(ConditionedHead):
         identity = torch.eye(token_projection.out_features)
         self.from_hidden.weight.copy_(torch.cat([identity, -identity]))
         nn.init.zeros_(self.from_hidden.bias)
-        back = token_projection.weight.T / max(token_projection.weight.shape)
+        back = inverse_of(token_projection)
         self.out.weight.copy_(torch.cat([back, -back], dim=1))  # gelu(x) − gelu(−x) = x
         nn.init.zeros_(self.out.bias)
 

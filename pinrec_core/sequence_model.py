@@ -58,6 +58,11 @@ class ConditionedHead(nn.Module, ABC):
         """As ``forward``, with ``condition`` computed before."""
 
 
+def inverse_of(token_projection: nn.Linear) -> Tensor:
+    """Weights ``[D, H]`` that lead from a fresh model's token back to the item it was made of."""
+    return token_projection.weight.T / max(token_projection.weight.shape)
+
+
 class ItemModel(nn.Module, ABC):
     """ID tables, item representations, a hidden state per position, and a head back into the items' space."""
 

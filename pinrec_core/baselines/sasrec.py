@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pinrec_core.config import ModelConfig
 from pinrec_core.errors import ConfigError, require
-from pinrec_core.sequence_model import ConditionedHead, HistoryBatch, SequenceModel
+from pinrec_core.sequence_model import ConditionedHead, HistoryBatch, SequenceModel, inverse_of
 
 
 class SASRec(SequenceModel):
@@ -25,7 +25,7 @@ class SASRec(SequenceModel):
         require(config.id_width == config.item_width, "id_width", config.id_width, expected, error=ConfigError)
         self.head = UserEmbedding(hidden_width=config.hidden_width, item_width=config.item_width)
         with torch.no_grad():  # as in PinRec: a fresh model answers with the item it saw last
-            self.head.out.weight.copy_(self.token_projection.weight.T / max(self.token_projection.weight.shape))
+            self.head.out.weight.copy_(inverse_of(self.token_projection))
             nn.init.zeros_(self.head.out.bias)
 
     def represent_pins(self, feature: Tensor, scale: Tensor, id_embedding: Tensor) -> Tensor:

@@ -159,6 +159,7 @@ def _represent(
         content = torch.from_numpy(feature[start : start + _ITEMS_AT_ONCE]).to(device)
         key = torch.from_numpy(np.array(catalogue.item_key[start : start + _ITEMS_AT_ONCE]))
         scale = torch.ones(len(content), device=device)
+        # Faiss searches on the host: one copy per chunk of the catalogue.
         made.append(model.represent_pins(content, scale, embed_ids(key).to(device)).cpu().numpy())
     return np.concatenate(made)
 

@@ -74,6 +74,7 @@ class ModelSubject:
         return Answers(
             retrieved=retrieved_lists(embedding, self.items, depth),
             served=[answer.item_row for answer in served],
+            # One copy per batch of users, all outcomes at once: a plan knows only those that its budget asks for.
             kept=(compress(embedding, indexed.generation.merge_cosine) > 0).sum((1, 2)).cpu().numpy(),
         )
 
