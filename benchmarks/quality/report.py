@@ -86,12 +86,12 @@ def with_headlines(readme: str, measured: Measured) -> str:
     cells = [
         [
             row["claim"], row["dataset"], row["metric"], number(row["value"]),
-            f"{number(row['baseline_value'])} ({row['baseline']})", number(row["ratio"], 2), row["goal"],
-            _REACHED[row["reached"]],
+            f"{number(row['baseline_value'])} ({row['baseline']})", number(row["ratio"], 2), str(row["seeds"]),
+            row["goal"], _REACHED[row["reached"]],
         ]
         for of_group in measured.values() for claim, row in of_group if claim.headline
     ]  # fmt: skip
-    header = ["claim", "log", "metric", "value", "baseline", "ratio", "goal", "reached"]
+    header = ["claim", "log", "metric", "value", "baseline", "ratio", "seeds", "goal", "reached"]
     return before + begin + "\n\n" + "\n".join(table(header, cells, text_columns=3)) + "\n" + end + after
 
 
