@@ -22,6 +22,8 @@ from pinrec_core.history import DTYPES, History
 BATCH_INFO_NAME = "batch.json"
 SEQUENCE_COLUMNS = ("user_id", *DTYPES)
 
+VALIDATION_SHARE = 0.25
+_HELD_OUT, _VALIDATION, _SAMPLE = 1, 2, 3  # hash seeds, one per question
 KeepUser = Callable[[int | str], bool]
 
 
@@ -75,10 +77,31 @@ def is_batch(folder: Path) -> bool:
 def is_evaluation_user(user_id: int | str, share: float) -> bool:
     """Whether a user belongs to the held-out ``share`` of users.
 
-    Decided by the xxh64 of the id's text alone: it depends on no other user, and an id falls on the same side whether
-    it is written as an integer or as a string.
+    Decided by a hash of the id's text alone: it depends on no other user, and an id falls on the same side whether it
+    is written as an integer or as a string.
     """
-    return xxhash.xxh64_intdigest(str(user_id).encode("utf-8")) < share * 2.0**64
+    return user_hash(user_id, _HELD_OUT) < share * 2.0**64
+
+
+def is_validation_user(user_id: int | str) -> bool:
+    """Whether a held-out user is one of those that settings are chosen and calibrated on: a quarter of them.
+
+    The others are for the figures, which would flatter what was chosen on them.
+    """
+    return user_hash(user_id, _VALIDATION) < VALIDATION_SHARE * 2.0**64
+
+
+def sampling_order(user_id: int | str) -> int:
+    """Sorts users as if they were shuffled, the same way each time: the first n of them are a sample of n.
+
+    The first n of a file are none: ids that were given out over time sort early users first.
+    """
+    return user_hash(user_id, _SAMPLE)
+
+
+def user_hash(user_id: int | str, seed: int) -> int:
+    """xxh64 of the id's text; hashes of different seeds are independent."""
+    return xxhash.xxh64_intdigest(str(user_id).encode("utf-8"), seed)
 
 
 def iter_histories(

@@ -56,7 +56,7 @@ class Claim:
     """One figure. ``group`` ties together the rows of one sentence; without a goal a row stands beside the others.
 
     In a row ``ci95`` is that of the ratio: None where the figures are no means over users, and a bound of it None where
-    resampled users leave the baseline at 0.
+    resampled users leave the baseline at 0. It says what other users would have given; ``by_seed`` is what seeds gave.
     """
 
     group: str
@@ -79,7 +79,7 @@ class Claim:
                 "value": found["value"], "baseline": self.against.source, "baseline_value": self.against.value,
                 "ratio": found["value"] / self.against.value,
                 "ci95": None if bounds is None else [bound / self.against.value for bound in bounds],
-                "seeds": found["seeds"],
+                "seeds": found["seeds"], "by_seed": found["by_seed"], "baseline_by_seed": [],
             }  # fmt: skip
         else:
             paired = result.comparison(self.of, self.against)
@@ -90,6 +90,7 @@ class Claim:
                 "value": paired["value"], "baseline": _name(self.against, self.of, result),
                 "baseline_value": paired["baseline_value"], "ratio": paired["ratio"], "ci95": paired["ci95"],
                 "seeds": paired["seeds"] if counts else min(paired["seeds"], paired["baseline_seeds"]),
+                "by_seed": paired["by_seed"], "baseline_by_seed": paired["baseline_by_seed"],
             }  # fmt: skip
         row = {
             "claim": self.claim, "dataset": result.name, "protocol": protocol(result, self.of.evaluation),

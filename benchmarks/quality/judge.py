@@ -18,7 +18,7 @@ from benchmarks.machine import machine_card
 from benchmarks.quality.study import EvaluationSettings, RunSpec, Study
 from benchmarks.quality.work_folder import FIGURES_FILE, MACHINE_FILE, RESULTS, SPEC_FILE, Place, write_json
 from pinrec_core.catalogue import ItemCatalogue
-from pinrec_core.config import ModelConfig, Preset, Variant, preset, with_changes
+from pinrec_core.config import ModelConfig, Variant
 from pinrec_core.dataset import DatasetManifest
 from pinrec_core.errors import ConfigError, require
 from pinrec_core.evaluation.budget_sweep import count_outcomes, sweep_budget
@@ -32,7 +32,6 @@ from pinrec_core.evaluation.subjects import ModelSubject, Subject
 from pinrec_core.evaluation.user_embeddings import with_embeddings
 from pinrec_core.indexed_model import default_generation
 from pinrec_core.output_folder import built_beside
-from pinrec_core.settings import apply_settings
 from pinrec_core.training import Progress, Run, train
 
 CHECKPOINT_SECONDS = 60.0
@@ -77,15 +76,9 @@ def train_run(
     place: Place, dataset: Path, *, id_tables: Path | None, device: str, report: Callable[[str], None]
 ) -> None:
     """Train one seed of a run, or go on where a killed one left off."""
-    run, study = place.run, place.study
+    run = place.run
     write_json(place.folder / SPEC_FILE, place.spec)
     write_json(place.folder / MACHINE_FILE, machine_card().to_dict())
-    chosen = _preset(run)
-    training = with_changes(
-        chosen.training,
-        {"epochs": run.epochs, "seed": place.seed, "evaluation_share": study.evaluation_share,
-         "held_out_last": study.held_out_last},
-    )  # fmt: skip
     told = 0
 
     def tell(now: Progress) -> None:
@@ -101,7 +94,8 @@ def train_run(
 
     train(
         dataset, place.training, model_config=_model_config(run, DatasetManifest.load(dataset)),
-        objective_config=chosen.objective, training_config=training, device=device, id_tables=id_tables,
+        objective_config=run.configuration().objective, training_config=place.study.training_config(run, place.seed),
+        device=device, id_tables=id_tables,
         checkpoint_seconds=CHECKPOINT_SECONDS, report=tell, announce=report,
     )  # fmt: skip
 
@@ -121,6 +115,7 @@ def evaluate_run(place: Place, dataset: Path, kinds: list[str], *, device: str, 
         with built_beside(target) as folder:
             findings.save(folder)
             write_json(folder / SPEC_FILE, place.evaluation_spec(kind))
+            write_json(folder / MACHINE_FILE, machine_card().to_dict())
 
 
 def dataset_card(dataset: Path) -> dict[str, Any]:
@@ -267,12 +262,8 @@ class _Judge:
         )  # fmt: skip
 
 
-def _preset(run: RunSpec) -> Preset:
-    return apply_settings(preset(run.preset), run.settings)
-
-
 def _model_config(run: RunSpec, manifest: DatasetManifest) -> ModelConfig:
-    return _preset(run).model_for(
+    return run.configuration().model_for(
         variant=Variant(str(run.variant)), num_outcomes=len(manifest.outcomes),
         num_surfaces=len(manifest.surfaces), feature_width=manifest.feature_width,
     )  # fmt: skip

@@ -19,6 +19,13 @@ def interval(bounds: Sequence[float | None] | None, digits: int = 4) -> str:
     return "–" if bounds is None else f"[{number(bounds[0], digits)}, {number(bounds[1], digits)}]"
 
 
+def over_seeds(value: float | None, by_seed: Sequence[float], digits: int = 4) -> str:
+    """The mean and, where there are several seeds, the least and the largest of them."""
+    if len(by_seed) < 2:
+        return number(value, digits)
+    return f"{number(value, digits)} ({number(min(by_seed), digits)}–{number(max(by_seed), digits)})"
+
+
 def slug(name: str) -> str:
     """A run's or an ablation's name as part of a file's."""
     return name.replace("_", "-").replace(" ", "-")

@@ -42,8 +42,8 @@ def figure(measure: Measure, seeds: Seeds) -> dict[str, Any]:
     if _is_over_users(measure, results[0]):
         trials = None if measure.per is None else _stack(results, measure.per)
         interval = mean_interval(_stack(results, measure.name), trials)
-    by_seed = {str(seed): _value(measure, result) for seed, result in seeds.items()}
-    return {"value": _mean(measure, results), "ci95": _bounds(interval), "seeds": len(seeds), "by_seed": by_seed}
+    by_seed = [_value(measure, result) for result in results]
+    return {"value": _mean(by_seed), "ci95": _bounds(interval), "seeds": len(seeds), "by_seed": by_seed}
 
 
 def comparison(of: Measure, against: Measure, seeds: Seeds, baseline_seeds: Seeds) -> dict[str, Any]:
@@ -55,10 +55,12 @@ def comparison(of: Measure, against: Measure, seeds: Seeds, baseline_seeds: Seed
     if _is_over_users(of, first[0]) and _is_over_users(against, other[0]):
         _check_same_users(of, first, against, other)
         interval = ratio_interval(_stack(first, of.name), _stack(other, against.name))
-    value, baseline = _mean(of, first), _mean(against, other)
+    by_seed, baseline_by_seed = ([_value(m, r) for r in of_seeds] for m, of_seeds in ((of, first), (against, other)))
+    value, baseline = _mean(by_seed), _mean(baseline_by_seed)
     return {
         "value": value, "baseline_value": baseline, "ratio": value / baseline if baseline else None,
         "ci95": _bounds(interval), "seeds": len(first), "baseline_seeds": len(other),
+        "by_seed": by_seed, "baseline_by_seed": baseline_by_seed,
     }  # fmt: skip
 
 
@@ -74,8 +76,8 @@ def _stack(results: Sequence[EvaluationResult], name: str) -> np.ndarray:
     return np.stack([result.per_user(name) for result in results])
 
 
-def _mean(measure: Measure, results: Sequence[EvaluationResult]) -> float:
-    return float(np.mean([_value(measure, result) for result in results]))
+def _mean(by_seed: Sequence[float]) -> float:
+    return float(np.mean(by_seed))
 
 
 def _value(measure: Measure, result: EvaluationResult) -> float:

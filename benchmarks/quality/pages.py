@@ -19,7 +19,8 @@ _ABLATED = {
 }  # fmt: skip
 _METRIC_TITLES = {
     "hit": "recall@{k}", "hit_equal_items": "at equal items", "served_hit": "served recall@{n}",
-    "diversity": "diversity", "catalogue_coverage": "coverage", "compression_ratio": "compression",
+    "diversity_equal_items": "diversity at equal items", "catalogue_coverage_equal_items": "coverage at equal items",
+    "compression_ratio": "compression",
 }  # fmt: skip
 
 
@@ -54,7 +55,7 @@ def _heading(result: StudyResult) -> list[str]:
         f"{dataset['users']:,} users, {dataset['items']:,} items, {dataset['events']:,} events; outcomes: {outcomes}.",
         "", f"Run again: `python -m benchmarks.quality run {result.name} && python -m benchmarks.quality report`. "
         "Figures are means over the seeds; brackets hold 95% confidence intervals from resampling users, with the "
-        "seeds pooled.", "",
+        "seeds pooled: other seeds are not part of them.", "",
     ]  # fmt: skip
 
 
@@ -167,24 +168,36 @@ def _trainings(result: StudyResult) -> list[str]:
         if not trained:
             continue
         epochs = [epoch for training in trained for epoch in training["epochs"]]
-        seconds = [sum(epoch["seconds"] for epoch in training["epochs"]) for training in trained]
         last = [training["epochs"][-1]["held_out_loss"] for training in trained]
         machines = ", ".join(sorted({seed["machine"] for seed in plain["seeds"].values()}))
+        commits = ", ".join(sorted({f"`{commit}`" for seed in plain["seeds"].values() for commit in seed["commits"]}))
+        minutes = f"{_minutes(plain):.1f}"
+        if plain["id_tables"]:
+            minutes = f"{_minutes(result.runs[plain['id_tables']]):.1f} + {minutes}"
         rows.append(
             [
                 plain["title"], f"`{plain['variant']}`", str(plain["epochs"]), str(trained[0]["steps"]),
                 number(fmean(t["final_loss"] for t in trained), 3),
                 number(fmean(last), 3) if all(loss is not None for loss in last) else "–",
                 f"{fmean(epoch['interactions_per_second'] for epoch in epochs):,.0f}",
-                f"{fmean(seconds) / 60:.1f}", machines, _settings(s for s in plain["settings"] if s not in shared),
+                minutes, machines, commits, _settings(s for s in plain["settings"] if s not in shared),
             ]
         )  # fmt: skip
-    header = ["run", "variant", "epochs", "steps", "loss", "held-out loss", "interactions/s", "minutes", "machine"]
+    header = [
+        "run", "variant", "epochs", "steps", "loss", "held-out loss", "interactions/s", "minutes", "machine", "code",
+    ]  # fmt: skip
     presets = ", ".join(sorted({f"`{run['preset']}`" for run in models}))
     return [
-        "## Trainings", "", f"Preset {presets} with {_settings(shared) or 'nothing changed'}; the table has the rest.",
-        "", *table([*header, "settings"], rows),
+        "## Trainings", "", f"Preset {presets} with {_settings(shared) or 'nothing changed'}; the table has the rest. "
+        "Minutes of an ID pre-training come before the plus. Code: the commits that trained and judged; with "
+        "`+changes`, not as committed.", "", *table([*header, "settings"], rows),
     ]  # fmt: skip
+
+
+def _minutes(run: dict[str, Any]) -> float:
+    """Of training, the mean over the seeds."""
+    trained = [seed["training"] for seed in run["seeds"].values()]
+    return fmean(sum(epoch["seconds"] for epoch in training["epochs"]) for training in trained) / 60
 
 
 def _settings(settings: Iterable[str]) -> str:

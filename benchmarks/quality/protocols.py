@@ -11,19 +11,23 @@ def protocol(result: StudyResult, evaluation: str) -> str:
     """One sentence for an evaluation as users' results are named: held_out, steps-16 …"""
     kind, _, width = evaluation.partition("-")
     split, settings = result.plain["split"], result.plain["evaluation"]
-    users = "all of them" if settings["max_users"] is None else f"at most {settings['max_users']:,}"
-    held_out = f"{split['evaluation_share']:.0%} of users held out by hash ({users})"
-    last = f"the last {settings['targets']} distinct items are the targets"
+    held_out = f"{split['evaluation_share']:.0%} of users held out by hash, without the quarter for validation"
+    if settings["max_users"] is not None:
+        held_out += f", of these at most {settings['max_users']:,}, by hash"
+    judged = _users(result, kind)
+    Z = settings["targets"]
+    last = f"those with {Z} distinct items and an interaction before them ({judged}); the last {Z} are the targets"
     lists = f"exact search in the whole catalogue, seen items kept, k={settings['k']} per embedding"
     E = settings["embeddings"]
     served = f"served: the {settings['num_items']} items that compression, quotas and de-duplication leave"
     if kind == "leave_one_out":
         return (
-            f"leave one out: all users, the last item is the target; trained without the last {split['held_out_last']} "
-            "of every user; full ranking of the catalogue, seen items removed; an equal score counts as half a rank"
+            f"leave one out: all users ({judged}), the last item is the target; trained without the last "
+            f"{split['held_out_last']} of every user; full ranking of the catalogue, seen items removed; an equal "
+            "score counts as half a rank"
         )
     if kind == "cold":
-        first = f"the first {settings['targets']} distinct items are the targets, no history"
+        first = f"those with {Z} distinct items ({judged}); the first {Z} are the targets, no history"
         return f"{held_out}; {first}; {lists}, E={E}, at equal items k·E for one list; {served}; {_TIES}"
     if kind == "controllability":
         n = settings["outcome_embeddings"]
@@ -36,3 +40,10 @@ def protocol(result: StudyResult, evaluation: str) -> str:
     if kind == "precision":
         return f"{held_out}; {last}; {lists}, E={E}; {_TIES}"
     return f"{held_out}; {last}; {lists}, E={E}, at equal items k·E for one list; {served}; {_TIES}"
+
+
+def _users(result: StudyResult, kind: str) -> str:
+    """How many users were judged: the same for every run, and for all that is not one of the other two protocols."""
+    counted = kind if kind in ("cold", "leave_one_out") else "held_out"
+    judged = [figures["users"] for run in result.runs_with(counted) for figures in result.seeds(run, counted)]
+    return f"{judged[0]:,} users" if judged else "none yet"

@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.machine import ROOT
 from benchmarks.quality import claims, pages
-from benchmarks.quality.markdown import interval, number, table
+from benchmarks.quality.markdown import interval, number, over_seeds, table
 from benchmarks.quality.protocols import protocol
 from benchmarks.quality.results import StudyResult, load_all
 from pinrec_core.errors import ConfigError, DataError, require
@@ -32,11 +32,20 @@ _INTRODUCTION = """# Results
 What the variants, the baselines and the serving path reach on public logs, each figure from a command that anyone can
 run again. This file and the pages behind it are generated; see [how to run it again](#run-it-again).
 
-- **value**, **baseline**: means over the seeds; no seed is picked. **ratio** is value over baseline.
-- **95% interval** of the ratio: users are resampled, the same ones for both sides, with the seeds pooled. Diversity and
-  latency are not means over users and have none. A dash for a bound: there is none.
+- **value**, **baseline**: means over the seeds; no seed is picked. In brackets the least and the largest of the seeds.
+  **ratio** is value over baseline.
+- **95% interval** of the ratio: users are resampled, the same ones for both sides, with the seeds pooled: it says what
+  other users would have given, not what other seeds would. Diversity and latency are not means over users and have
+  none. A dash for a bound: there is none.
 - **goal** is judged on the ratio where it ends in x, else on the value. *reached* looks at the figure itself; where the
   interval spans the goal, other users could have decided otherwise.
+- **Who is judged**: users that no model was trained on. A quarter of the users held out is for validation: merging
+  thresholds are calibrated on them, losses after each epoch are theirs, and they are not judged. The studies' settings
+  were chosen on yet another draw of users, before those judged here were held out.
+- **Time**: users are held out, not a period. A model that knows the time of a request has seen what *other* users did
+  before and after it; PinnerFormer and the generative variants do, SASRec and the counting baselines ignore time.
+- **Embeddings**: a release serves what is judged here where it is made with the same number of embeddings and the same
+  offsets: `pinrec release RUN --embeddings 12 --offsets 1,3`.
 """
 _RUN_AGAIN = """## Run it again
 
@@ -136,8 +145,9 @@ def _readme(
 def _claims_table(rows: Sequence[dict[str, Any]]) -> list[str]:
     cells = [
         [
-            row["claim"], f"[{row['dataset']}]({row['dataset']}.md)", row["metric"], number(row["value"]),
-            f"{number(row['baseline_value'])} ({row['baseline']})", number(row["ratio"], 3),
+            row["claim"], f"[{row['dataset']}]({row['dataset']}.md)", row["metric"],
+            over_seeds(row["value"], row["by_seed"]),
+            f"{row['baseline']}: {over_seeds(row['baseline_value'], row['baseline_by_seed'])}", number(row["ratio"], 3),
             interval(row["ci95"], 3), str(row["seeds"]), row["goal"] or "", _REACHED[row["reached"]],
         ]
         for row in rows

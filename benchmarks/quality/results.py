@@ -35,6 +35,8 @@ LIST_MEASURES = {
 }
 """Shown for every run that took the evaluation; ablations are compared by those of the first one they took."""
 _DIGITS = 6
+_OF_THE_DAY = ("commit", "date", "load_average")
+"""Of a machine's card: what differs from one piece of work to the next."""
 Pairs = Iterable[tuple[Measure, Measure]]
 
 
@@ -126,26 +128,29 @@ def _machines_and_runs(study: Study, places: Sequence[Place]) -> tuple[dict[str,
     machines: dict[str, Any] = {}
     runs: dict[str, Any] = {}
     for place in places:
-        card = json.loads((place.folder / MACHINE_FILE).read_text("utf-8"))
-        slug = MachineCard(**card).slug
-        of_the_day = {name: card.pop(name) for name in ("commit", "date", "load_average")}
-        machines[slug] = card
+        done = [kind for kind in place.run.evaluations if (place.evaluation(kind) / SPEC_FILE).is_file()]
+        # The training's, then those of the evaluations: each may have been made on another day, by other code.
+        cards = [_card(folder) for folder in (place.folder, *(place.evaluation(kind) for kind in done))]
+        slug = MachineCard(**cards[0]).slug
+        machines[slug] = {name: value for name, value in cards[0].items() if name not in _OF_THE_DAY}
         run = place.run
         entry = runs.setdefault(
             run.name,
             {"title": run.title, "variant": run.variant, "recommender": run.recommender, "preset": run.preset,
              "settings": list(run.settings), "epochs": run.epochs, "id_tables": run.id_tables, "seeds": {}},
         )  # fmt: skip
-        evaluations = {
-            kind: json.loads((place.evaluation(kind) / FIGURES_FILE).read_text("utf-8"))
-            for kind in place.run.evaluations
-            if (place.evaluation(kind) / SPEC_FILE).is_file()
-        }
+        evaluations = {kind: json.loads((place.evaluation(kind) / FIGURES_FILE).read_text("utf-8")) for kind in done}
         entry["seeds"][str(place.seed)] = {
-            "machine": slug, "commit": of_the_day["commit"], "date": of_the_day["date"],
+            "machine": slug, "commits": sorted({card["commit"] for card in cards}),
+            "dates": sorted({card["date"] for card in cards}),
             "training": training_figures(place), "evaluations": evaluations,
         }  # fmt: skip
     return machines, runs
+
+
+def _card(folder: Path) -> dict[str, Any]:
+    card: dict[str, Any] = json.loads((folder / MACHINE_FILE).read_text("utf-8"))
+    return card
 
 
 def _list_measures(study: Study) -> Iterable[Measure]:

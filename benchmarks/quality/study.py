@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pinrec_core.config import Variant, preset
+from pinrec_core.config import Preset, TrainingConfig, Variant, preset, with_changes
 from pinrec_core.errors import ConfigError, require
 from pinrec_core.evaluation.setting import BASELINES
 from pinrec_core.settings import apply_settings
@@ -94,9 +94,13 @@ class RunSpec:
             variants = [variant.value for variant in Variant]
             require(self.variant in variants, f"{where}.variant", self.variant, f"one of {variants}",
                     error=ConfigError)  # fmt: skip
-            apply_settings(preset(self.preset), self.settings)  # refused now, not after hours of other runs
+            self.configuration()  # refused now, not after hours of other runs
             if self.variant == Variant.DOT_PRODUCT:  # it has nothing to judge
                 object.__setattr__(self, "evaluations", ())
+
+    def configuration(self) -> Preset:
+        """The preset with this run's settings. Raises ``ConfigError``."""
+        return apply_settings(preset(self.preset), self.settings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,19 +157,30 @@ class Study:
             wanted |= {name, self.runs[name].id_tables or name}
         return [run for run in self.runs.values() if run.name in wanted]
 
-    def training_spec(self, run: RunSpec, seed: int) -> Spec:
-        """Everything that decides what a training comes to, as plain data."""
-        shared = {
-            "dataset": self.dataset, "evaluation_share": self.evaluation_share, "held_out_last": self.held_out_last,
+    def training_config(self, run: RunSpec, seed: int) -> TrainingConfig:
+        """How one seed of a run is trained, on the users that this study does not hold out."""
+        changes = {
+            "epochs": run.epochs, "seed": seed, "evaluation_share": self.evaluation_share,
+            "held_out_last": self.held_out_last,
         }  # fmt: skip
+        config: TrainingConfig = with_changes(run.configuration().training, changes)
+        return config
+
+    def training_spec(self, run: RunSpec, seed: int) -> Spec:
+        """Everything that decides what a training comes to, presets and defaults resolved, as plain data."""
         if run.recommender is not None:
-            return shared | {"recommender": run.recommender}
+            return {
+                "dataset": self.dataset, "recommender": run.recommender,
+                "evaluation_share": self.evaluation_share, "held_out_last": self.held_out_last,
+            }  # fmt: skip
         source = None
         if run.id_tables is not None:
             source = self.training_spec(self.runs[run.id_tables], self.pretraining_seed(run, seed))
-        return shared | {
-            "variant": run.variant, "preset": run.preset, "settings": list(run.settings), "epochs": run.epochs,
-            "seed": seed, "id_tables": source,
+        chosen = run.configuration()
+        return {
+            "dataset": self.dataset, "variant": run.variant, "model": dict(chosen.model),
+            "objective": chosen.objective.to_dict(), "training": self.training_config(run, seed).to_dict(),
+            "id_tables": source,
         }  # fmt: skip
 
     def evaluation_spec(self, run: RunSpec, seed: int, kind: str) -> Spec:

@@ -23,9 +23,9 @@ def evaluate(
     protocol: Annotated[
         str,
         typer.Option(
-            help="held-out: users kept out of training, their last items. cold: the same users, their first items, no "
-            "history. leave-one-out (or -validation): every user's last (or second last) item, full ranking, seen "
-            "items removed."
+            help="held-out: users kept out of training, their last items; held-out-validation: the quarter of them to "
+            "choose settings on. cold: the users of held-out, their first items, no history. leave-one-out (or "
+            "-validation): every user's last (or second last) item, full ranking, seen items removed."
         ),
     ] = "held-out",
     targets: Annotated[int, typer.Option(help="Z: items per user to be recalled.")] = 8,
@@ -93,6 +93,7 @@ def evaluate(
     from pinrec_core.cli import evaluation_tables as tables
     from pinrec_core.cli.console import print_json, progress, stderr, stdout
     from pinrec_core.cli.evaluation_studies import Studies, run_studies
+    from pinrec_core.cli.offsets import parse_offsets
     from pinrec_core.errors import ConfigError, require
     from pinrec_core.evaluation.setting import Protocol, Setting, judge, open_subject
 
@@ -106,9 +107,10 @@ def evaluate(
         max_users=max_users if max_users is not None or chosen.left_out else 2000,
     )  # fmt: skip
     opened = []
+    wanted = parse_offsets(offsets)
     for name in subject:
         with stderr.status(f"opening {name}"):
-            opened.append(open_subject(name, setting, embeddings=embeddings, offsets=_offsets(offsets), device=device))
+            opened.append(open_subject(name, setting, embeddings=embeddings, offsets=wanted, device=device))
     studies.check(opened)
     equal_embeddings = max(one.embeddings for one in opened)
     results = []
@@ -145,15 +147,3 @@ def evaluate(
     for table in (tables.metrics_table(results, setting), tables.comparison_table(comparisons), *found.tables()):
         if table.row_count:
             stdout.print(table)
-
-
-def _offsets(text: str | None) -> tuple[int, ...] | None:
-    """``1,2,4`` → (1, 2, 4)."""
-    from pinrec_core.errors import ConfigError
-
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise ConfigError(f"offsets={text!r}: expected whole numbers between commas, such as 1,2,4") from error

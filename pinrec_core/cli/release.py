@@ -17,6 +17,17 @@ def release(
     make_current: Annotated[
         bool, typer.Option(help="Point releases/current at it, so that `pinrec serve` takes it.")
     ] = True,
+    embeddings: Annotated[
+        int | None,
+        typer.Option(
+            help="E: embeddings that serving generates per user, steps × outcomes × offsets. By default six steps of "
+            "all offsets, as in production.",
+            show_default=False,
+        ),
+    ] = None,
+    offsets: Annotated[
+        str | None, typer.Option(help="Time offsets per step, e.g. 1,3; all by default.", show_default=False)
+    ] = None,
     evaluate: Annotated[bool, typer.Option(help="Evaluate first and record the figures in the release.")] = True,
     targets: Annotated[int, typer.Option(help="Z: items per held-out user to be recalled.")] = 8,
     device: Annotated[str, typer.Option(help="Torch device of the model: cpu, cuda, cuda:1 …")] = "cpu",
@@ -26,12 +37,16 @@ def release(
 
     The release is written beside and renamed into place; a failure leaves nothing behind.
 
-    Example: pinrec release runs/ml100k --releases releases
+    pinrec release runs/ml100k --releases releases
+
+    What is served is what was evaluated with the same options:
+    pinrec release runs/ml100k --embeddings 12 --offsets 1,3
     """
     import datetime
 
     from pinrec_core.cli.console import print_json, progress, stderr, stdout
     from pinrec_core.cli.evaluation_tables import metrics_table
+    from pinrec_core.cli.offsets import parse_offsets
     from pinrec_core.evaluation.setting import HELD_OUT_LAST_KEY, Setting, judge, open_run
     from pinrec_core.publishing import publish
     from pinrec_core.release import EVALUATION_SHARE_KEY
@@ -39,7 +54,7 @@ def release(
 
     setting = Setting.for_subjects([str(run)], dataset=dataset, targets=targets, max_users=2000)
     with stderr.status("indexing and calibrating"):
-        subject = open_run(str(run), setting, device=device)
+        subject = open_run(str(run), setting, embeddings=embeddings, offsets=parse_offsets(offsets), device=device)
     result = None
     if evaluate and any(True for _ in setting.cases(subject.catalogue)):
         with progress(count=True) as bar:

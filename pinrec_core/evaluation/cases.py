@@ -1,16 +1,19 @@
 """Who is judged on what: the user's history up to a cut, and the items that came after it.
 
-Three protocols. *Held out*: users kept out of training by hash, their last Z distinct items. *Cold*: the same users,
-their first Z distinct items and no history at all. *Leave one out*: every user, one item at the end of the history.
+Three protocols. *Held out*: users kept out of training by hash, their last Z distinct items; a quarter of them is for
+validation, the others for figures. *Cold*: the same users, their first Z distinct items and no history at all. *Leave
+one out*: every user, one item at the end of the history.
+
 Nothing from the cut on is part of a case but the targets, and the surface and time of the request: those of the first
-target. All are streams; a case is a copy and keeps no file chunk alive.
+target. All are streams, but for a sample of users, which is held at once; a case is a copy and keeps no file chunk
+alive.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +23,7 @@ from pinrec_core.catalogue import ItemCatalogue
 from pinrec_core.dataset import SEQUENCES
 from pinrec_core.errors import ConfigError, require
 from pinrec_core.history import NO_OUTCOME, History
-from pinrec_core.sequences import is_evaluation_user, iter_histories
+from pinrec_core.sequences import is_evaluation_user, is_validation_user, iter_histories, sampling_order
 
 LONGEST_HISTORY = 1024
 """Interactions kept of a history: no model reads more. What was seen before them is in ``seen_row`` all the same."""
@@ -46,27 +49,40 @@ class EvaluationCase:
 
 
 def held_out_cases(
-    dataset: Path, catalogue: ItemCatalogue, *, share: float, targets: int, max_users: int | None = None
+    dataset: Path,
+    catalogue: ItemCatalogue,
+    *,
+    share: float,
+    targets: int,
+    validation: bool = False,
+    max_users: int | None = None,
 ) -> Iterator[EvaluationCase]:
     """Held-out users with their last ``targets`` distinct items and at least one interaction before these.
 
-    ``catalogue`` is that of the index to be judged: rows are its own. Raises ``ConfigError`` for a number below 1.
+    ``catalogue`` is that of the index to be judged: rows are its own. ``max_users`` of them, if given, are chosen by
+    hash. Raises ``ConfigError`` for a number below 1.
     """
     _check(targets=targets, max_users=max_users)
 
     def cases() -> Iterator[EvaluationCase]:
-        for user_id, history in _held_out(dataset, share):
+        for user_id, history in _held_out(dataset, share, validation):
             position, row = _targets(history, catalogue)
             last = len(row) - 1 - np.unique(row[::-1], return_index=True)[1]  # last occurrence of each distinct item
             last = np.sort(last)[-targets:]
             if len(last) == targets and position[last[0]] > 0:
                 yield _case(user_id, history, catalogue, position[last], row[last])
 
-    return islice(cases(), max_users)
+    return _sample(cases(), max_users)
 
 
 def cold_cases(
-    dataset: Path, catalogue: ItemCatalogue, *, share: float, targets: int, max_users: int | None = None
+    dataset: Path,
+    catalogue: ItemCatalogue,
+    *,
+    share: float,
+    targets: int,
+    validation: bool = False,
+    max_users: int | None = None,
 ) -> Iterator[EvaluationCase]:
     """Held-out users with their first ``targets`` distinct items: nothing is known of them but surface and time.
 
@@ -75,13 +91,13 @@ def cold_cases(
     _check(targets=targets, max_users=max_users)
 
     def cases() -> Iterator[EvaluationCase]:
-        for user_id, history in _held_out(dataset, share):
+        for user_id, history in _held_out(dataset, share, validation):
             position, row = _targets(history, catalogue)
             first = np.sort(np.unique(row, return_index=True)[1])[:targets]
             if len(first) == targets:
                 yield _case(user_id, history, catalogue, position[first], row[first], cut=0)
 
-    return islice(cases(), max_users)
+    return _sample(cases(), max_users)
 
 
 def leave_one_out_cases(
@@ -100,7 +116,7 @@ def leave_one_out_cases(
                 at = slice(len(row) - from_end, len(row) - from_end + 1)
                 yield _case(user_id, history, catalogue, position[at], row[at])
 
-    return islice(cases(), max_users)
+    return _sample(cases(), max_users)
 
 
 def training_histories(dataset: Path, *, share: float, held_out_last: int = 0) -> Iterator[History]:
@@ -110,8 +126,17 @@ def training_histories(dataset: Path, *, share: float, held_out_last: int = 0) -
             yield history.take(slice(0, max(0, len(history) - held_out_last)))
 
 
-def _held_out(dataset: Path, share: float) -> Iterator[tuple[int | str, History]]:
-    return iter_histories(dataset / SEQUENCES, keep_user=lambda user_id: is_evaluation_user(user_id, share))
+def _held_out(dataset: Path, share: float, validation: bool) -> Iterator[tuple[int | str, History]]:
+    def wanted(user_id: int | str) -> bool:
+        return is_evaluation_user(user_id, share) and is_validation_user(user_id) == validation
+
+    return iter_histories(dataset / SEQUENCES, keep_user=wanted)
+
+
+def _sample(cases: Iterator[EvaluationCase], most: int | None) -> Iterator[EvaluationCase]:
+    if most is None:
+        return cases
+    return iter(heapq.nsmallest(most, cases, key=lambda case: sampling_order(case.user_id)))
 
 
 def _targets(history: History, catalogue: ItemCatalogue) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import islice
 from pathlib import Path
 
 from pinrec_core.baselines.co_occurrence import CoOccurrence
@@ -50,6 +49,7 @@ class Protocol(StrEnum):
     """Whose items are to be recalled, and what is known of the user; see ``cases``."""
 
     HELD_OUT = "held-out"
+    HELD_OUT_VALIDATION = "held-out-validation"
     COLD = "cold"
     LEAVE_ONE_OUT = "leave-one-out"
     LEAVE_ONE_OUT_VALIDATION = "leave-one-out-validation"
@@ -128,8 +128,14 @@ class Setting:
             )
         make = cold_cases if self.protocol is Protocol.COLD else held_out_cases
         return make(
-            self.dataset, catalogue, share=self.evaluation_share, targets=self.targets, max_users=self.max_users
-        )
+            self.dataset, catalogue, share=self.evaluation_share, targets=self.targets, max_users=self.max_users,
+            validation=self.protocol is Protocol.HELD_OUT_VALIDATION,
+        )  # fmt: skip
+
+    def calibration_cases(self, catalogue: ItemCatalogue) -> list[EvaluationCase]:
+        """A sample of users with a history, none of those judged; the same for every protocol, as a release's are."""
+        protocol = Protocol.HELD_OUT_VALIDATION if self.evaluation_share else Protocol.LEAVE_ONE_OUT_VALIDATION
+        return list(replace(self, protocol=protocol, max_users=CALIBRATION_USERS).cases(catalogue))
 
     def training_histories(self) -> Iterator[History]:
         """What the subjects were trained on, as far as they agree."""
@@ -183,12 +189,12 @@ def open_run(
     offsets: Sequence[int] | None = None,
     device: str = "cpu",
 ) -> ModelSubject:
-    """A run, indexed, and calibrated on the setting's first users. Raises ``DataError`` where it is not one."""
+    """A run, indexed, and calibrated on users of its dataset. Raises ``DataError`` where it is not one."""
     run = Run.load(Path(name))
     generation = with_embeddings(default_generation(run.model), run.model, embeddings=embeddings, offsets=offsets)
-    calibration = list(islice(setting.cases(ItemCatalogue.open(setting.dataset)), CALIBRATION_USERS))
+    cases = setting.calibration_cases(ItemCatalogue.open(setting.dataset))
     indexed = IndexedModel.from_run(
-        run, setting.dataset, calibration, generation=generation,
+        run, setting.dataset, cases, generation=generation,
         compression_target=default_compression_target(run.model), device=device,
     )  # fmt: skip
     return ModelSubject(name, indexed)

@@ -6,10 +6,12 @@ needs no state of any generator to see what an uninterrupted one saw. Knows noth
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,7 +23,7 @@ from pinrec_core.collate import collate, pad
 from pinrec_core.config import ModelConfig, ObjectiveConfig, TrainingConfig
 from pinrec_core.history import NO_OUTCOME, History
 from pinrec_core.objective import TrainingBatch
-from pinrec_core.sequences import is_evaluation_user, iter_histories
+from pinrec_core.sequences import is_evaluation_user, is_validation_user, iter_histories, sampling_order
 
 T = TypeVar("T")
 
@@ -122,22 +124,21 @@ def stretches(history: History, length: int, generator: np.random.Generator) -> 
 
 
 def held_out_histories(sequences: Path, model: ModelConfig, training: TrainingConfig) -> list[History]:
-    """The latest stretch of the first ``validation_users`` held-out users that have a target in it."""
-    found: list[History] = []
+    """The latest stretch, with a target in it, of ``validation_users`` users, sampled from those for validation."""
     if not (training.validation_users and training.evaluation_share):
-        return found
+        return []
 
-    def held_out(user_id: int | str) -> bool:
-        return is_evaluation_user(user_id, training.evaluation_share)
+    def wanted(user_id: int | str) -> bool:
+        return is_evaluation_user(user_id, training.evaluation_share) and is_validation_user(user_id)
 
-    for _, history in iter_histories(sequences, keep_user=held_out):
-        history = without_last(history, training.held_out_last)
-        latest = np.arange(max(0, len(history) - longest_stretch(model)), len(history))
-        if (history.outcome[latest] != NO_OUTCOME).any():
-            found.append(history.take(latest))
-        if len(found) == training.validation_users:
-            break
-    return found
+    def latest() -> Iterator[tuple[int, History]]:
+        for user_id, history in iter_histories(sequences, keep_user=wanted):
+            history = without_last(history, training.held_out_last)
+            stretch = np.arange(max(0, len(history) - longest_stretch(model)), len(history))
+            if (history.outcome[stretch] != NO_OUTCOME).any():
+                yield sampling_order(user_id), history.take(stretch)
+
+    return [history for _, history in heapq.nsmallest(training.validation_users, latest(), key=itemgetter(0))]
 
 
 def training_batch(

@@ -74,7 +74,7 @@ def train(
 
     Raises ``DataError`` when no user has an interaction with an outcome to train on; ``ConfigError`` for a device that
     is not there, a ``folder`` that cannot be written or holds a finished run or one of another configuration (unless
-    ``overwrite``), ID tables of another shape, and a loss that is no longer finite.
+    ``overwrite``), ID tables of another shape or that saw what is held out here, and a loss that is no longer finite.
     """
     target_device = torch_device(device)
     catalogue = ItemCatalogue.open(dataset)
@@ -96,7 +96,7 @@ def train(
     torch.manual_seed(training_config.seed)
     model = trainable_model(model_config)
     if id_tables is not None:
-        load_id_tables(model, id_tables)
+        load_id_tables(model, id_tables, training_config)
     objective = Objective(model, objective_config, catalogue_size=len(catalogue))
     if training_config.shard_id_tables and processes.count > 1:
         shard_id_tables(objective, rank=processes.rank, count=processes.count)

@@ -105,11 +105,20 @@ class Run:
         return model.to(torch_device(device)).eval()
 
 
-def load_id_tables(model: ItemModel, run: Path) -> None:
+def load_id_tables(model: ItemModel, run: Path, training: TrainingConfig) -> None:
     """Start ``model``'s ID tables, ``[K·rows, I/K]``, from those that an ID pre-training left in the folder ``run``.
 
-    Raises ``DataError`` where there are none, ``ConfigError`` where they have another shape.
+    Raises ``DataError`` where there are none, ``ConfigError`` where they have another shape or were trained on what
+    ``training`` holds out: the model would be judged on interactions that its tables have seen.
     """
+    seen = Run.load(run).training
+    for name in ("evaluation_share", "held_out_last"):
+        got, expected = getattr(seen, name), getattr(training, name)
+        if got < expected:
+            raise ConfigError(
+                f"id_tables={str(run)!r}: pre-trained with {name}={got}, expected at least {expected}, which this "
+                "training holds out for evaluation"
+            )
     path, tables = run / WEIGHTS_FILE, model.id_embedding.tables.weight
     try:
         with safetensors.safe_open(path, framework="pt") as file:

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from pinrec_core.errors import ConfigError, require
 from pinrec_core.id_embedding import HashedIdEmbedding, rows_of_tables
 from pinrec_core.objective import Objective
 
@@ -53,7 +54,13 @@ class ShardedIdEmbedding(HashedIdEmbedding):
 
 
 def shard_id_tables(objective: Objective, *, rank: int, count: int) -> None:
-    """Keep this process's rows of the model's ID tables, outside of what DDP copies and averages."""
+    """Keep this process's rows of the model's ID tables, outside of what DDP copies and averages.
+
+    Raises ``ConfigError`` unless the processes' shares are equal: now, not when they are put together again.
+    """
+    rows, hashes = objective.model.id_embedding.rows, objective.model.id_embedding.hashes
+    require(hashes * rows % count == 0, "id_rows", rows, f"{hashes} tables of them to divide among {count} processes",
+            error=ConfigError)  # fmt: skip
     sharded = ShardedIdEmbedding(objective.model.id_embedding, rank=rank, count=count)
     objective.model.id_embedding = sharded
     names = [name for name, parameter in objective.named_parameters() if parameter is sharded.tables.weight]

@@ -75,6 +75,17 @@ def test_evaluate_and_release_name_what_they_lack(pinrec, run, dataset, tmp_path
         assert (got, line.startswith("pinrec: "), message in line) == (code, True, True), line
 
 
+def test_a_release_generates_what_was_asked_for(pinrec, run, tmp_path):
+    options = ("--releases", tmp_path, "--no-evaluate")
+    assert "embeddings=7: expected a multiple of" in pinrec("release", run.folder, *options, "--embeddings", 7)[1]
+    assert "offsets='1,x': expected whole numbers" in pinrec("release", run.folder, *options, "--offsets", "1,x")[1]
+    asked = ("--embeddings", 2 * run.model.num_conditions, "--offsets", "1")
+    assert pinrec("release", run.folder, *options, *asked)[0] == 0
+    (published,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    generation = json.loads((published / "manifest.json").read_text())["generation"]
+    assert (generation["steps"], generation["offsets"]) == (2, [1])
+
+
 def test_a_release_cannot_be_released_again(pinrec, run, tmp_path):
     releases = ("--releases", tmp_path, "--targets", 4)
     assert pinrec("release", run.folder, *releases, "--no-evaluate")[0] == 0

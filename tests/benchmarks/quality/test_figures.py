@@ -38,7 +38,7 @@ def test_comparisons_by_hand():
     found = comparison(a, b, seeds, baseline)
     assert (found["value"], found["baseline_value"], found["ratio"], found["seeds"]) == (0.5, 0.5, 1.0, 2)
     assert found["ci95"] == [0.5, 1.5]  # a user alone has the ratio .75/.5 or .25/.5
-    assert figure(a, seeds)["by_seed"] == {"0": 0.75, "1": 0.25}
+    assert figure(a, seeds)["by_seed"] == [0.75, 0.25]
     with pytest.raises(DataError, match="other users"):
         comparison(a, b, seeds, {0: result_of({"hit": [[0, 1], [0, 1]]}, users=[5, 6])})
 

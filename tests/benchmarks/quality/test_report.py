@@ -15,7 +15,7 @@ from pinrec_core.errors import ConfigError, DataError
 
 ROW = {
     "claim", "dataset", "protocol", "metric", "value", "baseline", "baseline_value", "ratio", "ci95", "seeds", "goal",
-    "command", "reached",
+    "command", "reached", "by_seed", "baseline_by_seed",
 }  # fmt: skip
 
 

@@ -53,7 +53,7 @@ def test_a_changed_study_is_refused_until_told_to_overwrite(place, datasets, tmp
     study.write_text(STUDY.replace("k = 5", "k = 4").replace('title = "OC"\n', 'title = "OC"\nepochs = 2\n'), "utf-8")
     with pytest.raises(ConfigError) as refused:
         run_here(tmp_path, datasets)
-    assert "oc-0: epochs=1, now 2" in str(refused.value)
+    assert "oc-0: training.epochs=1, now 2" in str(refused.value)
     assert "uc-1/held_out: evaluation.k=5, now 4" in str(refused.value)
     budget = tmp_path / "work" / "yelp" / "pinnerformer-0" / "training" / "run.json"
     before = budget.stat().st_mtime_ns

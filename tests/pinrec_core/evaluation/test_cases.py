@@ -89,11 +89,36 @@ def test_a_long_history_keeps_its_end_and_remembers_all_that_was_seen(dataset, l
         assert len(case.seen_row) == len(np.unique(before))
 
 
+@pytest.mark.parametrize("make", [held_out_cases, cold_cases])
+def test_users_for_validation_are_not_judged(dataset, catalogue, make):
+    judged, validation = (
+        {case.user_id for case in make(dataset, catalogue, share=EVALUATION_SHARE, targets=Z, validation=validation)}
+        for validation in (False, True)
+    )
+    assert len(judged) > len(validation) > 0
+    assert not judged & validation
+
+
+@pytest.mark.parametrize("make", [held_out_cases, cold_cases])
+def test_a_sample_of_users_is_taken_from_the_whole_file(dataset, catalogue, make):
+    def users(most: int | None) -> list[int]:
+        return [case.user_id for case in make(dataset, catalogue, share=EVALUATION_SHARE, targets=Z, max_users=most)]
+
+    everybody = users(None)
+    n = len(everybody) // 2
+    sample = users(n)
+    assert len(sample) == n
+    assert set(sample) < set(everybody)
+    assert set(sample) != set(everybody[:n])  # a file may be sorted by user, and early users are not like late ones
+    assert sample[:3] == users(3)  # a smaller sample is part of a larger one
+
+
 def test_a_draw_is_seeded_by_the_user_alone(dataset, catalogue):
     few = list(held_out_cases(dataset, catalogue, share=EVALUATION_SHARE, targets=Z, max_users=3))
     many = list(held_out_cases(dataset, catalogue, share=EVALUATION_SHARE, targets=Z))
-    assert [case.seed for case in few] == [case.seed for case in many[:3]]
-    assert len({case.seed for case in many}) == len(many)
+    seeds = {case.user_id: case.seed for case in many}
+    assert [case.seed for case in few] == [seeds[case.user_id] for case in few]
+    assert len(set(seeds.values())) == len(many)
 
 
 @pytest.mark.parametrize("make", [held_out_cases, cold_cases])

@@ -81,6 +81,20 @@ def test_users_are_those_that_every_subject_held_out(release, run, dataset):
     assert setting.dataset == dataset  # the run's: a release does not know its own
 
 
+def test_calibration_is_that_of_a_release_whatever_is_judged(run, dataset):
+    """By users that are not judged and have a history: a user without one would merge at another threshold."""
+    of_protocol = []
+    for protocol in (Protocol.HELD_OUT, Protocol.COLD):
+        setting = Setting.for_subjects([str(run.folder)], protocol=protocol, targets=4)
+        catalogue = ItemCatalogue.open(dataset)
+        calibration = setting.calibration_cases(catalogue)
+        assert calibration
+        assert not {c.user_id for c in calibration} & {c.user_id for c in setting.cases(catalogue)}
+        of_protocol.append([(c.user_id, len(c.history)) for c in calibration])
+    assert of_protocol[0] == of_protocol[1]
+    assert min(length for _, length in of_protocol[0]) > 0
+
+
 def test_what_cannot_be_judged_is_refused(release, run, dataset, tmp_path):
     with pytest.raises(ConfigError, match="--dataset: expected the prepared dataset"):
         Setting.for_subjects([release])

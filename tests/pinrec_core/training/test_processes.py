@@ -14,10 +14,13 @@ import pytest
 import safetensors.torch
 import torch
 
-from pinrec_core.config import Precision
+from pinrec_core.config import ObjectiveConfig, Precision, Variant
 from pinrec_core.errors import ConfigError
+from pinrec_core.objective import Objective
 from pinrec_core.training import Run
 from pinrec_core.training.processes import Processes
+from pinrec_core.training.sharded_tables import shard_id_tables
+from tests.pinrec_core.builders import tiny_model
 from tests.pinrec_core.training.one_of_two import USERS_PER_PROCESS, gradients
 from tests.pinrec_core.training.small_training import assert_equal_weights, epoch_losses, train_small, weights
 
@@ -132,3 +135,10 @@ def test_a_numbered_device_cannot_be_shared(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="device='cuda:1': expected 'cuda' under torchrun"):
         Processes.launch(torch.device("cuda:1"), Precision.FP32)
+
+
+def test_tables_that_cannot_be_shared_out_evenly_are_refused_before_training():
+    """They could be looked up, and would fail to come together again after the last epoch."""
+    objective = Objective(tiny_model(Variant.OC), ObjectiveConfig(), catalogue_size=120)
+    with pytest.raises(ConfigError, match=r"id_rows=\d+: expected 2 tables of them to divide among 3 processes"):
+        shard_id_tables(objective, rank=0, count=3)

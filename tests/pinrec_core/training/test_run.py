@@ -90,5 +90,18 @@ def test_id_tables_start_from_those_of_another_run(dataset, run, tmp_path):
 def test_id_tables_of_another_shape_or_none_are_refused(dataset, run, tmp_path):
     with pytest.raises(ConfigError, match=r"tables of shape \[512, 4\], expected \[1024, 4\]"):
         train_small(dataset, tmp_path / "a", model={"id_rows": 512}, id_tables=run.folder)
-    with pytest.raises(DataError, match="expected the weights of an ID pre-training"):
+    with pytest.raises(DataError, match="expected a finished training run"):
         train_small(dataset, tmp_path / "b", id_tables=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("held_out", "message"),
+    [
+        ({"held_out_last": 1}, "pre-trained with held_out_last=0, expected at least 1"),
+        ({"evaluation_share": 0.9}, r"pre-trained with evaluation_share=\S+, expected at least 0.9"),
+    ],
+)
+def test_id_tables_that_saw_what_is_held_out_are_refused(dataset, run, tmp_path, held_out, message):
+    """Otherwise the targets of an evaluation are in the tables."""
+    with pytest.raises(ConfigError, match=message):
+        train_small(dataset, tmp_path, training=held_out, id_tables=run.folder)
