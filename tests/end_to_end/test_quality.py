@@ -13,7 +13,7 @@ def test_a_minute_of_training_beats_popularity(ml100k, tmp_path):
     run = tmp_path / "run"
     pinrec(
         "train", ml100k.dataset, "--out", run, "--preset", "tiny", "--variant", "uc", "--epochs", 6,
-        "--set", "training.batch_users=8",
+        "--set", "training.batch_users=8", "--set", "training.evaluation_share=0.3",
     )  # fmt: skip
     popular = ["popularity", "popularity-by-surface"]
     judged = json.loads(pinrec("evaluate", run, *popular, "--json").stdout)
