@@ -16,6 +16,7 @@ import torch
 
 PACKAGES = ("torch", "numpy", "faiss-cpu", "rocksdict", "tritonclient", "nvidia-pytriton", "transformers")
 ROOT = Path(__file__).parents[1]
+_CODE = (".", ":(exclude)benchmarks/results", ":(exclude)docs")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,10 +82,11 @@ def _versions() -> dict[str, str]:
 
 
 def _commit() -> str:
-    """The commit of the working tree, ``+changes`` behind it where the tree differs; ``unknown`` without git."""
+    """The commit of the working tree; ``+changes`` behind it where files differ, other than what benchmarks and reports
+    write themselves; ``unknown`` without git."""
     try:
         commit = _git("rev-parse", "--short=12", "HEAD")
-        return commit + ("+changes" if _git("status", "--porcelain") else "")
+        return commit + ("+changes" if _git("status", "--porcelain", "--", *_CODE) else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
