@@ -41,8 +41,8 @@ run again. This file and the pages behind it are generated; see [how to run it a
   interval spans the goal, other users could have decided otherwise.
 - **Who is judged**: users that no model was trained on. A quarter of the users held out is for validation: merging
   thresholds are calibrated on them, losses after each epoch are theirs, and they are not judged. The studies' settings
-  were chosen on yet another draw of users, before those judged here were held out. Leave one out judges every user's last
-  item, which no training saw; its settings were chosen by the item before that.
+  were chosen on yet another draw of users, before those judged here were held out. Leave one out judges the last item
+  of every user, which no training saw; its settings were chosen by the item before that.
 - **Time**: users are held out, not a period. A model that knows the time of a request has seen what *other* users did
   before and after it; PinnerFormer and the generative variants do, SASRec and the counting baselines ignore time.
 - **Embeddings**: a release serves what is judged here where it is made with the same number of embeddings and the same
