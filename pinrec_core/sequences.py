@@ -80,7 +80,7 @@ def is_evaluation_user(user_id: int | str, share: float) -> bool:
     Decided by a hash of the id's text alone: it depends on no other user, and an id falls on the same side whether it
     is written as an integer or as a string.
     """
-    return user_hash(user_id, _HELD_OUT) < share * 2.0**64
+    return _user_hash(user_id, _HELD_OUT) < share * 2.0**64
 
 
 def is_validation_user(user_id: int | str) -> bool:
@@ -88,7 +88,7 @@ def is_validation_user(user_id: int | str) -> bool:
 
     The others are for the figures, which would flatter what was chosen on them.
     """
-    return user_hash(user_id, _VALIDATION) < VALIDATION_SHARE * 2.0**64
+    return _user_hash(user_id, _VALIDATION) < VALIDATION_SHARE * 2.0**64
 
 
 def sampling_order(user_id: int | str) -> int:
@@ -96,10 +96,10 @@ def sampling_order(user_id: int | str) -> int:
 
     The first n of a file are none: ids that were given out over time sort early users first.
     """
-    return user_hash(user_id, _SAMPLE)
+    return _user_hash(user_id, _SAMPLE)
 
 
-def user_hash(user_id: int | str, seed: int) -> int:
+def _user_hash(user_id: int | str, seed: int) -> int:
     """xxh64 of the id's text; hashes of different seeds are independent."""
     return xxhash.xxh64_intdigest(str(user_id).encode("utf-8"), seed)
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from pinrec_core.cli.generation_options import Embeddings, Offsets, parse_offsets
+
 
 def evaluate(
     subject: Annotated[
@@ -30,17 +32,8 @@ def evaluate(
     ] = "held-out",
     targets: Annotated[int, typer.Option(help="Z: items per user to be recalled.")] = 8,
     k: Annotated[int, typer.Option(help="Items per generated embedding; the cut-off of leave-one-out.")] = 10,
-    embeddings: Annotated[
-        int | None,
-        typer.Option(
-            help="E: embeddings per user of every model, steps × outcomes × offsets, so that variants compare. By "
-            "default each model's own.",
-            show_default=False,
-        ),
-    ] = None,
-    offsets: Annotated[
-        str | None, typer.Option(help="Time offsets per step, e.g. 1,2,4; all by default.", show_default=False)
-    ] = None,
+    embeddings: Embeddings = None,
+    offsets: Offsets = None,
     num_items: Annotated[int, typer.Option(help="N: items of the served recall.")] = 100,
     exclude_seen: Annotated[bool, typer.Option(help="Keep the user's history out of the served items.")] = False,
     max_users: Annotated[
@@ -93,7 +86,6 @@ def evaluate(
     from pinrec_core.cli import evaluation_tables as tables
     from pinrec_core.cli.console import print_json, progress, stderr, stdout
     from pinrec_core.cli.evaluation_studies import Studies, run_studies
-    from pinrec_core.cli.offsets import parse_offsets
     from pinrec_core.errors import ConfigError, require
     from pinrec_core.evaluation.setting import Protocol, Setting, judge, open_subject
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from pinrec_core.cli.generation_options import Embeddings, Offsets, parse_offsets
+
 
 def release(
     run: Annotated[Path, typer.Argument(help="A run folder made by `pinrec train`.", show_default=False)],
@@ -17,17 +19,8 @@ def release(
     make_current: Annotated[
         bool, typer.Option(help="Point releases/current at it, so that `pinrec serve` takes it.")
     ] = True,
-    embeddings: Annotated[
-        int | None,
-        typer.Option(
-            help="E: embeddings that serving generates per user, steps × outcomes × offsets. By default six steps of "
-            "all offsets, as in production.",
-            show_default=False,
-        ),
-    ] = None,
-    offsets: Annotated[
-        str | None, typer.Option(help="Time offsets per step, e.g. 1,3; all by default.", show_default=False)
-    ] = None,
+    embeddings: Embeddings = None,
+    offsets: Offsets = None,
     evaluate: Annotated[bool, typer.Option(help="Evaluate first and record the figures in the release.")] = True,
     targets: Annotated[int, typer.Option(help="Z: items per held-out user to be recalled.")] = 8,
     device: Annotated[str, typer.Option(help="Torch device of the model: cpu, cuda, cuda:1 …")] = "cpu",
@@ -46,7 +39,6 @@ def release(
 
     from pinrec_core.cli.console import print_json, progress, stderr, stdout
     from pinrec_core.cli.evaluation_tables import metrics_table
-    from pinrec_core.cli.offsets import parse_offsets
     from pinrec_core.evaluation.setting import HELD_OUT_LAST_KEY, Setting, judge, open_run
     from pinrec_core.publishing import publish
     from pinrec_core.release import EVALUATION_SHARE_KEY

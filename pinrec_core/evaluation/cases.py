@@ -54,48 +54,27 @@ def held_out_cases(
     *,
     share: float,
     targets: int,
+    cold: bool = False,
     validation: bool = False,
     max_users: int | None = None,
 ) -> Iterator[EvaluationCase]:
     """Held-out users with their last ``targets`` distinct items and at least one interaction before these.
 
-    ``catalogue`` is that of the index to be judged: rows are its own. ``max_users`` of them, if given, are chosen by
-    hash. Raises ``ConfigError`` for a number below 1.
+    Where ``cold``, with their first distinct items: nothing is known of them but surface and time. ``catalogue`` is
+    that of the index to be judged: rows are its own. ``max_users`` of them, if given, are chosen by hash. Raises
+    ``ConfigError`` for a number below 1.
     """
     _check(targets=targets, max_users=max_users)
 
     def cases() -> Iterator[EvaluationCase]:
         for user_id, history in _held_out(dataset, share, validation):
             position, row = _targets(history, catalogue)
-            last = len(row) - 1 - np.unique(row[::-1], return_index=True)[1]  # last occurrence of each distinct item
-            last = np.sort(last)[-targets:]
-            if len(last) == targets and position[last[0]] > 0:
-                yield _case(user_id, history, catalogue, position[last], row[last])
-
-    return _sample(cases(), max_users)
-
-
-def cold_cases(
-    dataset: Path,
-    catalogue: ItemCatalogue,
-    *,
-    share: float,
-    targets: int,
-    validation: bool = False,
-    max_users: int | None = None,
-) -> Iterator[EvaluationCase]:
-    """Held-out users with their first ``targets`` distinct items: nothing is known of them but surface and time.
-
-    Raises ``ConfigError`` for a number below 1.
-    """
-    _check(targets=targets, max_users=max_users)
-
-    def cases() -> Iterator[EvaluationCase]:
-        for user_id, history in _held_out(dataset, share, validation):
-            position, row = _targets(history, catalogue)
-            first = np.sort(np.unique(row, return_index=True)[1])[:targets]
-            if len(first) == targets:
-                yield _case(user_id, history, catalogue, position[first], row[first], cut=0)
+            if cold:
+                chosen = np.sort(np.unique(row, return_index=True)[1])[:targets]
+            else:  # the last occurrence of each distinct item
+                chosen = np.sort(len(row) - 1 - np.unique(row[::-1], return_index=True)[1])[-targets:]
+            if len(chosen) == targets and (cold or position[chosen[0]] > 0):
+                yield _case(user_id, history, catalogue, position[chosen], row[chosen], cut=0 if cold else None)
 
     return _sample(cases(), max_users)
 

@@ -19,7 +19,6 @@ from pinrec_core.dataset import DatasetManifest
 from pinrec_core.errors import ConfigError, DataError
 from pinrec_core.evaluation.cases import (
     EvaluationCase,
-    cold_cases,
     held_out_cases,
     leave_one_out_cases,
     training_histories,
@@ -126,10 +125,9 @@ class Setting:
             return leave_one_out_cases(
                 self.dataset, catalogue, from_end=self.protocol.left_out, max_users=self.max_users
             )
-        make = cold_cases if self.protocol is Protocol.COLD else held_out_cases
-        return make(
+        return held_out_cases(
             self.dataset, catalogue, share=self.evaluation_share, targets=self.targets, max_users=self.max_users,
-            validation=self.protocol is Protocol.HELD_OUT_VALIDATION,
+            cold=self.protocol is Protocol.COLD, validation=self.protocol is Protocol.HELD_OUT_VALIDATION,
         )  # fmt: skip
 
     def calibration_cases(self, catalogue: ItemCatalogue) -> list[EvaluationCase]:

@@ -14,7 +14,7 @@ import torch
 from pinrec_core.catalogue import ItemCatalogue
 from pinrec_core.collate import collate, pad
 from pinrec_core.dataset import SEQUENCES
-from pinrec_core.evaluation.cases import cold_cases, held_out_cases, leave_one_out_cases
+from pinrec_core.evaluation.cases import held_out_cases, leave_one_out_cases
 from pinrec_core.evaluation.user_embeddings import generate_for, history_batch
 from pinrec_core.history import DTYPES
 from tests.pinrec_core.conftest import EVALUATION_SHARE
@@ -46,7 +46,7 @@ def streams(folder: Path, catalogue: ItemCatalogue, from_end: int) -> dict:
     options = {"share": EVALUATION_SHARE, "targets": Z}
     return {
         "held-out": list(held_out_cases(folder, catalogue, **options)),
-        "cold": list(cold_cases(folder, catalogue, **options)),
+        "cold": list(held_out_cases(folder, catalogue, cold=True, **options)),
         "leave-one-out": list(leave_one_out_cases(folder, catalogue, from_end=from_end)),
     }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,6 @@ from pinrec_core.dataset import SEQUENCES
 from pinrec_core.errors import ConfigError
 from pinrec_core.evaluation.cases import (
     EvaluationCase,
-    cold_cases,
     held_out_cases,
     leave_one_out_cases,
     training_histories,
@@ -20,6 +21,7 @@ from pinrec_core.sequences import is_evaluation_user, iter_histories
 from tests.pinrec_core.conftest import EVALUATION_SHARE
 
 Z = 4
+cold_cases = partial(held_out_cases, cold=True)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,31 @@
+"""What a model generates per user: options of every command that indexes one, so that they read the same everywhere."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pinrec_core.errors import ConfigError
+
+Embeddings = Annotated[
+    int | None,
+    typer.Option(
+        help="E: embeddings per user, steps × outcomes × offsets; equal ones make variants compare. By default six "
+        "steps of all offsets, as in production; a release has its own.",
+        show_default=False,
+    ),
+]
+Offsets = Annotated[
+    str | None, typer.Option(help="Time offsets per step, e.g. 1,2,4; all by default.", show_default=False)
+]
+
+
+def parse_offsets(text: str | None) -> tuple[int, ...] | None:
+    """``1,2,4`` → (1, 2, 4). Raises ``ConfigError``."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"offsets={text!r}: expected whole numbers between commas, such as 1,2,4") from error
