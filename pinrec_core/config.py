@@ -193,7 +193,7 @@ class ObjectiveConfig(_Config):
     log_q: bool = True  # subtract log Q(i) from the logits; off only to measure what it is worth
     mask_own_positives: bool = True  # of the other items a user acted on; off only to measure
     horizon_days: float = 28.0  # of the dense all-action targets (PinnerFormer)
-    sketch_width: int = 1 << 16
+    sketch_width: int = 1 << 16  # above the number of items, or rare ones all look as frequent as their collisions
     sketch_depth: int = 4
 
     def __post_init__(self) -> None:
@@ -222,7 +222,7 @@ class TrainingConfig(_Config):
     warmup_share: float = 0.05
     gradient_clip: float = 1.0
     evaluation_share: float = 0.1  # users held out of training, by hash
-    held_out_last: int = 0  # interactions at the end of every user that training never sees: leave-one-out's split
+    held_out_last: int = 0  # last interactions of every user that training never sees, queries not counted
     validation_users: int = 256  # held-out users whose loss is taken after each epoch; 0: none
     seed: int = 0
 
@@ -306,7 +306,9 @@ PRESETS: dict[str, Preset] = {
             "id_dropout": 0.0, "id_width": 256, "id_hashes": 4, "id_rows": 1 << 20, "max_history": 512,
             "max_steps": 16, "max_offset": 16,
         },
-        objective=ObjectiveConfig(in_batch_negatives=8192, random_negatives=16384, windows_per_step=8192),
+        objective=ObjectiveConfig(
+            in_batch_negatives=8192, random_negatives=16384, windows_per_step=8192, sketch_width=1 << 22
+        ),
         training=TrainingConfig(epochs=5, batch_users=64, learning_rate=3e-4, id_learning_rate=1e-3),
     ),
 }  # fmt: skip

@@ -19,6 +19,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from pinrec_core.config import ModelConfig
 from pinrec_core.errors import DataError
 from pinrec_core.ids import IdKind
 
@@ -70,6 +71,7 @@ class DatasetManifest:
 
     @staticmethod
     def load(folder: Path) -> DatasetManifest:
+        """Read ``folder/dataset.json``. Raises ``DataError`` when it is absent, damaged or has other keys."""
         path = Path(folder) / MANIFEST_NAME
         if not path.is_file():
             raise DataError(f"{path}: expected a prepared dataset's manifest; run `pinrec prepare` first")
@@ -81,6 +83,20 @@ class DatasetManifest:
             return DatasetManifest(**raw)
         except (ValueError, TypeError) as error:  # not JSON, or a value of another kind
             raise DataError(f"{path}: expected a dataset's manifest, {error}") from error
+
+    def check_model(self, config: ModelConfig) -> None:
+        """Raises ``DataError`` where a model was made for other vocabularies or features than this dataset's."""
+        sizes = {
+            "num_outcomes": len(self.outcomes),
+            "num_surfaces": len(self.surfaces),
+            "feature_width": self.feature_width,
+        }
+        for name, got in sizes.items():
+            expected = getattr(config, name)
+            if got != expected:
+                raise DataError(
+                    f"{name}={got} of dataset {self.name!r}: expected {expected}, which the model was made for"
+                )
 
     def save(self, folder: Path) -> None:
         text = json.dumps(asdict(self), indent=2, ensure_ascii=False)

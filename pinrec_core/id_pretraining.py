@@ -12,13 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pinrec_core.config import ModelConfig
+from pinrec_core.errors import ConfigError, require
 from pinrec_core.sequence_model import ConditionedHead, HistoryBatch, ItemModel
 
 
 class DotProduct(ItemModel):
-    """It is trained as any other model is, and generates nothing."""
+    """It is trained as any other model is, and generates nothing. Raises ``ConfigError`` without an ID embedding."""
 
     def __init__(self, config: ModelConfig) -> None:
+        require(config.id_width > 0, "id_width", config.id_width, "ID tables to pre-train", error=ConfigError)
         super().__init__(config)
         self.start_token = nn.Parameter(torch.empty(config.id_width))
         nn.init.normal_(self.start_token, std=config.id_width**-0.5)

@@ -21,7 +21,6 @@ from pinrec_core.compression import compress, compression_ratio
 from pinrec_core.config import GenerationConfig, ModelConfig
 from pinrec_core.dataset import DatasetManifest
 from pinrec_core.device import torch_device
-from pinrec_core.errors import DataError
 from pinrec_core.evaluation.cases import EvaluationCase
 from pinrec_core.evaluation.user_embeddings import generate_for, serving_budget
 from pinrec_core.item_index import ItemIndex
@@ -82,7 +81,7 @@ class IndexedModel:
         run was trained on, ``ConfigError`` for a device that is not there.
         """
         manifest = DatasetManifest.load(dataset)
-        _check_sizes(run.model, manifest)
+        manifest.check_model(run.model)
         model = run.load_model()
         embed_ids = model.id_embedding if device == "cpu" else copy.deepcopy(model.id_embedding)
         model = model.to(torch_device(device))
@@ -114,20 +113,6 @@ class IndexedModel:
                 "compression_ratio": compression_ratio(compress(sample, merge_cosine)),
             },
         )
-
-
-def _check_sizes(config: ModelConfig, manifest: DatasetManifest) -> None:
-    sizes = {
-        "num_outcomes": len(manifest.outcomes),
-        "num_surfaces": len(manifest.surfaces),
-        "feature_width": manifest.feature_width,
-    }
-    for name, got in sizes.items():
-        expected = getattr(config, name)
-        if got != expected:
-            raise DataError(
-                f"{name}={got} of dataset {manifest.name!r}: expected {expected}, which the model was made for"
-            )
 
 
 def default_generation(config: ModelConfig) -> GenerationConfig:

@@ -5,6 +5,7 @@ Their output is *the* item space: history tokens, candidates in the index and ge
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -22,9 +23,17 @@ class ItemEmbedder(nn.Module):
                 nn.LayerNorm(hidden_width),
                 nn.ReLU(),
             ]
-        stack.append(nn.Linear(hidden_width if layers > 1 else input_width, item_width))
-        self.stack = nn.Sequential(*stack)
+        out = nn.Linear(hidden_width if layers > 1 else input_width, item_width)
+        self.stack = nn.Sequential(*stack, out)
 
     def forward(self, features: Tensor) -> Tensor:
         """float ``[..., input_width]`` → unit vectors ``[..., D]``."""
-        return F.normalize(self.stack(features), dim=-1)
+        return unit_vectors(self.stack(features), features.dtype)
+
+
+def unit_vectors(vectors: Tensor, dtype: torch.dtype) -> Tensor:
+    """``[..., D]`` at length 1, in the ``dtype`` of the weights.
+
+    Not in that of a product under autocast: with lengths rounded to BF16 a logit of λ = 100 is off by up to .4.
+    """
+    return F.normalize(vectors.float(), dim=-1).to(dtype)

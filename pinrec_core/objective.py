@@ -6,7 +6,6 @@ Each target conditions the head on its own outcome and offset. Queries are conte
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -24,7 +23,7 @@ from pinrec_core.sampled_softmax import (
     streamed_sampled_softmax_loss,
 )
 from pinrec_core.sequence_model import HistoryBatch, ItemModel
-from pinrec_core.targets import Targets, draw_all_actions, draw_windows
+from pinrec_core.targets import Targets, draw_all_actions, draw_windows, share_queries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,24 +77,25 @@ class Objective(nn.Module):
             self.sketch.update(batch.item_key[is_target])
 
         targets = self._draw_targets(batch, is_target)
-        target_key = batch.item_key[targets.user, targets.target]
-        candidates, log_q = self._candidates(batch, item, is_target, targets, target_key)
-        # Targets of one window that are conditioned alike share a query.
         outcome = batch.outcome[targets.user, targets.target]
         if not self.model.config.variant.outcome_conditioned:
             outcome = torch.zeros_like(outcome)
-        O = self.model.config.num_conditions
-        distinct, query = torch.unique(targets.window * O + outcome, return_inverse=True)
-        first = torch.empty_like(distinct).scatter_(0, query, torch.arange(len(query), device=query.device))
+        first, query = share_queries(targets, outcome, self.model.config.num_conditions)
         user, position = targets.user[first], targets.position[first]
         condition = self._conditions()[outcome[first], targets.offset[first] - 1]
+        target_key = batch.item_key[targets.user, targets.target]
+        pool = self._draw_pool(batch, item, is_target)
         loss = streamed_sampled_softmax_loss(
             Queries(
                 vector=self.model.head.conditioned(hidden[user, position], condition),
                 row=user if self.config.mask_own_positives else targets.window[first],
             ),
-            Positives(item=item[targets.user, targets.target], log_q=log_q(target_key), query=query),
-            candidates,
+            Positives(item=item[targets.user, targets.target], log_q=self._log_q(target_key, pool), query=query),
+            Candidates(
+                item=pool.item,
+                log_q=self._log_q(pool.item_key, pool),
+                excluded=self._excluded(batch, is_target, targets, target_key, pool),
+            ),
             self.inverse_temperature,
         )
         return reduce_windows(loss, targets.window, targets.num_windows, self.config.window_reduction)
@@ -116,13 +116,10 @@ class Objective(nn.Module):
         window = config.window if model.variant.multi_token else 1
         return draw_windows(is_target, max_offset=model.max_offset, window=window, windows=config.windows_per_step)
 
-    def _candidates(
-        self, batch: TrainingBatch, item: Tensor, is_target: Tensor, targets: Targets, target_key: Tensor
-    ) -> tuple[Candidates, Callable[[Tensor], Tensor]]:
-        """In-batch negatives drawn from the batch's targets, then the random ones; and log Q of that pool.
+    def _draw_pool(self, batch: TrainingBatch, item: Tensor, is_target: Tensor) -> _Pool:
+        """In-batch negatives drawn from the batch's targets, then the random ones.
 
-        A small batch has fewer targets than in-batch negatives are wanted: log Q follows what was drawn. Excluded is
-        what a user has acted on or, where that is not masked, what the window itself asks for.
+        A small batch has fewer targets than in-batch negatives are wanted; log Q follows what was drawn.
         """
         user, position = is_target.nonzero(as_tuple=True)
         drawn = torch.randperm(len(user), device=user.device)[: self.config.in_batch_negatives]
@@ -130,32 +127,46 @@ class Objective(nn.Module):
         random_item = self.model.represent_pins(
             batch.random_feature, batch.random_scale, self.model.id_embedding(batch.random_key)
         )
-        item_key = torch.cat([batch.item_key[user, position], batch.random_key])
+        return _Pool(
+            item_key=torch.cat([batch.item_key[user, position], batch.random_key]),
+            item=torch.cat([item[user, position], random_item]),
+            in_batch=len(user),
+        )
 
-        def log_q(key: Tensor) -> Tensor:
-            if not self.config.log_q:
-                return torch.zeros(len(key), device=key.device)
-            return pool_log_q(
-                self.sketch.probability(key),
-                in_batch=len(user),
-                random=len(batch.random_key),
-                catalogue_size=self.catalogue_size,
-            )
+    def _log_q(self, item_key: Tensor, pool: _Pool) -> Tensor:
+        """log Q of keys ``[n]``: the probability that a draw of the pool is that item."""
+        if not self.config.log_q:
+            return torch.zeros(len(item_key), device=item_key.device)
+        return pool_log_q(
+            self.sketch.probability(item_key), in_batch=pool.in_batch, random=len(pool.item_key) - pool.in_batch,
+            catalogue_size=self.catalogue_size,
+        )  # fmt: skip
 
+    def _excluded(
+        self, batch: TrainingBatch, is_target: Tensor, targets: Targets, target_key: Tensor, pool: _Pool
+    ) -> Tensor:
+        """What is no negative: by user, bool ``[B, C]``, all that they have acted on; or, where that is not masked, by
+        window, ``[windows, C]``, what the window itself asks for."""
         if self.config.mask_own_positives:
-            owner, own = is_target.nonzero(as_tuple=True)[0], batch.item_key[is_target]
-            excluded = members(owner, own, len(is_target), item_key)
-        else:
-            excluded = members(targets.window, target_key, targets.num_windows, item_key)
-        item = torch.cat([item[user, position], random_item])
-        return Candidates(item=item, log_q=log_q(item_key), excluded=excluded), log_q
+            owner = is_target.nonzero(as_tuple=True)[0]
+            return members(owner, batch.item_key[is_target], len(is_target), pool.item_key)
+        return members(targets.window, target_key, targets.num_windows, pool.item_key)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pool:
+    """The negatives drawn for a step: C items, the first ``in_batch`` of them targets of the batch."""
+
+    item_key: Tensor  # int64 [C]
+    item: Tensor  # float [C, D]
+    in_batch: int
 
 
 def reduce_windows(loss: Tensor, window: Tensor, num_windows: int, reduction: WindowReduction) -> Tensor:
     """Losses ``[m]`` of targets and the window each belongs to, int64 ``[m]`` → the mean over windows, a scalar.
 
-    Losses are −log p. Within a window either their mean counts, or the least of them, or −log of the mean p. No window
-    at all (a batch without targets) is a loss of 0.
+    Losses are −log p. Within a window, whatever its targets are conditioned on, either their mean counts, or the least
+    of them, or −log of the mean p. No window at all (a batch without targets) is a loss of 0.
     """
 
     def per_window(values: Tensor, how: str) -> Tensor:

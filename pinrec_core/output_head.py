@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pinrec_core.item_embedder import unit_vectors
 from pinrec_core.sequence_model import ConditionedHead, inverse_of
 
 
@@ -46,4 +47,4 @@ class OutputHead(ConditionedHead):
 
     def conditioned(self, hidden: Tensor, condition: Tensor) -> Tensor:
         """Hidden states ``[..., H]`` → unit vectors ``[..., D]``."""
-        return F.normalize(self.out(F.gelu(self.from_hidden(hidden) + condition)), dim=-1)
+        return unit_vectors(self.out(F.gelu(self.from_hidden(hidden) + condition)), self.out.weight.dtype)

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from pinrec_core.errors import DataError
-from pinrec_core.history import DTYPES, History
+from pinrec_core.history import DTYPES, NO_OUTCOME, History
 
 BATCH_INFO_NAME = "batch.json"
 SEQUENCE_COLUMNS = ("user_id", *DTYPES)
@@ -91,6 +91,17 @@ def is_validation_user(user_id: int | str) -> bool:
     return _user_hash(user_id, _VALIDATION) < VALIDATION_SHARE * 2.0**64
 
 
+def without_last(history: History, count: int) -> History:
+    """A history up to its ``count``-th last interaction with an outcome: those from there on are for evaluation alone.
+
+    Queries do not count, for they are never the item that is left out. With fewer interactions nothing remains.
+    """
+    if count == 0:
+        return history
+    target = np.flatnonzero(history.outcome != NO_OUTCOME)
+    return history.take(slice(0, int(target[-count]) if len(target) >= count else 0))
+
+
 def sampling_order(user_id: int | str) -> int:
     """Sorts users as if they were shuffled, the same way each time: the first n of them are a sample of n.
 
@@ -128,9 +139,23 @@ def _batches(part: Path, batch_users: int) -> Iterator[pa.RecordBatch]:
             missing = sorted(set(SEQUENCE_COLUMNS) - set(file.schema_arrow.names))
             if missing:
                 raise DataError(f"{part}: columns {missing} are missing: expected {list(SEQUENCE_COLUMNS)}")
+            for name in DTYPES:
+                _check_type(part, name, file.schema_arrow.field(name).type)
             yield from file.iter_batches(batch_users, columns=list(SEQUENCE_COLUMNS))
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{part}: expected a readable parquet file, {error}") from error
+
+
+def _check_type(part: Path, name: str, got: pa.DataType) -> None:
+    """Where sizes agree, bits are taken as they are (``_numbers``): another kind of value would become nonsense."""
+    element = got.value_type if pa.types.is_list(got) else None
+    if name == "feature":
+        fits, expected = element is not None and pa.types.is_binary(element), "binary"
+    else:
+        same_kind = pa.types.is_floating if DTYPES[name].kind == "f" else pa.types.is_integer
+        fits, expected = element is not None and same_kind(element), f"numbers that fit {DTYPES[name]}"
+    if not fits:
+        raise DataError(f"{part}: {name} is {got}: expected a list of {expected}")
 
 
 def _histories_of(batch: pa.RecordBatch, keep_user: KeepUser | None, part: Path) -> Iterator[tuple[int | str, History]]:

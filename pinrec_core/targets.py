@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pinrec_core.time_features import DAY
+from pinrec_core.time_features import DAY, previous_timestamps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +60,7 @@ def draw_all_actions(is_target: Tensor, timestamp: Tensor, *, horizon_days: floa
     B, T = is_target.shape
     seen = _targets_before(is_target)
     # Padding carries time 0; behind the real interactions only a later time keeps the row ascending.
-    now = torch.cat([timestamp[:, :1], timestamp[:, :-1]], dim=1)
+    now = previous_timestamps(timestamp)
     ascending = timestamp.cummax(dim=1).values
     end = torch.searchsorted(ascending, now + int(horizon_days * DAY), right=True)  # [B, T]
     before, within = seen[:, :-1], seen.gather(1, end)
@@ -73,6 +73,16 @@ def draw_all_actions(is_target: Tensor, timestamp: Tensor, *, horizon_days: floa
         user=user, position=position, target=target, offset=torch.ones_like(user),
         window=torch.arange(len(user), device=user.device), num_windows=len(user),
     )  # fmt: skip
+
+
+def share_queries(targets: Targets, condition: Tensor, num_conditions: int) -> tuple[Tensor, Tensor]:
+    """Targets of one window with the same ``condition``, int64 ``[m]`` below ``num_conditions``, share a query.
+
+    → for each of the n queries one of its targets, int64 ``[n]``, and each target's query, int64 ``[m]``.
+    """
+    distinct, query = torch.unique(targets.window * num_conditions + condition, return_inverse=True)
+    first = torch.empty_like(distinct).scatter_(0, query, torch.arange(len(query), device=query.device))
+    return first, query
 
 
 def _targets_before(is_target: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pinrec_core.config import ModelConfig
 from pinrec_core.errors import ConfigError, require
+from pinrec_core.item_embedder import unit_vectors
 from pinrec_core.sequence_model import ConditionedHead, HistoryBatch, SequenceModel, inverse_of
 
 
@@ -57,4 +58,4 @@ class UserEmbedding(ConditionedHead):
 
     def conditioned(self, hidden: Tensor, condition: Tensor) -> Tensor:
         """Hidden states ``[..., H]`` → unit vectors ``[..., D]``."""
-        return F.normalize(self.out(hidden) + condition, dim=-1)
+        return unit_vectors(self.out(hidden) + condition, self.out.weight.dtype)

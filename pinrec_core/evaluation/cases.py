@@ -23,7 +23,7 @@ from pinrec_core.catalogue import ItemCatalogue
 from pinrec_core.dataset import SEQUENCES
 from pinrec_core.errors import ConfigError, require
 from pinrec_core.history import NO_OUTCOME, History
-from pinrec_core.sequences import is_evaluation_user, is_validation_user, iter_histories, sampling_order
+from pinrec_core.sequences import is_evaluation_user, is_validation_user, iter_histories, sampling_order, without_last
 
 LONGEST_HISTORY = 1024
 """Interactions kept of a history: no model reads more. What was seen before them is in ``seen_row`` all the same."""
@@ -84,16 +84,17 @@ def leave_one_out_cases(
 ) -> Iterator[EvaluationCase]:
     """Every user with one target, the item ``from_end`` places from the end: 1 is the test item, 2 the validation item.
 
-    Users without an interaction before it are left out. Raises ``ConfigError`` for a number below 1.
+    Users without an interaction before it are left out, as are those whose item is not in the catalogue. Raises
+    ``ConfigError`` for a number below 1.
     """
     _check(from_end=from_end, max_users=max_users)
 
     def cases() -> Iterator[EvaluationCase]:
         for user_id, history in iter_histories(dataset / SEQUENCES):
-            position, row = _targets(history, catalogue)
-            if len(row) >= from_end and position[-from_end] > 0:
-                at = slice(len(row) - from_end, len(row) - from_end + 1)
-                yield _case(user_id, history, catalogue, position[at], row[at])
+            cut = len(without_last(history, from_end))  # the target's place: where training ended, or after that
+            row = catalogue.rows_of(history.item_key[cut : cut + 1])
+            if cut > 0 and row[0] >= 0:
+                yield _case(user_id, history, catalogue, np.array([cut]), row)
 
     return _sample(cases(), max_users)
 
@@ -102,7 +103,7 @@ def training_histories(dataset: Path, *, share: float, held_out_last: int = 0) -
     """What a model of this split may learn from: users not held out, without their last ``held_out_last``."""
     for user_id, history in iter_histories(dataset / SEQUENCES):
         if not is_evaluation_user(user_id, share):
-            yield history.take(slice(0, max(0, len(history) - held_out_last)))
+            yield without_last(history, held_out_last)
 
 
 def _held_out(dataset: Path, share: float, validation: bool) -> Iterator[tuple[int | str, History]]:

@@ -23,7 +23,7 @@ from pinrec_core.collate import collate, pad
 from pinrec_core.config import ModelConfig, ObjectiveConfig, TrainingConfig
 from pinrec_core.history import NO_OUTCOME, History
 from pinrec_core.objective import TrainingBatch
-from pinrec_core.sequences import is_evaluation_user, is_validation_user, iter_histories, sampling_order
+from pinrec_core.sequences import is_evaluation_user, is_validation_user, iter_histories, sampling_order, without_last
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ def generator_of(seed: int, *key: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
-def longest_stretch(model: ModelConfig) -> int:
+def longest_segment(model: ModelConfig) -> int:
     """Interactions that fill the decoder: shorter ones would leave the positions of generated tokens untrained."""
     return model.max_positions - 1
 
@@ -72,7 +72,7 @@ def epoch_batches(
 ) -> Iterator[Draw]:
     """One pass over the training users of a process: every ``num_processes``-th of the stream.
 
-    A long history is cut into stretches at an offset drawn anew each epoch, so that every position learns from
+    A long history is cut into segments at an offset drawn anew each epoch, so that every position learns from
     contexts of every length. Within the shuffle buffer, histories of similar length share a batch.
     ``num_users`` is that of the whole stream, held-out users included.
     """
@@ -97,20 +97,15 @@ def epoch_batches(
         trained += 1
         if trained % num_processes != process:
             continue
-        buffer.extend(stretches(without_last(history, training.held_out_last), longest_stretch(model), generator))
+        buffer.extend(segments(without_last(history, training.held_out_last), longest_segment(model), generator))
         if len(buffer) >= SHUFFLE_BUFFER:
             yield from drain()
             drained = seen
     yield from drain()
 
 
-def without_last(history: History, held_out: int) -> History:
-    """A history without its last ``held_out`` interactions: those are for evaluation alone."""
-    return history.take(slice(0, max(0, len(history) - held_out)))
-
-
-def stretches(history: History, length: int, generator: np.random.Generator) -> Iterator[History]:
-    """Cut a history into consecutive stretches of at most ``length``; one without a target teaches nothing.
+def segments(history: History, length: int, generator: np.random.Generator) -> Iterator[History]:
+    """Cut a history into consecutive segments of at most ``length``; one without a target teaches nothing.
 
     A single interaction is kept: it teaches the start token what a user without history does. Stretches are copies, so
     that what they were cut from can go.
@@ -124,7 +119,7 @@ def stretches(history: History, length: int, generator: np.random.Generator) -> 
 
 
 def held_out_histories(sequences: Path, model: ModelConfig, training: TrainingConfig) -> list[History]:
-    """The latest stretch, with a target in it, of ``validation_users`` users, sampled from those for validation."""
+    """The latest segment, with a target in it, of ``validation_users`` users, sampled from those for validation."""
     if not (training.validation_users and training.evaluation_share):
         return []
 
@@ -134,9 +129,9 @@ def held_out_histories(sequences: Path, model: ModelConfig, training: TrainingCo
     def latest() -> Iterator[tuple[int, History]]:
         for user_id, history in iter_histories(sequences, keep_user=wanted):
             history = without_last(history, training.held_out_last)
-            stretch = np.arange(max(0, len(history) - longest_stretch(model)), len(history))
-            if (history.outcome[stretch] != NO_OUTCOME).any():
-                yield sampling_order(user_id), history.take(stretch)
+            segment = np.arange(max(0, len(history) - longest_segment(model)), len(history))
+            if (history.outcome[segment] != NO_OUTCOME).any():
+                yield sampling_order(user_id), history.take(segment)
 
     return [history for _, history in heapq.nsmallest(training.validation_users, latest(), key=itemgetter(0))]
 
@@ -167,7 +162,7 @@ def prepare(draw: Draw, catalogue: ItemCatalogue, objective: ObjectiveConfig, se
     )
 
 
-def ahead(items: Iterator[T], count: int) -> Generator[T, None, None]:
+def prefetch(items: Iterator[T], count: int) -> Generator[T, None, None]:
     """The same items, ``count`` of them made in another thread while the caller works on the one before."""
     with ThreadPoolExecutor(max_workers=1) as thread:
         making = deque(thread.submit(next, items, None) for _ in range(count))

@@ -29,7 +29,7 @@ from pinrec_core.model_of_variant import trainable_model
 from pinrec_core.objective import Objective
 from pinrec_core.sequences import BatchInfo
 from pinrec_core.training import checkpoint
-from pinrec_core.training.batches import PreparedBatch, ahead, epoch_batches, held_out_histories, prepare
+from pinrec_core.training.batches import PreparedBatch, epoch_batches, held_out_histories, prefetch, prepare
 from pinrec_core.training.checkpoint import Position
 from pinrec_core.training.curves import Curves, curves
 from pinrec_core.training.metrics import EpochMetrics, Progress, Tally
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 CHECKPOINT_SECONDS = 300.0
 REPORT_SECONDS = 0.1
-BATCHES_AHEAD = 2
+PREFETCHED_BATCHES = 2
 """Made while the device works: at GPU speed, reading and padding would otherwise take as long as the step."""
 
 
@@ -72,31 +72,31 @@ def train(
     uninterrupted run ends with. ``id_tables`` is the folder of an ID pre-training whose tables the model starts from.
     A report comes every ``report_seconds``, 0 for every step, from rank 0 alone.
 
-    Raises ``DataError`` when no user has an interaction with an outcome to train on; ``ConfigError`` for a device that
-    is not there, a ``folder`` that cannot be written or holds a finished run or one of another configuration (unless
-    ``overwrite``), ID tables of another shape or that saw what is held out here, and a loss that is no longer finite.
+    Raises ``DataError`` when no user has an interaction with an outcome to train on, or the model was made for another
+    dataset; ``ConfigError`` for a device that is not there, a ``folder`` that cannot be written or holds a finished run
+    or one of another configuration (unless ``overwrite``), ID tables that do not fit or saw what is held out here, and
+    a loss that is no longer finite.
     """
     target_device = torch_device(device)
     catalogue = ItemCatalogue.open(dataset)
     info = BatchInfo.load(dataset / SEQUENCES)
-    _check_manifest(DatasetManifest.load(dataset), info)
+    manifest = DatasetManifest.load(dataset)
+    _check_manifest(manifest, info)
+    manifest.check_model(model_config)
     if (folder / RUN_FILE).is_file() and not overwrite:
         raise ConfigError(f"out={str(folder)!r}: expected no finished run; --overwrite replaces it")
+    if id_tables is not None and id_tables.resolve() == folder.resolve():
+        raise ConfigError(f"id_tables={str(id_tables)!r}: expected another folder than out, which the run replaces")
     make_writable(folder)
 
     # Not at the top: importing it costs as much as torch, and serving reads runs without ever training.
     from pinrec_core.training.processes import Processes
 
     processes = Processes.launch(target_device, training_config.precision)
-    if overwrite and processes.rank == 0:
-        clear(folder)
-        checkpoint.remove(folder)
-    processes.wait()
-
     torch.manual_seed(training_config.seed)
     model = trainable_model(model_config)
     if id_tables is not None:
-        load_id_tables(model, id_tables, training_config)
+        load_id_tables(model, id_tables, training_config, dataset)
     objective = Objective(model, objective_config, catalogue_size=len(catalogue))
     if training_config.shard_id_tables and processes.count > 1:
         shard_id_tables(objective, rank=processes.rank, count=processes.count)
@@ -119,6 +119,10 @@ def train(
         module=module, optimizers=optimizers, tally=Tally.new(processes.device), report=report,
         report_seconds=report_seconds, checkpoint_seconds=checkpoint_seconds,
     )  # fmt: skip
+    if overwrite and processes.rank == 0:  # only now: what could be refused has been, and a refusal destroys nothing
+        clear(folder)
+        checkpoint.remove(folder)
+    processes.wait()
     training.resume(announce)
     with curves(tensorboard if processes.rank == 0 else None, first_step=training.position.steps + 1) as plot:
         training.run_epochs(plot)
@@ -194,7 +198,7 @@ class _Training:
 
     def _train_epoch(self, plot: Curves) -> None:
         self.step_started = time.perf_counter()
-        with closing(ahead(self._remaining_batches(), BATCHES_AHEAD)) as batches:
+        with closing(prefetch(self._remaining_batches(), PREFETCHED_BATCHES)) as batches:
             while True:
                 group = list(islice(batches, self.config.accumulate_batches))
                 count, share, due = self._agree(group)
@@ -218,7 +222,7 @@ class _Training:
         """How many batches every process has for the next step, the share of the epoch that all go by, and whether a
         checkpoint is due. The epoch is over once any process has no batch left."""
         due = time.perf_counter() - self.last_save >= self.checkpoint_seconds
-        count, share, not_due = self.processes.least(len(group), group[-1].share if group else 0.0, not due)
+        count, share, not_due = self.processes.minimum(len(group), group[-1].share if group else 0.0, not due)
         return int(count), share, not not_due
 
     def _step(self, group: list[PreparedBatch], share: float, plot: Curves) -> None:

@@ -16,7 +16,9 @@ from pinrec_core.objective import Objective
 def new_optimizers(objective: Objective, config: TrainingConfig) -> list[torch.optim.Optimizer]:
     """AdamW for the network; for the ID tables an Adam that touches the rows of the batch alone, at their own rate.
 
-    Vectors and tables do not decay. A rate of 0 freezes the tables: they get no gradient and no state.
+    Several GPUs with a copy of the tables each (``shard_id_tables`` off) are the exception: NCCL sums no sparse
+    gradients, so Adam moves every row in every step there, by its momentum. Vectors and tables do not decay. A rate of
+    0 freezes the tables: they get no gradient and no state.
     """
     tables = objective.model.id_embedding.tables
     tables.weight.requires_grad_(config.id_learning_rate > 0 and tables.weight.numel() > 0)

@@ -63,7 +63,7 @@ class Processes:
     def sum(self, *values: float) -> list[float]:
         return self._reduced(values, torch.distributed.ReduceOp.SUM)
 
-    def least(self, *values: float) -> list[float]:
+    def minimum(self, *values: float) -> list[float]:
         return self._reduced(values, torch.distributed.ReduceOp.MIN)
 
     def wait(self) -> None:

@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 
 from pinrec_core.config import ModelConfig, ObjectiveConfig, TrainingConfig
+from pinrec_core.dataset import MANIFEST_NAME, DatasetManifest
 from pinrec_core.device import torch_device
 from pinrec_core.errors import ConfigError, DataError
 from pinrec_core.model_of_variant import generative_model
@@ -105,15 +106,27 @@ class Run:
         return model.to(torch_device(device)).eval()
 
 
-def load_id_tables(model: ItemModel, run: Path, training: TrainingConfig) -> None:
+def load_id_tables(model: ItemModel, run: Path, training: TrainingConfig, dataset: Path) -> None:
     """Start ``model``'s ID tables, ``[K·rows, I/K]``, from those that an ID pre-training left in the folder ``run``.
 
-    Raises ``DataError`` where there are none, ``ConfigError`` where they have another shape or were trained on what
-    ``training`` holds out: the model would be judged on interactions that its tables have seen.
+    Raises ``DataError`` where there are none, ``ConfigError`` where they are of another dataset, would give a key
+    other rows than they were trained for, or were trained on what ``training`` holds out: the model would be judged on
+    interactions that its tables have seen.
     """
-    seen = Run.load(run).training
+    source = Run.load(run)
+    if (source.dataset / MANIFEST_NAME).is_file():  # it may be gone since
+        got, expected = (DatasetManifest.load(folder).name for folder in (source.dataset, dataset))
+        if got != expected:
+            raise ConfigError(
+                f"id_tables={str(run)!r}: pre-trained on dataset {got!r}, expected {expected!r}: an id of one log is "
+                "another item in the next"
+            )
+    for name in ("id_width", "id_hashes", "id_rows"):  # their shape alone can agree where these do not
+        got, expected = getattr(source.model, name), getattr(model.config, name)
+        if got != expected:
+            raise ConfigError(f"id_tables={str(run)!r}: {name}={got}, expected {expected}, that of the model")
     for name in ("evaluation_share", "held_out_last"):
-        got, expected = getattr(seen, name), getattr(training, name)
+        got, expected = getattr(source.training, name), getattr(training, name)
         if got < expected:
             raise ConfigError(
                 f"id_tables={str(run)!r}: pre-trained with {name}={got}, expected at least {expected}, which this "
@@ -125,11 +138,6 @@ def load_id_tables(model: ItemModel, run: Path, training: TrainingConfig) -> Non
             found = file.get_tensor(ID_TABLES)
     except (OSError, safetensors.SafetensorError) as error:
         raise DataError(f"{path}: expected the weights of an ID pre-training ({error})") from error
-    if found.shape != tables.shape:
-        raise ConfigError(
-            f"id_tables={str(run)!r}: tables of shape {list(found.shape)}, expected {list(tables.shape)}, "
-            "which id_hashes, id_rows and id_width / id_hashes of the model give"
-        )
     with torch.no_grad():
         tables.copy_(found)
 

@@ -88,7 +88,7 @@ def test_sampled_softmax_against_loops():
 @pytest.mark.parametrize("block", [1, 64, 1 << 18])
 def test_streamed_softmax_equals_its_plain_twin(block, monkeypatch):
     """Losses and every gradient, whatever the size of a block. The streamed one works in FP32: hence 1e-5."""
-    monkeypatch.setattr(sampled_softmax, "LOGITS_AT_ONCE", block)
+    monkeypatch.setitem(sampled_softmax.LOGITS_AT_ONCE, "cpu", block)
     weight = torch.rand(50)
     plain, _, plain_leaves = random_losses(sampled_softmax_loss, n=20, m=50, C=31, dtype=torch.float32)
     streamed, _, leaves = random_losses(streamed_sampled_softmax_loss, n=20, m=50, C=31, dtype=torch.float32)
@@ -129,6 +129,18 @@ def test_autocast_leaves_the_logits_in_fp32():
         under, *_ = random_losses(streamed_sampled_softmax_loss, n=10, m=20, C=30, dtype=torch.float32)
         under.sum().backward()
     torch.testing.assert_close(under, plain)
+
+
+@pytest.mark.parametrize("variant", [Variant.MT_OC, Variant.SASREC])
+def test_autocast_leaves_vectors_at_length_1(variant, monkeypatch):
+    """BF16's eight bits would leave them at .996 to 1.004."""
+    torch.manual_seed(0)
+    model = trainable_model(tiny_config(variant, id_width=16))
+    objective = Objective(model, ObjectiveConfig(random_negatives=16), catalogue_size=1000)
+    with torch.autocast("cpu", torch.bfloat16):
+        queries, positives, candidates, _ = in_step(objective, training_batch(), monkeypatch)
+    for vectors in (queries.vector, positives.item, candidates.item):
+        torch.testing.assert_close(vectors.float().norm(dim=-1), torch.ones(len(vectors)), atol=1e-5, rtol=0)
 
 
 def test_membership_against_sets():
@@ -202,23 +214,25 @@ def test_every_part_of_the_model_gets_a_gradient(variant):
     assert without == []
 
 
-def candidates_of(objective: Objective, batch: TrainingBatch) -> tuple[Candidates, Targets]:
-    """The pool that a step would draw, and the targets it would score; the sketch has seen the batch."""
-    B, T = batch.item_key.shape
-    is_target = (torch.arange(T) < batch.history.length.unsqueeze(1)) & (batch.outcome != NO_OUTCOME)
-    objective.sketch.update(batch.item_key[is_target])
-    targets = objective._draw_targets(batch, is_target)
-    key = batch.item_key[targets.user, targets.target]
-    item = torch.randn(B, T, objective.model.config.item_width)
-    return objective._candidates(batch, item, is_target, targets, key)[0], targets
+def in_step(objective: Objective, batch: TrainingBatch, monkeypatch) -> tuple[Queries, Positives, Candidates, Targets]:
+    """What a step scores: its loss gets the first three."""
+    seen = []
+    draw, loss_of = objective._draw_targets, streamed_sampled_softmax_loss
+    monkeypatch.setattr(objective, "_draw_targets", lambda *given: seen.append(draw(*given)) or seen[-1])
+    monkeypatch.setattr(
+        objective_module, "streamed_sampled_softmax_loss", lambda *given: seen.extend(given[:3]) or loss_of(*given)
+    )
+    objective(batch)
+    targets, *scored = seen
+    return (*scored, targets)
 
 
-def test_log_q_is_that_of_the_pool_that_was_drawn():
+def test_log_q_is_that_of_the_pool_that_was_drawn(monkeypatch):
     """A batch with fewer targets than in-batch negatives are wanted has a pool of fewer: its mixture counts."""
     config = ObjectiveConfig(in_batch_negatives=512, random_negatives=16)
-    objective = Objective(tiny_model(Variant.OC), config, catalogue_size=1000)
+    objective = Objective(tiny_model(Variant.OC).train(), config, catalogue_size=1000)
     batch = training_batch()
-    candidates, _ = candidates_of(objective, batch)
+    _, _, candidates, _ = in_step(objective, batch, monkeypatch)
     targets = int((batch.outcome != NO_OUTCOME).sum())
     assert len(candidates.item) == targets + 16 < 512
     stream = objective.sketch.probability(batch.random_key)
@@ -226,22 +240,92 @@ def test_log_q_is_that_of_the_pool_that_was_drawn():
     torch.testing.assert_close(candidates.log_q[-16:], expected)
 
 
-def test_a_users_own_positives_are_no_negatives_of_theirs():
+def test_a_users_own_positives_are_no_negatives_of_theirs(monkeypatch):
     objective = Objective(tiny_model(Variant.UC), ObjectiveConfig(random_negatives=16), catalogue_size=1000)
     batch = training_batch()
-    candidates, _ = candidates_of(objective, batch)
+    _, _, candidates, _ = in_step(objective, batch, monkeypatch)
     # Every in-batch candidate is one user's own, each item here being unique; the random ones are nobody's.
     assert candidates.excluded.sum(dim=0).tolist() == [1] * (len(candidates.item) - 16) + [0] * 16
     assert candidates.excluded.sum(dim=1).tolist() == (batch.outcome != NO_OUTCOME).sum(dim=1).tolist()
 
 
-def test_corrections_can_be_left_out_to_measure_them():
+def test_corrections_can_be_left_out_to_measure_them(monkeypatch):
     """Without the mask a window excludes its own targets and nothing else."""
     config = ObjectiveConfig(log_q=False, mask_own_positives=False, window=2, random_negatives=16)
     objective = Objective(tiny_model(Variant.MT), config, catalogue_size=1000)
-    candidates, targets = candidates_of(objective, training_batch())
+    _, _, candidates, targets = in_step(objective, training_batch(), monkeypatch)
     assert candidates.excluded.sum(dim=1).tolist() == torch.bincount(targets.window).tolist()
     assert not candidates.log_q.any()
+
+
+def with_repeated_items(batch: TrainingBatch, catalogue_size: int) -> TrainingBatch:
+    """Users share items with one another and with the random ones."""
+    return replace(
+        batch, item_key=batch.item_key % catalogue_size, random_key=torch.arange(16) % catalogue_size,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def loss_in_loops(objective: Objective, batch: TrainingBatch, targets: Targets, drawn: torch.Tensor) -> float:
+    """The loss of one step, written down pair by pair in FP64 from the definition (eq. 2, 3 and 5)."""
+    model, config, V = objective.model, objective.config, objective.catalogue_size
+    ids = model.id_embedding(batch.item_key.flatten()).unflatten(0, batch.item_key.shape)
+    hidden, item = (x.double() for x in model(replace(batch.history, id_embedding=ids)))
+    random = model.represent_pins(batch.random_feature, batch.random_scale, model.id_embedding(batch.random_key))
+    stream = [
+        (u, t) for u, length in enumerate(batch.history.length.tolist()) for t in range(length)
+        if batch.outcome[u, t] != NO_OUTCOME
+    ]  # fmt: skip
+    keys = [int(batch.item_key[at]) for at in stream]
+    in_batch = [stream[i] for i in drawn.tolist()]
+    pool = [(int(batch.item_key[at]), item[at]) for at in in_batch]
+    pool += [(int(key), vector.double()) for key, vector in zip(batch.random_key, random, strict=True)]
+
+    def log_q(key: int) -> float:
+        share = max(1, keys.count(key)) / len(keys)
+        return math.log((len(in_batch) * share + 16 / V) / len(pool))
+
+    windows: dict[int, list[float]] = {}
+    for user, position, target, offset, window in zip(
+        *(getattr(targets, name).tolist() for name in ("user", "position", "target", "offset", "window")), strict=True
+    ):
+        outcome = int(batch.outcome[user, target]) if model.config.variant.outcome_conditioned else 0
+        condition = model.head.condition(torch.tensor(outcome), torch.tensor(offset))
+        query = model.head.conditioned(hidden[user, position].float(), condition).double()
+        own = {int(batch.item_key[u, t]) for u, t in stream if u == user}
+
+        def score(key: int, vector: torch.Tensor, query: torch.Tensor = query) -> float:
+            return math.exp(float(objective.inverse_temperature.double() * (query @ vector)) - log_q(key))
+
+        positive = score(int(batch.item_key[user, target]), item[user, target])
+        negatives = sum(score(key, vector) for key, vector in pool if key not in own)
+        windows.setdefault(window, []).append(-math.log(positive / (positive + negatives)))
+    reduced = {
+        WindowReduction.MEAN: lambda losses: sum(losses) / len(losses),
+        WindowReduction.MIN: min,
+        WindowReduction.MARGINAL: lambda ls: -math.log(sum(math.exp(-loss) for loss in ls) / len(ls)),
+    }[config.window_reduction]
+    return sum(map(reduced, windows.values())) / len(windows)
+
+
+@pytest.mark.parametrize("reduction", list(WindowReduction))
+@pytest.mark.parametrize("variant", [v for v in Variant if v not in (Variant.SASREC, Variant.DOT_PRODUCT)])
+def test_the_loss_of_a_step_against_loops(variant, reduction, monkeypatch):
+    """Conditions, targets, negatives, masks and both sides' log Q, on the targets and the pool that were drawn."""
+    model = tiny_model(variant, max_offset=4).train()  # without dropout
+    config = ObjectiveConfig(
+        window=4, window_reduction=reduction, in_batch_negatives=7, random_negatives=16, init_temperature=0.5,
+    )  # fmt: skip
+    objective = Objective(model, config, catalogue_size=40)
+    batch = with_repeated_items(training_batch(), 40)
+    drawn, permutation = [], torch.randperm
+    monkeypatch.setattr(torch, "randperm", lambda *a, **k: drawn.append(permutation(*a, **k)) or drawn[-1])
+    targets = []
+    draw = objective._draw_targets
+    monkeypatch.setattr(objective, "_draw_targets", lambda *given: targets.append(draw(*given)) or targets[-1])
+    loss = objective(batch)
+    # FP32 against FP64 over logits up to 2.
+    assert loss.item() == pytest.approx(loss_in_loops(objective, batch, targets[0], drawn[-1][:7]), abs=1e-5)
 
 
 def test_targets_of_a_window_that_are_conditioned_alike_share_a_query(monkeypatch):
@@ -284,8 +368,8 @@ def test_a_batch_without_a_window_has_no_loss_and_no_gradient_that_is_not_finite
     assert all(p.grad is None or p.grad.to_dense().isfinite().all() for p in model.parameters())
 
 
-def test_what_comes_after_the_target_changes_nothing():
-    """A canary: the loss of predicting the first four items is the same whatever follows them."""
+def test_what_comes_after_the_target_changes_nothing(monkeypatch):
+    """A canary: the losses of the first four items are the same whatever follows them, for the same negatives."""
     model = tiny_model(Variant.OC)
     history = random_history(10, seed=3, queries=False)
     other = random_history(10, seed=4, queries=False)
@@ -293,12 +377,24 @@ def test_what_comes_after_the_target_changes_nothing():
         **{f: np.concatenate([getattr(history, f)[:5], getattr(other, f)[5:]]) for f in History.__dataclass_fields__}
     )
 
-    def hidden(h: History) -> torch.Tensor:
-        ids = model.id_embedding(torch.from_numpy(h.item_key)).unsqueeze(0)
-        return model(collate([h], ids))[0]
+    def first_losses(h: History) -> torch.Tensor:
+        config = ObjectiveConfig(in_batch_negatives=0, random_negatives=16)
+        objective = Objective(model, config, catalogue_size=1000)
+        losses: list[torch.Tensor] = []
 
-    assert not torch.equal(hidden(history)[:, 6:], hidden(changed)[:, 6:])
-    torch.testing.assert_close(hidden(history)[:, :6], hidden(changed)[:, :6])
+        def remember(*given: object) -> torch.Tensor:
+            losses.append(streamed_sampled_softmax_loss(*given))
+            return losses[-1]
+
+        monkeypatch.setattr(objective_module, "streamed_sampled_softmax_loss", remember)
+        objective(replace(training_batch(), history=collate([h]), **{
+            name: torch.from_numpy(getattr(h, name)).long().unsqueeze(0) for name in ("item_key", "outcome")
+        }))  # fmt: skip
+        assert len(losses[0]) == 10  # every position, in order
+        return losses[0]
+
+    assert not torch.allclose(first_losses(history)[5:], first_losses(changed)[5:])
+    torch.testing.assert_close(first_losses(history)[:5], first_losses(changed)[:5])
 
 
 def test_inverse_temperature_is_capped():

@@ -13,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pinrec_core.errors import DataError
-from pinrec_core.history import DTYPES, History
+from pinrec_core.history import DTYPES, NO_OUTCOME, History
 from pinrec_core.sequences import (
     BatchInfo,
     is_evaluation_user,
     is_validation_user,
     iter_histories,
     sampling_order,
+    without_last,
 )
 
 F = 6
@@ -43,6 +44,28 @@ def write_part(path: Path, users: list, histories: list[History], **changes: pa.
             stored = pa.int8() if name == "item_type" else pa.from_numpy_dtype(dtype)  # as Spark stores a byte
             columns[name] = pa.array([getattr(h, name).tolist() for h in histories], pa.list_(stored))
     pq.write_table(pa.table(columns | changes), path)
+
+
+def test_queries_do_not_count_among_the_interactions_that_are_left_out():
+    """Otherwise a training would keep items that leave-one-out asks for wherever a user searched last."""
+    history = a_history(6, seed=0)
+    history.outcome[:] = [1, NO_OUTCOME, 0, 2, NO_OUTCOME, NO_OUTCOME]
+    kept = {count: len(without_last(history, count)) for count in range(5)}
+    assert kept == {0: 6, 1: 3, 2: 2, 3: 0, 4: 0}
+
+
+@pytest.mark.parametrize(
+    ("column", "type_", "message"),
+    [
+        ("timestamp", pa.float64(), r"timestamp is list<\w+: double>: expected a list of numbers that fit int64"),
+        ("timestamp", pa.timestamp("us"), r"timestamp is list<.*timestamp\[us\]>: expected a list of numbers"),
+        ("scale", pa.int32(), r"scale is list<.*int32>: expected a list of numbers that fit float32"),
+    ],
+)
+def test_values_of_another_kind_are_refused_not_reinterpreted(tmp_path, column, type_, message):
+    write_part(tmp_path / "part-0.parquet", [1], [a_history(2, 0)], **{column: pa.array([[1, 2]], pa.list_(type_))})
+    with pytest.raises(DataError, match=message):
+        list(iter_histories(tmp_path))
 
 
 @pytest.mark.parametrize("users", [[5, -6, 7, 8, 9], ["a", "b", "c", "d", "ü"]])

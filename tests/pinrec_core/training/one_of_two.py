@@ -16,6 +16,7 @@ from pinrec_core.objective import Objective
 from pinrec_core.training.batches import generator_of, training_batch
 from pinrec_core.training.optimizer import new_optimizers
 from pinrec_core.training.processes import Processes
+from pinrec_core.training.sharded_tables import shard_id_tables
 from tests.pinrec_core.builders import random_history, tiny_model
 from tests.pinrec_core.training.small_training import train_small
 
@@ -23,12 +24,17 @@ USERS_PER_PROCESS = 3
 STOPPED_AT = 13  # a batch of the second epoch
 
 
-def gradients(dataset: Path, processes: Processes, users: list[int], out: Path) -> None:
-    """Those of one batch of ``users`` of equal length. Every target is scored and the negatives are the same random
-    items everywhere, so that the loss is a plain mean over users."""
+def gradients(dataset: Path, processes: Processes, users: list[int], out: Path, *, sharded: bool = False) -> None:
+    """Those of one batch of ``users`` of equal length, with whole tables or this process's rows.
+
+    Every target is scored and the negatives are the same random items everywhere, so that the loss is a plain mean over
+    users.
+    """
     objective = Objective(
         tiny_model(Variant.OC), ObjectiveConfig(in_batch_negatives=0, random_negatives=32), catalogue_size=120
     )
+    if sharded:
+        shard_id_tables(objective, rank=processes.rank, count=processes.count)
     optimizers = new_optimizers(objective, TrainingConfig(learning_rate=1e-2))
     module, *_ = processes.fabric.setup(objective, *optimizers)
     histories = [random_history(9, user, queries=False) for user in users]
@@ -74,6 +80,7 @@ def main() -> None:
     rank = processes.rank
     users = list(range(rank * USERS_PER_PROCESS, (rank + 1) * USERS_PER_PROCESS))
     gradients(dataset, processes, users, out / f"gradients-{rank}.safetensors")
+    gradients(dataset, processes, users, out / f"sharded_gradients-{rank}.safetensors", sharded=True)
     whole_training(dataset, out, rank)
     sharded_training(dataset, out)
 

@@ -69,6 +69,16 @@ def test_two_step_by_the_gradient_of_one_on_all_their_users(dataset, two_process
         torch.testing.assert_close(first[name], expected, rtol=0, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
 
 
+def test_rows_split_over_processes_get_the_gradient_that_whole_tables_do(two_processes):
+    """Adam would hide a wrong scale: it divides by it."""
+    tables = "model.id_embedding.tables.weight"
+    whole = of_both(two_processes, "gradients")[0][tables]
+    assert whole.any()
+    for rank, shard in enumerate(of_both(two_processes, "sharded_gradients")):
+        # Sums of float32 in another order.
+        torch.testing.assert_close(shard[tables], whole[rank::2], rtol=0, atol=1e-5 * float(whole.abs().max()))
+
+
 def test_after_a_training_the_weights_agree_and_each_has_counted_its_own_users(two_processes):
     first, second = of_both(two_processes, "training")
     own = {"sketch.counts", "sketch.total"}

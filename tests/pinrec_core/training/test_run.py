@@ -87,11 +87,29 @@ def test_id_tables_start_from_those_of_another_run(dataset, run, tmp_path):
     assert Run.load(tmp_path).id_tables == got.id_tables == run.folder
 
 
-def test_id_tables_of_another_shape_or_none_are_refused(dataset, run, tmp_path):
-    with pytest.raises(ConfigError, match=r"tables of shape \[512, 4\], expected \[1024, 4\]"):
+def test_id_tables_of_another_layout_or_log_or_none_are_refused(dataset, run, tmp_path):
+    with pytest.raises(ConfigError, match="id_rows=256, expected 512, that of the model"):
         train_small(dataset, tmp_path / "a", model={"id_rows": 512}, id_tables=run.folder)
+    # The same shape, but every key has other rows.
+    four = {"id_rows": 128, "id_hashes": 4, "id_width": 16}
+    with pytest.raises(ConfigError, match="id_width=8, expected 16, that of the model"):
+        train_small(dataset, tmp_path / "a", model=four, id_tables=run.folder)
+    other = shutil.copytree(dataset, tmp_path / "other")
+    manifest = json.loads((other / "dataset.json").read_text())
+    (other / "dataset.json").write_text(json.dumps(manifest | {"name": "another"}))
+    with pytest.raises(ConfigError, match=r"pre-trained on dataset '.*', expected 'another'"):
+        train_small(other, tmp_path / "a", id_tables=run.folder)
     with pytest.raises(DataError, match="expected a finished training run"):
         train_small(dataset, tmp_path / "b", id_tables=tmp_path)
+
+
+def test_an_overwrite_that_is_refused_destroys_nothing(dataset, run, tmp_path):
+    folder = shutil.copytree(run.folder, tmp_path / "run")
+    with pytest.raises(ConfigError, match="that of the model"):
+        train_small(dataset, folder, model={"id_rows": 512}, id_tables=run.folder, overwrite=True)
+    assert_equal_weights(weights(folder), weights(run.folder))
+    with pytest.raises(ConfigError, match="expected another folder than out"):
+        train_small(dataset, folder, id_tables=folder, overwrite=True)
 
 
 @pytest.mark.parametrize(
