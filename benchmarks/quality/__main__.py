@@ -1,4 +1,5 @@
-"""``python -m benchmarks.quality prepare | run | report``: the studies, from public logs to ``docs/results``."""
+"""``python -m benchmarks.quality prepare | run | status | collect | report``: the studies, from public logs to
+``docs/results``."""
 
 from __future__ import annotations
 
@@ -14,15 +15,14 @@ from benchmarks.demo import pinrec_command
 from benchmarks.machine import ROOT
 from benchmarks.quality import claims, judge, report, results
 from benchmarks.quality.schedule import Piece, in_words, run_pieces
-from benchmarks.quality.study import Study, load_study, study_names
+from benchmarks.quality.study import TIMED, Study, load_study, study_names
 from benchmarks.quality.work_folder import Place, locked, place_of, places_of, settle_outdated
 from benchmarks.quality.worker import new_job
 from pinrec_core.dataset import SEQUENCES
-from pinrec_core.errors import DataError, PinRecError
+from pinrec_core.errors import ConfigError, DataError, PinRecError, require
 
 WORK = ROOT / "runs" / "quality"
 DATA = ROOT.parent / "shared" / "data"
-TIMED = "steps"  # the evaluation that measures latency: nothing runs beside it
 
 app = typer.Typer(
     help="Train, judge and report: every figure of docs/results. "
@@ -41,6 +41,7 @@ Work = Annotated[Path, typer.Option(help="Folder of runs and evaluations.", show
 Datasets = Annotated[
     Path | None, typer.Option(help="Folder of prepared datasets, one per name.", show_default="WORK/datasets")
 ]
+Out = Annotated[Path, typer.Option(help="Folder of the figures.", show_default="benchmarks/results/quality")]
 
 
 @app.command()
@@ -60,22 +61,21 @@ def run(
         list[str] | None, typer.Option(help="A run of the study, with those it needs. Repeatable.", show_default="all")
     ] = None,
     workers: Annotated[int, typer.Option(help="Trainings and evaluations at a time; 0: one by one, here.", min=0)] = 2,
-    threads: Annotated[int, typer.Option(help="Threads of each.", min=1)] = 1,
+    threads: Annotated[int, typer.Option(help="Threads of each worker.", min=1)] = 1,
     device: Annotated[str, typer.Option(help="Where models train: cpu, cuda …")] = "cpu",
     data: Data = DATA,
     work: Work = WORK,
     datasets: Datasets = None,
-    out: Annotated[
-        Path, typer.Option(help="Folder of the figures.", show_default="benchmarks/results/quality")
-    ] = results.FOLDER,
+    out: Out = results.FOLDER,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Make again what the study now asks for in another way.")
+        bool,
+        typer.Option("--overwrite", help="Delete, and make again, what was made to another specification than now."),
     ] = False,
 ) -> None:
     """Train every run of the studies that is missing, judge it, and write its figures.
 
     Interrupt it at any time and give the same command again: what is finished stays, and a killed training goes on
-    from its last checkpoint. A run that fails does not stop the others.
+    from its last checkpoint. A run that fails does not stop the others. Each run's log is WORK/STUDY/RUN-SEED/log.txt.
 
     Example: python -m benchmarks.quality run yelp --only uc --only pinnerformer
     """
@@ -91,6 +91,34 @@ def run(
     if failed:
         raise typer.Exit(1)
     say("next: python -m benchmarks.quality report")
+
+
+@app.command()
+def status(studies: StudyNames, work: Work = WORK) -> None:
+    """Say of every run and seed what is done, missing, or made to another specification than the study's now.
+
+    Example: python -m benchmarks.quality status yelp
+    """
+    for study in map(load_study, studies):
+        for place in places_of(study, list(study.runs.values()), work):
+            outdated = ", ".join(f"{path.name}: {difference}" for path, difference in place.outdated())
+            missing = ", ".join(place.missing_evaluations())
+            trained = "trained" if place.is_trained() else "to train"
+            print(f"{study.name} {place.id}: {trained}; to evaluate: {missing or '–'}; outdated: {outdated or '–'}")
+
+
+@app.command()
+def collect(
+    studies: StudyNames, work: Work = WORK, datasets: Datasets = None, out: Out = results.FOLDER, data: Data = DATA
+) -> None:
+    """Write the figures of what is finished, of an interrupted study too, and train nothing.
+
+    Example: python -m benchmarks.quality collect yelp
+    """
+    for study in map(load_study, studies):
+        with locked(work, study):
+            path = _collect(study, work, prepared(study, data, datasets or work / "datasets"), out)
+        say(f"{study.name}: figures in {path}")
 
 
 @app.command(name="report")
@@ -122,16 +150,32 @@ def run_study(
         judge.check(study, dataset)
         chosen = places_of(study, study.with_dependencies(only or study.runs), work)
         settle_outdated(chosen, overwrite=overwrite)
+        _check_nothing_is_lost(study, chosen, work, out)
         pieces = _pieces(study, given, chosen, dataset, work, device)
         say(f"{study.name}: {len(chosen)} runs and seeds, {len(pieces)} pieces of work; logs: {work / study.name}")
         failed = run_pieces(pieces, workers=workers, threads=threads, report=say)
-        everything = places_of(study, list(study.runs.values()), work)
-        outcomes = list(judge.dataset_card(dataset)["outcomes"])
-        current = [place for place in everything if not any(place.outdated())]
-        figures = results.collect(study, current, dataset, claims.pairs_of(study.name, outcomes))
-        path = results.save(figures, out)
+        path = _collect(study, work, dataset, out)
     say(f"{study.name}: figures in {path}, after {in_words(time.monotonic() - started)}")
     return {f"{study.name} {piece}": reason for piece, reason in failed.items()}
+
+
+def _collect(study: Study, work: Path, dataset: Path, out: Path) -> Path:
+    """The figures of all that is finished and up to date, in a file of ``out``."""
+    outcomes = list(judge.dataset_card(dataset)["outcomes"])
+    figures = results.collect(study, _current(study, work), dataset, claims.pairs_of(study.name, outcomes))
+    return results.save(figures, out)
+
+
+def _current(study: Study, work: Path) -> list[Place]:
+    return [place for place in places_of(study, list(study.runs.values()), work) if not any(place.outdated())]
+
+
+def _check_nothing_is_lost(study: Study, chosen: list[Place], work: Path, out: Path) -> None:
+    """Raises ``ConfigError`` where ``out`` has figures of runs that this folder neither has nor is about to make."""
+    made = {place.id for place in chosen} | {place.id for place in _current(study, work) if place.is_trained()}
+    lost = sorted(results.recorded(out, study) - made)
+    require(not lost, "--out", str(out), f"a folder without figures of {', '.join(lost)}, which WORK does not have; "
+            "make all of the study, or name another folder", error=ConfigError)  # fmt: skip
 
 
 def prepared(study: Study, data: Path, datasets: Path) -> Path:

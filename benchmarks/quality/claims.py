@@ -2,7 +2,7 @@
 
 A claim names the study, the two measures and the goal. The studies follow its names: the runs ``uc``, ``oc``, ``mt``,
 ``mt_oc``, ``pinnerformer``, ``sasrec`` and ``popularity-by-surface`` mean the same in each; ``mt_oc_16`` is trained on
-offsets up to 16. A claim whose runs are not there yet makes no row and is listed as not measured.
+offsets up to 16. A claim whose runs or study are not there yet makes no row and is listed as not measured.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.quality.measures import EQUAL_DISTINCT_ITEMS, Measure
+from benchmarks.quality.measures import Measure
 from benchmarks.quality.protocols import protocol
 from benchmarks.quality.results import StudyResult
+from pinrec_core.evaluation.result import EQUAL_DISTINCT_ITEMS
 
 LONG_HISTORIES = ("yelp", "ml100k")  # trivago's sessions end long before 16 offsets
 LEAVE_ONE_OUT_RUN = "uc"  # next-item prediction: what leave-one-out asks for
+GSASREC = "gSASRec, its repository (arXiv 2308.07192)"
+TIGER = "TIGER (arXiv 2305.05065)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +38,20 @@ class Goal:
     def is_reached(self, row: dict[str, Any]) -> bool | None:
         """None where the figure it is about does not exist, as the ratio to a baseline of 0."""
         value = row[self.of]
-        if value is None:
+        return None if value is None else self._holds(value)
+
+    def is_certain(self, row: dict[str, Any]) -> bool | None:
+        """Whether the whole 95% interval is on the figure's side of the goal; None without an interval."""
+        if row["ci95"] is None:
             return None
+        if None in row["ci95"]:
+            return False
+        low, high = (bound * (row["baseline_value"] if self.of == "value" else 1) for bound in row["ci95"])
+        if self.compare == "within" and not self._holds(row[self.of]):
+            return bool(low > 1 + self.bound or high < 1 - self.bound)
+        return self._holds(low) == self._holds(high) == self._holds(row[self.of])
+
+    def _holds(self, value: float) -> bool:
         return {
             ">=": value >= self.bound, ">": value > self.bound, "<=": value <= self.bound, "<": value < self.bound,
             "within": abs(value - 1) <= self.bound,
@@ -55,8 +70,9 @@ class Published:
 class Claim:
     """One figure. ``group`` ties together the rows of one sentence; without a goal a row stands beside the others.
 
-    In a row ``ci95`` is that of the ratio: None where the figures are no means over users, and a bound of it None where
-    resampled users leave the baseline at 0. It says what other users would have given; ``by_seed`` is what seeds gave.
+    ``only_with`` is another claim without whose goal this one's counts for nothing. In a row ``ci95`` is that of the
+    ratio: None where the figures are no means over users, and a bound of it None where resampled users leave the
+    baseline at 0. It says what other users would have given; ``by_seed`` is what seeds gave.
     """
 
     group: str
@@ -67,6 +83,7 @@ class Claim:
     against: Measure | Published
     goal: Goal | None
     headline: bool = False  # among the figures that the project's README shows
+    only_with: Claim | None = None
 
     def row(self, result: StudyResult) -> dict[str, Any] | None:
         """The row of the summary; None where it has not been measured."""
@@ -80,6 +97,7 @@ class Claim:
                 "ratio": found["value"] / self.against.value,
                 "ci95": None if bounds is None else [bound / self.against.value for bound in bounds],
                 "seeds": found["seeds"], "by_seed": found["by_seed"], "baseline_by_seed": [],
+                "targets": found["targets"],
             }  # fmt: skip
         else:
             paired = result.comparison(self.of, self.against)
@@ -91,13 +109,21 @@ class Claim:
                 "baseline_value": paired["baseline_value"], "ratio": paired["ratio"], "ci95": paired["ci95"],
                 "seeds": paired["seeds"] if counts else min(paired["seeds"], paired["baseline_seeds"]),
                 "by_seed": paired["by_seed"], "baseline_by_seed": paired["baseline_by_seed"],
+                "targets": paired["targets"],
             }  # fmt: skip
         row = {
             "claim": self.claim, "dataset": result.name, "protocol": protocol(result, self.of.evaluation),
-            "metric": self.metric, **compared, "goal": None if self.goal is None else str(self.goal),
+            "metric": self.metric + _embeddings(self.metric, self.of.evaluation, result), **compared,
+            "goal": None if self.goal is None else str(self.goal),
             "command": f"python -m benchmarks.quality run {self.study} && python -m benchmarks.quality report",
         }  # fmt: skip
-        return row | {"reached": None if self.goal is None else self.goal.is_reached(row)}
+        if self.goal is None:
+            return row | {"reached": None, "certain": None}
+        reached = self.goal.is_reached(row)
+        if reached and self.only_with is not None:
+            needed = self.only_with.row(result)
+            reached = needed is not None and needed["reached"]
+        return row | {"reached": reached, "certain": self.goal.is_certain(row)}
 
 
 def claims_of(study: str, outcomes: Sequence[str]) -> list[Claim]:
@@ -122,7 +148,7 @@ def uc_over_pinnerformer(study: str, outcomes: Sequence[str]) -> Iterator[Claim]
             yield Claim(
                 group="uc-over-pinnerformer", claim=claim, study=study, metric=metric, goal=goal,
                 of=_held_out("uc", "hit" if name == EQUAL_DISTINCT_ITEMS else name),
-                against=_held_out("pinnerformer", name), headline=name == "hit",
+                against=_held_out("pinnerformer", name), headline=name in ("hit", "hit_equal_items"),
             )  # fmt: skip
 
 
@@ -130,11 +156,13 @@ def oc_over_uc(study: str, outcomes: Sequence[str]) -> Iterator[Claim]:
     if study not in ("yelp", "trivago", "ml100k"):
         return
 
-    def figure(claim: str, metric: str, goal: Goal, name: str, per: str | None = None) -> Claim:
+    def figure(
+        claim: str, metric: str, goal: Goal, name: str, per: str | None = None, only_with: Claim | None = None
+    ) -> Claim:
         of, against = (Measure(run=run, evaluation="controllability", name=name, per=per) for run in ("oc", "uc"))
         return Claim(
             group="oc-over-uc", claim=claim, study=study, metric=metric, goal=goal, of=of, against=against,
-            headline=per is None,
+            headline=per is None, only_with=only_with,
         )  # fmt: skip
 
     yield figure(
@@ -142,13 +170,14 @@ def oc_over_uc(study: str, outcomes: Sequence[str]) -> Iterator[Claim]:
         "own_outcome_hit",
     )  # fmt: skip
     for outcome in outcomes:
-        yield figure(
+        lifts = figure(
             f"all budget on {outcome} lifts it", f"unordered recall@10 of {outcome}", Goal(compare=">", bound=1.0),
             f"own_hits_{outcome}", f"own_targets_{outcome}",
         )  # fmt: skip
+        yield lifts
         yield figure(
             f"all budget on {outcome} lowers the others", f"unordered recall@10 of all but {outcome}",
-            Goal(compare="<", bound=1.0), f"other_hits_{outcome}", f"other_targets_{outcome}",
+            Goal(compare="<", bound=1.0), f"other_hits_{outcome}", f"other_targets_{outcome}", only_with=lifts,
         )  # fmt: skip
 
 
@@ -187,8 +216,10 @@ def movielens_1m(study: str, outcomes: Sequence[str]) -> Iterator[Claim]:
     if study == "ml1m":
         published = {"HR@10": 0.3003, "NDCG@10": 0.1726}
         stretch = {"HR@10": 0.33, "NDCG@10": 0.19}
-        yield from _leave_one_out(study, "MovieLens-1M, leave one out", "gSASRec", published, published)
-        yield from _leave_one_out(study, "MovieLens-1M, leave one out: stretch", "gSASRec", published, stretch)
+        title = "MovieLens-1M, leave one out"
+        yield from _leave_one_out(study, title, GSASREC, published, published)
+        yield from _leave_one_out(study, f"{title}: stretch", GSASREC, published, stretch)
+        yield from _over_co_occurrence(study, title)
 
 
 def amazon(study: str, outcomes: Sequence[str]) -> Iterator[Claim]:
@@ -198,7 +229,8 @@ def amazon(study: str, outcomes: Sequence[str]) -> Iterator[Claim]:
     }
     if study in published:
         title = f"Amazon {study.capitalize()}, leave one out"
-        yield from _leave_one_out(study, title, "TIGER", published[study], published[study])
+        yield from _leave_one_out(study, title, TIGER, published[study], published[study])
+        yield from _over_co_occurrence(study, title)
 
 
 def served(study: str, outcomes: Sequence[str]) -> Iterator[Claim]:
@@ -275,8 +307,20 @@ def _leave_one_out(
         yield Claim(
             group=group, claim=claim, study=study, metric=metric,
             of=Measure(run=LEAVE_ONE_OUT_RUN, evaluation="leave_one_out", name=name),
-            against=Published(source=f"{source}, published", value=published[metric]),
+            against=Published(source=source, value=published[metric]),
             goal=Goal(compare=">=", bound=goals[metric], of="value"), headline=goals is published,
+        )  # fmt: skip
+
+
+def _over_co_occurrence(study: str, claim: str) -> Iterator[Claim]:
+    """Beside a published figure what counting reaches on the very same split: a yardstick for the yardstick."""
+    for metric, name in (("HR@10", "hit"), ("NDCG@10", "ndcg")):
+        of, against = (
+            Measure(run=run, evaluation="leave_one_out", name=name) for run in (LEAVE_ONE_OUT_RUN, "co-occurrence")
+        )
+        yield Claim(
+            group="movielens-1m" if study == "ml1m" else "amazon", claim=f"{claim}, beside counting", study=study,
+            metric=metric, of=of, against=against, goal=None, headline=True,
         )  # fmt: skip
 
 
@@ -285,4 +329,14 @@ def _name(against: Measure, of: Measure, result: StudyResult) -> str:
     title = result.runs[against.run]["title"]
     if of.evaluation != against.evaluation:
         return f"{title}, {against.evaluation.removeprefix('steps-')} per step"
-    return title if against.run != of.run else f"{title} in FP32 throughout"
+    return title if against.run != of.run else f"{title} in FP32"
+
+
+def _embeddings(metric: str, evaluation: str, result: StudyResult) -> str:
+    """The number of embeddings behind a recall at k per embedding: without it the figure says little."""
+    settings = result.plain["evaluation"]
+    E = {
+        "held_out": settings["embeddings"], "precision": settings["embeddings"],
+        "controllability": settings["outcome_embeddings"],
+    }.get(evaluation)  # fmt: skip
+    return f", E={E}" if E is not None and metric.startswith("unordered recall@") else ""

@@ -5,6 +5,7 @@ Nothing here decides what is worth measuring, and nothing is compared: that need
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -108,6 +109,7 @@ def evaluate_run(place: Place, dataset: Path, kinds: list[str], *, device: str, 
     evaluations = _Judge(place, dataset, device)
     for kind in kinds:
         report(f"evaluating: {kind}")
+        card = machine_card().to_dict()  # now: the commit may be another one when it ends
         findings: Findings = getattr(evaluations, kind)()
         target = place.evaluation(kind)
         for half_done in place.folder.glob(f".{kind}-*"):  # of a process that was killed
@@ -115,7 +117,7 @@ def evaluate_run(place: Place, dataset: Path, kinds: list[str], *, device: str, 
         with built_beside(target) as folder:
             findings.save(folder)
             write_json(folder / SPEC_FILE, place.evaluation_spec(kind))
-            write_json(folder / MACHINE_FILE, machine_card().to_dict())
+            write_json(folder / MACHINE_FILE, card)
 
 
 def dataset_card(dataset: Path) -> dict[str, Any]:
@@ -186,6 +188,7 @@ class _Judge:
     def steps(self) -> Findings:
         """Embeddings per step at a constant total."""
         subject = self._model("steps")
+        load_average = os.getloadavg()[0]
         model = subject.indexed.model.config
         points = list(
             sweep_embeddings_per_step(
@@ -195,7 +198,7 @@ class _Judge:
         )  # fmt: skip
         found = [(p, p.result.metrics | {"latency": p.latency.to_dict(), "steps": p.steps}) for p in points]
         return Findings(
-            figures={"points": [point.to_dict() for point in points]},
+            figures={"points": [point.to_dict() for point in points], "load_average": load_average},
             users={f"steps-{p.offsets_per_step}": replace(p.result, metrics=metrics) for p, metrics in found},
         )
 
@@ -272,8 +275,6 @@ def _model_config(run: RunSpec, manifest: DatasetManifest) -> ModelConfig:
 def _generated(kind: str, model: ModelConfig, settings: EvaluationSettings) -> list[tuple[int, tuple[int, ...]]]:
     """What an evaluation generates per user: embeddings in all, and the offsets of a step. Several for a sweep."""
     reach = tuple(offset for offset in settings.offsets if offset <= model.max_offset)
-    if not model.variant.multi_token:
-        reach = (1,)
     if kind == "steps":
         return [(_total(model, settings), tuple(range(1, W + 1))) for W in _widths(model, settings)]
     if kind == "controllability":

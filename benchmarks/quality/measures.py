@@ -7,18 +7,16 @@ are compared on the same users. One that is not (diversity, a latency) is the me
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from pinrec_core.errors import DataError
-from pinrec_core.evaluation.bootstrap import Interval, mean_interval, ratio_interval
-from pinrec_core.evaluation.result import EvaluationResult
+from pinrec_core.evaluation.bootstrap import Interval, mean_interval
+from pinrec_core.evaluation.result import EQUAL_DISTINCT_ITEMS, EvaluationResult, compare, cut_to, stack
 
 Seeds = Mapping[int, EvaluationResult]
-EQUAL_DISTINCT_ITEMS = "hit_equal_distinct_items"
-"""Of a baseline of one list: cut, user by user, to as many items as the other side's lists hold distinct ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,44 +34,34 @@ class Measure:
 
 
 def figure(measure: Measure, seeds: Seeds) -> dict[str, Any]:
-    """The mean over seeds, its interval where there is one, and every seed's own value."""
+    """The mean over seeds, its interval where there is one, every seed's own value, and over how many targets."""
     results = list(seeds.values())
     interval = None
     if _is_over_users(measure, results[0]):
-        trials = None if measure.per is None else _stack(results, measure.per)
-        interval = mean_interval(_stack(results, measure.name), trials)
+        trials = None if measure.per is None else stack(results, measure.per)
+        interval = mean_interval(stack(results, measure.name), trials)
     by_seed = [_value(measure, result) for result in results]
-    return {"value": _mean(by_seed), "ci95": _bounds(interval), "seeds": len(seeds), "by_seed": by_seed}
+    return {
+        "value": _mean(by_seed), "ci95": _bounds(interval), "seeds": len(seeds), "by_seed": by_seed,
+        "targets": _targets(measure, results[0]),
+    }  # fmt: skip
 
 
 def comparison(of: Measure, against: Measure, seeds: Seeds, baseline_seeds: Seeds) -> dict[str, Any]:
     """Both values and their ratio. Raises ``DataError`` when they were not judged on the same users."""
     first, other = list(seeds.values()), list(baseline_seeds.values())
     if against.name == EQUAL_DISTINCT_ITEMS:
-        other = [_cut(one_list, first[number % len(first)]) for number, one_list in enumerate(other)]
+        other = [cut_to(one_list, first[number % len(first)]) for number, one_list in enumerate(other)]
     interval = None
     if _is_over_users(of, first[0]) and _is_over_users(against, other[0]):
-        _check_same_users(of, first, against, other)
-        interval = ratio_interval(_stack(first, of.name), _stack(other, against.name))
+        interval = compare(first, other, of.name, baseline_name=against.name)
     by_seed, baseline_by_seed = ([_value(m, r) for r in of_seeds] for m, of_seeds in ((of, first), (against, other)))
     value, baseline = _mean(by_seed), _mean(baseline_by_seed)
     return {
         "value": value, "baseline_value": baseline, "ratio": value / baseline if baseline else None,
         "ci95": _bounds(interval), "seeds": len(first), "baseline_seeds": len(other),
-        "by_seed": by_seed, "baseline_by_seed": baseline_by_seed,
+        "by_seed": by_seed, "baseline_by_seed": baseline_by_seed, "targets": _targets(of, first[0]),
     }  # fmt: skip
-
-
-def _cut(one_list: EvaluationResult, to: EvaluationResult) -> EvaluationResult:
-    """``one_list`` with the hits it keeps when its list is as long as ``to`` found distinct items."""
-    if "list_rank" not in one_list.arrays:
-        raise DataError(f"{one_list.subject}: expected a subject of one list")
-    hit = one_list.arrays["list_rank"] < to.arrays["distinct_items"][:, None]
-    return replace(one_list, arrays=one_list.arrays | {EQUAL_DISTINCT_ITEMS: hit})
-
-
-def _stack(results: Sequence[EvaluationResult], name: str) -> np.ndarray:
-    return np.stack([result.per_user(name) for result in results])
 
 
 def _mean(by_seed: Sequence[float]) -> float:
@@ -92,17 +80,16 @@ def _value(measure: Measure, result: EvaluationResult) -> float:
     return float(found)
 
 
+def _targets(measure: Measure, result: EvaluationResult) -> int | None:
+    """How many targets, or trials of another kind, a mean over users is made of; the same for every seed."""
+    if not _is_over_users(measure, result):
+        return None
+    return result.arrays[measure.name].size if measure.per is None else int(result.arrays[measure.per].sum())
+
+
 def _is_over_users(measure: Measure, result: EvaluationResult) -> bool:
     return measure.name in result.arrays
 
 
 def _bounds(interval: Interval | None) -> list[float] | None:
     return None if interval is None else [interval.low, interval.high]
-
-
-def _check_same_users(
-    of: Measure, first: Sequence[EvaluationResult], against: Measure, other: Sequence[EvaluationResult]
-) -> None:
-    users = first[0].user_id
-    if any(result.user_id != users for result in (*first, *other)):
-        raise DataError(f"{of.key} and {against.key} were judged on other users: expected the same, in the same order")

@@ -12,6 +12,7 @@ from benchmarks.quality.markdown import interval, number, sentence, slug, table
 from benchmarks.quality.measures import Measure
 from benchmarks.quality.protocols import protocol
 from benchmarks.quality.results import LIST_MEASURES, StudyResult, ablation_evaluation
+from pinrec_core.config import Variant
 
 MOST_SURFACES = 8
 _ABLATED = {
@@ -55,8 +56,24 @@ def _heading(result: StudyResult) -> list[str]:
         f"{dataset['users']:,} users, {dataset['items']:,} items, {dataset['events']:,} events; outcomes: {outcomes}.",
         "", f"Run again: `python -m benchmarks.quality run {result.name} && python -m benchmarks.quality report`. "
         "Figures are means over the seeds; brackets hold 95% confidence intervals from resampling users, with the "
-        "seeds pooled: other seeds are not part of them.", "",
+        "seeds pooled: other seeds are not part of them.", "", *_not_run(result), *_release(result),
     ]  # fmt: skip
+
+
+def _not_run(result: StudyResult) -> list[str]:
+    missing = result.plain["not_run"]
+    return [f"Not run yet: {'; '.join(missing)}.", ""] if missing else []
+
+
+def _release(result: StudyResult) -> list[str]:
+    """How the models judged here are served, calibrated on the same users."""
+    if not result.runs_with("held_out"):
+        return []
+    settings = result.plain["evaluation"]
+    options = f"--embeddings {settings['embeddings']} --targets {settings['targets']}"
+    offsets = ",".join(map(str, settings["offsets"]))
+    more = f", for MT and {{MT,OC}} with `--offsets {offsets}`" if len(settings["offsets"]) > 1 else ""
+    return [f"What is judged here is served by a release made with `pinrec release RUN {options}`{more}.", ""]
 
 
 def _lists(result: StudyResult, folder: Path, kind: str, title: str) -> Iterator[list[str]]:
@@ -73,12 +90,23 @@ def _lists(result: StudyResult, folder: Path, kind: str, title: str) -> Iterator
         drawn[result.runs[run]["title"]] = recalls[-1] or {}
         cells = [f"{number(r['value'])} {interval(r['ci95'])}" if r else "–" for r in recalls]
         plain = [number(fmean(s[name] for s in seeds), 3) for name in list(_METRIC_TITLES)[3:]]
-        rows.append([result.runs[run]["title"], str(len(seeds)), str(seeds[0]["embeddings"]), *cells, *plain])
+        rows.append([result.runs[run]["title"], str(len(seeds)), _generated(result, run, seeds[0]), *cells, *plain])
     yield [f"## {title}", "", f"{sentence(protocol(result, kind))}", ""]
-    yield table(["run", "seeds", "embeddings", *names.values()], rows)
+    yield table(["run", "seeds", "E = steps × outcomes × offsets", *names.values()], rows)
     plot = f"{result.name}-{kind.replace('_', '-')}.svg"
     plots.save(plots.bars(drawn, f"{names['served_hit']}, 95% interval"), folder / plot)
     yield [f"![{title}: served recall by run]({plot})", ""]
+
+
+def _generated(result: StudyResult, run: str, figures: dict[str, Any]) -> str:
+    """A run's number of embeddings per user, and what it is the product of."""
+    plain, E = result.runs[run], figures["embeddings"]
+    if plain["variant"] is None or E == 1:
+        return str(E)
+    variant = Variant(plain["variant"])
+    outcomes = len(result.outcomes) if variant.outcome_conditioned else 1
+    offsets = len(result.plain["evaluation"]["offsets"]) if variant.multi_token else 1
+    return f"{E} = {E // outcomes // offsets} × {outcomes} × {offsets}"
 
 
 def _leave_one_out(result: StudyResult, folder: Path) -> Iterator[list[str]]:
@@ -155,7 +183,7 @@ def _ablation_table(result: StudyResult, reference: str, runs: Sequence[str], ki
             if compared and run != reference:
                 ratio = f" ({number(compared['ratio'], 3)}x {interval(compared['ci95'], 3)})"
             cells.append(f"{number(found['value'])}{ratio}" if found else "–")
-        rows.append([result.runs[run]["title"], str(len(result.runs[run]["seeds"])), *cells])
+        rows.append([result.runs[run]["title"], str(len(result.seeds(run, kind))), *cells])
     yield table(["run", "seeds", *(_ABLATED[name] for name in LIST_MEASURES[kind])], rows)
 
 

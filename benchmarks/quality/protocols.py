@@ -11,20 +11,23 @@ def protocol(result: StudyResult, evaluation: str) -> str:
     """One sentence for an evaluation as users' results are named: held_out, steps-16 …"""
     kind, _, width = evaluation.partition("-")
     split, settings = result.plain["split"], result.plain["evaluation"]
-    held_out = f"{split['evaluation_share']:.0%} of users held out by hash, without the quarter for validation"
+    held_out = f"{split['evaluation_share']:.0%} of users held out by hash, a quarter for validation, the others judged"
     if settings["max_users"] is not None:
-        held_out += f", of these at most {settings['max_users']:,}, by hash"
+        held_out += f", at most {settings['max_users']:,}, by hash"
     judged = _users(result, kind)
     Z = settings["targets"]
     last = f"those with {Z} distinct items and an interaction before them ({judged}); the last {Z} are the targets"
     lists = f"exact search in the whole catalogue, seen items kept, k={settings['k']} per embedding"
     E = settings["embeddings"]
-    served = f"served: the {settings['num_items']} items that compression, quotas and de-duplication leave"
+    served = (
+        f"served: {settings['num_items']} items of the whole path: compression, the IVF-HNSW index at an nprobe of at "
+        "least .99 of exact recall (counting baselines: exact), lists merged as a mixture, no item twice"
+    )
     if kind == "leave_one_out":
         return (
             f"leave one out: all users ({judged}), the last item is the target; trained without the last "
-            f"{split['held_out_last']} of every user; full ranking of the catalogue, seen items removed; an equal "
-            "score counts as half a rank"
+            f"{split['held_out_last']} of every user; full ranking of the catalogue, seen items other than the target "
+            "removed; an equal score counts as half a rank"
         )
     if kind == "cold":
         first = f"those with {Z} distinct items ({judged}); the first {Z} are the targets, no history"
@@ -38,7 +41,7 @@ def protocol(result: StudyResult, evaluation: str) -> str:
     if kind == "budget":
         return f"{held_out}; {last}; whole catalogue, seen items kept, E={E}; {served}; {_TIES}"
     if kind == "precision":
-        return f"{held_out}; {last}; {lists}, E={E}; {_TIES}"
+        return f"{held_out}; {last}; {lists}, E={E}; FP32 throughout, but for the features of search queries; {_TIES}"
     return f"{held_out}; {last}; {lists}, E={E}, at equal items k·E for one list; {served}; {_TIES}"
 
 

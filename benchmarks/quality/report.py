@@ -15,7 +15,8 @@ from benchmarks.machine import ROOT
 from benchmarks.quality import claims, pages
 from benchmarks.quality.markdown import interval, number, over_seeds, table
 from benchmarks.quality.protocols import protocol
-from benchmarks.quality.results import StudyResult, load_all
+from benchmarks.quality.results import StudyResult, load_all, rounded
+from benchmarks.quality.study import study_names
 from pinrec_core.errors import ConfigError, DataError, require
 
 FOLDER = ROOT / "docs" / "results"
@@ -23,35 +24,43 @@ README = ROOT / "README.md"
 SUMMARY_FILE = "summary.json"
 NOTES_FILE = "notes.toml"
 _REACHED = {True: "yes", False: "**no**", None: ""}
-_DIGITS = 6
 _BEGIN, _END = "<!-- headlines -->", "<!-- end of headlines -->"
 Measured = dict[str, list[tuple[claims.Claim, dict[str, Any]]]]
 """Claims and their rows in the summary, by group."""
 _INTRODUCTION = """# Results
 
-What the variants, the baselines and the serving path reach on public logs, each figure from a command that anyone can
-run again. This file and the pages behind it are generated; see [how to run it again](#run-it-again).
+What the variants, the baselines and the serving path reach on public logs, each figure from a command that anyone who
+has [the logs](../data.md#the-public-logs) can run again. This file and the pages behind it are generated; see [how to
+run it again](#run-it-again).
 
+- **UC**: the model's head is conditioned on nothing; **OC**: on the outcome asked for; **MT**: on the time offset;
+  **{MT,OC}**: on both. **PinnerFormer**: one embedding per user, trained on all actions of the next 28 days.
+  **SASRec**: item IDs and their order alone.
+- **Unordered recall@k**: the share of a user's targets that any of the user's E embeddings ranks in its top k (eq. 6).
+  *At equal retrieved items* one list is given its top k·E. **Served recall@100**: the share of targets among the 100
+  items that the service would return. **Diversity**: distinct items over all places in all users' lists. **Coverage**:
+  the share of the catalogue in any list. **Compression**: embeddings generated for one that is kept.
 - **value**, **baseline**: means over the seeds; no seed is picked. In brackets the least and the largest of the seeds.
   **ratio** is value over baseline.
 - **95% interval** of the ratio: users are resampled, the same ones for both sides, with the seeds pooled: it says what
   other users would have given, not what other seeds would. Diversity and latency are not means over users and have
   none. A dash for a bound: there is none.
-- **goal** is judged on the ratio where it ends in x, else on the value. *reached* looks at the figure itself; where the
-  interval spans the goal, other users could have decided otherwise.
+- **goal** is judged on the ratio where it ends in x, else on the value. *reached* looks at the figure itself; *open*
+  beside it: the interval spans the goal, other users could have decided otherwise. That a budget lowers the others
+  counts only where it lifts its own outcome. **targets**: how many of them the figure is made of.
 - **Who is judged**: users that no model was trained on. A quarter of the users held out is for validation: merging
   thresholds are calibrated on them, losses after each epoch are theirs, and they are not judged. The studies' settings
-  were chosen on yet another draw of users, before those judged here were held out. Leave one out judges the last item
-  of every user, which no training saw; its settings were chosen by the item before that.
+  were chosen on an earlier, independent draw of held-out users; by chance a share of those judged here, as large as the
+  share held out, was among them. Leave one out judges the last item of every user, which no training saw; its settings
+  were chosen by the item before that.
 - **Time**: users are held out, not a period. A model that knows the time of a request has seen what *other* users did
   before and after it; PinnerFormer and the generative variants do, SASRec and the counting baselines ignore time.
-- **Embeddings**: a release serves what is judged here where it is made with the same number of embeddings and the same
-  offsets: `pinrec release RUN --embeddings 12 --offsets 1,3`.
+- **Release**: each page says with which options `pinrec release` serves what it judges.
 """
 _RUN_AGAIN = """## Run it again
 
 ```
-python -m benchmarks.quality run yelp     # prepares the log, trains what is missing, evaluates it; safe to interrupt
+python -m benchmarks.quality run ml100k   # prepares the log, trains what is missing, evaluates it; safe to interrupt
 python -m benchmarks.quality report       # this folder, from benchmarks/results/quality/*.json alone
 make results                              # both, for every study
 ```
@@ -97,7 +106,7 @@ def with_headlines(readme: str, measured: Measured) -> str:
         [
             row["claim"], row["dataset"], row["metric"], number(row["value"]),
             f"{number(row['baseline_value'])} ({row['baseline']})", number(row["ratio"], 2), str(row["seeds"]),
-            row["goal"], _REACHED[row["reached"]],
+            row["goal"] or "", _verdict(row),
         ]
         for of_group in measured.values() for claim, row in of_group if claim.headline
     ]  # fmt: skip
@@ -115,7 +124,10 @@ def _measure(studies: Sequence[StudyResult]) -> tuple[Measured, dict[str, list[s
             if row is None:
                 missing.setdefault(study.name, []).append(f"{claim.claim} ({claim.metric})")
             else:
-                measured[claim.group].append((claim, _rounded(row)))
+                measured[claim.group].append((claim, rounded(row)))
+    for name in sorted(set(study_names()) - {study.name for study in studies}):
+        wanted = [f"{claim.claim} ({claim.metric})" for claim in claims.claims_of(name, ())]
+        missing |= {name: wanted} if wanted else {}
     return measured, missing
 
 
@@ -123,7 +135,7 @@ def _readme(
     studies: Sequence[StudyResult], measured: Measured, missing: dict[str, list[str]], notes: dict[str, str]
 ) -> str:
     goals = [row["reached"] for rows in measured.values() for _, row in rows if row["reached"] is not None]
-    lines = [_INTRODUCTION, f"{sum(goals)} of {len(goals)} figures with a goal reach it.", ""]
+    lines = [_INTRODUCTION, f"{sum(goals)} of the {len(goals)} goals measured are reached{_left(missing)}.", ""]
     for group, rows in measured.items():
         if rows:
             lines += [
@@ -149,18 +161,25 @@ def _claims_table(rows: Sequence[dict[str, Any]]) -> list[str]:
             row["claim"], f"[{row['dataset']}]({row['dataset']}.md)", row["metric"],
             over_seeds(row["value"], row["by_seed"]),
             f"{row['baseline']}: {over_seeds(row['baseline_value'], row['baseline_by_seed'])}", number(row["ratio"], 3),
-            interval(row["ci95"], 3), str(row["seeds"]), row["goal"] or "", _REACHED[row["reached"]],
+            interval(row["ci95"], 3), str(row["seeds"]), "–" if row["targets"] is None else f"{row['targets']:,}",
+            row["goal"] or "", _verdict(row),
         ]
         for row in rows
     ]  # fmt: skip
-    return table(
-        ["claim", "dataset", "metric", "value", "baseline", "ratio", "95% interval", "seeds", "goal", "reached"], cells,
-        text_columns=3,
-    )  # fmt: skip
+    header = ["claim", "dataset", "metric", "value", "baseline", "ratio", "95% interval", "seeds", "targets", "goal"]
+    return table([*header, "reached"], cells, text_columns=3)
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    return _REACHED[row["reached"]] + (", open" if row["certain"] is False else "")
 
 
 def _note(note: str | None) -> list[str]:
     return [] if note is None else [note.strip(), ""]
+
+
+def _left(missing: dict[str, list[str]]) -> str:
+    return f"; {sum(map(len, missing.values()))} figures are [not measured yet](#not-measured-yet)" if missing else ""
 
 
 def _missing(missing: dict[str, list[str]]) -> list[str]:
@@ -203,14 +222,3 @@ def _notes(path: Path) -> dict[str, str]:
     unknown = sorted(set(raw) - set(claims.GROUPS))
     require(not unknown, f"{path} keys", unknown, f"only {list(claims.GROUPS)}", error=ConfigError)
     return raw
-
-
-def _rounded(row: dict[str, Any]) -> dict[str, Any]:
-    """Six significant digits, as the studies' figures have."""
-
-    def short(value: Any) -> Any:
-        if isinstance(value, list):
-            return [short(entry) for entry in value]
-        return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
-
-    return {name: short(value) for name, value in row.items()}

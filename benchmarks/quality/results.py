@@ -87,7 +87,7 @@ def collect(study: Study, places: Sequence[Place], dataset: Path, pairs: Pairs) 
         "study": study.name, "title": study.title, "dataset": dataset_card(dataset),
         "split": {"evaluation_share": study.evaluation_share, "held_out_last": study.held_out_last},
         "evaluation": asdict(study.evaluation),
-        "machines": machines, "runs": runs,
+        "machines": machines, "runs": runs, "not_run": _not_run(study, trained),
         "ablations": [asdict(ablation) for ablation in study.ablations],
         "figures": {key: figure(m, users.of(m)) for key, m in measures.items() if users.of(m)},
         "comparisons": {
@@ -100,8 +100,20 @@ def collect(study: Study, places: Sequence[Place], dataset: Path, pairs: Pairs) 
 
 def save(plain: dict[str, Any], folder: Path) -> Path:
     path = folder / f"{plain['study']}.json"
-    write_json(path, _rounded(plain))
+    write_json(path, rounded(plain))
     return path
+
+
+def recorded(folder: Path, study: Study) -> set[str]:
+    """Runs with their seeds, as ``uc-0``, that the study's file in ``folder`` has and the study still asks for."""
+    path = folder / f"{study.name}.json"
+    if not path.is_file():
+        return set()
+    runs = json.loads(path.read_text("utf-8"))["runs"]
+    return {
+        f"{name}-{seed}" for name, run in study.runs.items() for seed in run.seeds
+        if str(seed) in runs.get(name, {}).get("seeds", {})
+    }  # fmt: skip
 
 
 class _Users:
@@ -146,6 +158,16 @@ def _machines_and_runs(study: Study, places: Sequence[Place]) -> tuple[dict[str,
             "training": training_figures(place), "evaluations": evaluations,
         }  # fmt: skip
     return machines, runs
+
+
+def _not_run(study: Study, trained: Sequence[Place]) -> list[str]:
+    """Runs of the study with seeds that are not trained yet."""
+    missing = []
+    for run in study.runs.values():
+        seeds = sorted(set(run.seeds) - {place.seed for place in trained if place.run is run})
+        if seeds:
+            missing.append(f"{run.title} (seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))})")
+    return missing
 
 
 def _card(folder: Path) -> dict[str, Any]:
@@ -204,12 +226,12 @@ def _pair(of: Measure, against: Measure) -> str:
     return f"{of.key} / {against.key}"
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
     """Six significant digits; None for what JSON cannot say."""
     if isinstance(value, dict):
-        return {name: _rounded(entry) for name, entry in value.items()}
+        return {name: rounded(entry) for name, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_rounded(entry) for entry in value]
+        return [rounded(entry) for entry in value]
     if isinstance(value, float):
         return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
     return value

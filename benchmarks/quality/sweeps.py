@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.quality import plots
-from benchmarks.quality.markdown import interval, number, sentence, slug, table
+from benchmarks.quality.markdown import interval, number, over_seeds, sentence, slug, table
 from benchmarks.quality.protocols import protocol
 from benchmarks.quality.results import StudyResult
 
@@ -59,7 +59,8 @@ def steps(result: StudyResult, folder: Path) -> Iterator[list[str]]:
     yield [
         "## Embeddings per step at an equal total", "",
         f"{total} embeddings per outcome in all. Latency is that of generation for one request at a time on the "
-        "machine of the run, with nothing else running.", "",
+        "machine of the run, with no other piece of a study beside it; the machine's load average before was "
+        f"{_loads(result)}.", "",
     ]  # fmt: skip
     yield table(
         ["run", "offsets per step", "steps", "embeddings per step", "recall", "diversity", "median ms", "p99 ms"], rows
@@ -68,6 +69,12 @@ def steps(result: StudyResult, folder: Path) -> Iterator[list[str]]:
         plot = f"{result.name}-embeddings-per-step.svg"
         plots.save(plots.embeddings_per_step(drawn), folder / plot)
         yield [f"![Recall, diversity and latency against embeddings per step]({plot})", ""]
+
+
+def _loads(result: StudyResult) -> str:
+    """Least and largest, over runs and seeds."""
+    found = [seed["load_average"] for run in result.runs_with("steps") for seed in result.seeds(run, "steps")]
+    return f"{min(found):.1f} to {max(found):.1f}"
 
 
 def _mean_point(same: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -107,14 +114,20 @@ def budget(result: StudyResult, folder: Path) -> Iterator[list[str]]:
 def precision(result: StudyResult) -> Iterator[list[str]]:
     rows = []
     for run in result.runs_with("precision"):
-        for row in result.seeds(run, "precision")[0]["rows"]:
-            ratio = row["ratio"]
+        seeds = result.seeds(run, "precision")
+        for number_, row in enumerate(seeds[0]["rows"]):
+            recalls = [seed["rows"][number_]["unordered_recall"] for seed in seeds]
+            ratios = [seed["rows"][number_]["ratio"]["value"] for seed in seeds]
             rows.append(
                 [
-                    result.runs[run]["title"], row["features"], row["arithmetic"], number(row["unordered_recall"]),
-                    number(ratio["value"]), interval([ratio["low"], ratio["high"]]),
+                    result.runs[run]["title"], str(len(seeds)), row["features"], row["arithmetic"],
+                    over_seeds(fmean(recalls), recalls), over_seeds(fmean(ratios), ratios),
                 ]
             )  # fmt: skip
     if rows:
-        yield ["## Number formats", "", "First seed; ratios are to FP32 throughout, on the same users.", ""]
-        yield table(["run", "features", "arithmetic", "recall", "ratio", "95% interval"], rows)
+        yield [
+            "## Number formats", "",
+            f"{sentence(protocol(result, 'precision'))} Ratios are to FP32, seed by seed; brackets hold the least and "
+            "the largest.", "",
+        ]  # fmt: skip
+        yield table(["run", "seeds", "features", "arithmetic", "recall", "ratio"], rows)

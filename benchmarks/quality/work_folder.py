@@ -15,7 +15,7 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +119,25 @@ def locked(work: Path, study: Study) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(f"{folder}: expected no other process to work on it") from None
+        yield
+
+
+@contextmanager
+def turn(work: Path, *, alone: bool, waiting: Callable[[], None]) -> Iterator[None]:
+    """Pieces of work of all studies in a folder run side by side, but one that measures time runs ``alone``.
+
+    It waits until the others have ended, ``waiting`` being called first, and none starts in the meantime.
+    """
+    with (work / ".next").open("a") as next_, (work / ".running").open("a") as running:
+        kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+        try:
+            fcntl.flock(next_, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(running, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(next_, fcntl.LOCK_EX)  # held while waiting for the others, so that nobody slips in
+            fcntl.flock(running, kind)
+        fcntl.flock(next_, fcntl.LOCK_UN)
         yield
 
 

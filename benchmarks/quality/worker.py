@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality import judge
-from benchmarks.quality.study import load_study
-from benchmarks.quality.work_folder import Place, place_of
+from benchmarks.quality.study import TIMED, load_study
+from benchmarks.quality.work_folder import Place, place_of, turn
 from pinrec_core.errors import PinRecError
 
 
@@ -37,13 +37,15 @@ def perform(job: Mapping[str, Any]) -> None:
     study = load_study(job["study"])
     run, work, dataset = study.runs[job["run"]], Path(job["work"]), Path(job["dataset"])
     place = place_of(study, run, job["seed"], work)
-    if job["train"]:
-        id_tables = None
-        if run.id_tables is not None:
-            source = study.runs[run.id_tables]
-            id_tables = place_of(study, source, study.pretraining_seed(run, place.seed), work).training
-        judge.train_run(place, dataset, id_tables=id_tables, device=job["device"], report=_tell)
-    judge.evaluate_run(place, dataset, job["evaluations"], device=job["device"], report=_tell)
+    alone = TIMED in job["evaluations"]
+    with turn(work, alone=alone, waiting=lambda: _tell("waiting for pieces of other studies in this folder")):
+        if job["train"]:
+            id_tables = None
+            if run.id_tables is not None:
+                source = study.runs[run.id_tables]
+                id_tables = place_of(study, source, study.pretraining_seed(run, place.seed), work).training
+            judge.train_run(place, dataset, id_tables=id_tables, device=job["device"], report=_tell)
+        judge.evaluate_run(place, dataset, job["evaluations"], device=job["device"], report=_tell)
 
 
 def _tell(line: str) -> None:

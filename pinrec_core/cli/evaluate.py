@@ -25,9 +25,10 @@ def evaluate(
     protocol: Annotated[
         str,
         typer.Option(
-            help="held-out: users kept out of training, their last items; held-out-validation: the quarter of them to "
-            "choose settings on. cold: the users of held-out, their first items, no history. leave-one-out (or "
-            "-validation): every user's last (or second last) item, full ranking, seen items removed."
+            help="held-out: three quarters of the users kept out of training, their last items; "
+            "held-out-validation: the fourth, to choose settings on. cold: the users of held-out, their first items, "
+            "no history. leave-one-out (or -validation): every user's last (or second last) item, full ranking, seen "
+            "items removed."
         ),
     ] = "held-out",
     targets: Annotated[int, typer.Option(help="Z: items per user to be recalled.")] = 8,
@@ -37,7 +38,11 @@ def evaluate(
     num_items: Annotated[int, typer.Option(help="N: items of the served recall.")] = 100,
     exclude_seen: Annotated[bool, typer.Option(help="Keep the user's history out of the served items.")] = False,
     max_users: Annotated[
-        int | None, typer.Option(help="Users to judge at most: 2,000, or all of leave-one-out.", show_default=False)
+        int | None,
+        typer.Option(
+            help="At most this many users, sampled by hash. By default 2,000; leave-one-out judges all.",
+            show_default=False,
+        ),
     ] = None,
     matrix: Annotated[
         bool, typer.Option("--matrix", help="Controllability: all budget on one outcome, first subject over second.")
@@ -65,17 +70,19 @@ def evaluate(
 ) -> None:
     """Judge models on users they were not trained on, beside baselines.
 
-    Unordered recall@k counts a target that any of a user's E embeddings ranks within its top k; "at equal items" gives
-    a subject of one list its top k·E; served recall is what N items, as the service would return them, recall. The
-    index is the whole catalogue. Intervals are 95%, by resampling users.
+    Unordered recall@k counts a target that any of a user's E embeddings ranks within its top k; "at equal items" lets
+    a subject with fewer embeddings look deeper, at k·E items in all. Served recall@N is the share of targets among the
+    N items that the service would return. Diversity: distinct items over all places in the users' lists. The index is
+    the whole catalogue. Intervals are 95%, by resampling users.
 
     pinrec evaluate runs/ml100k popularity co-occurrence
 
-    Variants at an equal number of embeddings:
-    pinrec evaluate runs/mt_oc runs/uc runs/pinnerformer --embeddings 24
+    Variants at an equal number of embeddings, here of three outcomes; UC takes as many steps, so train it with
+    --set model.max_steps=12:
+    pinrec evaluate runs/mt_oc runs/uc runs/pinnerformer --embeddings 12 --offsets 1,2
 
     What a budget does, against an unconditioned model:
-    pinrec evaluate runs/oc runs/uc --matrix --sweep-budget like:dislike
+    pinrec evaluate runs/oc runs/uc --embeddings 12 --matrix --sweep-budget like:dislike
 
     The classic benchmark, for runs trained with --set training.held_out_last=2:
     pinrec evaluate runs/ml1m co-occurrence --protocol leave-one-out
@@ -93,7 +100,10 @@ def evaluate(
     require(protocol in protocols, "protocol", protocol, f"one of {protocols}", error=ConfigError)
     require(len(set(subject)) == len(subject), "subjects", subject, "each of them once", error=ConfigError)
     chosen = Protocol(protocol)
-    studies = Studies(matrix=matrix, sweep_steps=sweep_steps, sweep_budget=sweep_budget, precision=precision)
+    studies = Studies(
+        matrix=matrix, sweep_steps=sweep_steps, sweep_budget=sweep_budget, precision=precision, k=k,
+        num_items=num_items, exclude_seen=exclude_seen,
+    )  # fmt: skip
     setting = Setting.for_subjects(
         subject, dataset=dataset, protocol=chosen, targets=targets,
         max_users=max_users if max_users is not None or chosen.left_out else 2000,
@@ -105,6 +115,9 @@ def evaluate(
             opened.append(open_subject(name, setting, embeddings=embeddings, offsets=wanted, device=device))
     studies.check(opened)
     equal_embeddings = max(one.embeddings for one in opened)
+    numbers = {one.name: one.embeddings for one in opened if one.embeddings > 1}
+    if len(set(numbers.values())) > 1:
+        stderr.print(f"note: {numbers} embeddings per user: recall@k favours the larger; --embeddings makes them equal")
     results = []
     with progress(count=True) as bar:
         for one in opened:
@@ -124,7 +137,11 @@ def evaluate(
         for name, result in zip(tables.short_names(subject).values(), results, strict=True):
             result.save(out / name)
     comparisons = tables.comparisons(results)
-    found = run_studies(studies, opened, setting, k=k)
+    if not json_:
+        for table in (tables.metrics_table(results, setting), tables.comparison_table(comparisons)):
+            if table.row_count:
+                stdout.print(table)
+    found = run_studies(studies, opened, setting)
     if json_:
         print_json(
             {
@@ -136,6 +153,5 @@ def evaluate(
             }
         )
         return
-    for table in (tables.metrics_table(results, setting), tables.comparison_table(comparisons), *found.tables()):
-        if table.row_count:
-            stdout.print(table)
+    for table in found.tables():
+        stdout.print(table)

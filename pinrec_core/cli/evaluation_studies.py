@@ -28,12 +28,15 @@ from pinrec_core.evaluation.user_embeddings import with_embeddings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Studies:
-    """What was asked for."""
+    """What was asked for, and how lists are cut."""
 
     matrix: bool
     sweep_steps: int | None
     sweep_budget: str | None
     precision: bool
+    k: int
+    num_items: int
+    exclude_seen: bool
 
     @property
     def any(self) -> bool:
@@ -41,18 +44,24 @@ class Studies:
 
     def check(self, subjects: Sequence[Subject]) -> None:
         """Refuse what cannot be measured, before anything is. Raises ``ConfigError``."""
-        if self.any:
-            _model(subjects, 0, "the first subject")
+        if not self.any:
+            return
+        first = _model(subjects, 0, "the first subject")
+        if self.matrix or self.sweep_budget is not None:
+            conditioned = first.indexed.model.config.variant.outcome_conditioned
+            require(conditioned, "the first subject", first.name, "a model conditioned on outcomes: OC or {MT,OC}",
+                    error=ConfigError)  # fmt: skip
         if self.matrix:
             reference = _model(subjects, 1, "--matrix: the second subject")
             conditions = reference.indexed.model.config.num_conditions
             require(conditions == 1, "--matrix: conditions of the second subject", conditions,
                     "1, a model that is not conditioned on outcomes", error=ConfigError)  # fmt: skip
+            _with_as_many_embeddings(reference, first)
         if self.sweep_budget is not None:
-            self.outcomes_swept(subjects[0])
+            self.outcomes_swept(first)
         if self.sweep_steps is not None:
-            indexed = _model(subjects, 0, "the first subject").indexed
-            for W in self.widths(subjects[0]):
+            indexed = first.indexed
+            for W in self.widths(first):
                 with_embeddings(
                     indexed.generation, indexed.model.config, embeddings=self.sweep_steps, offsets=range(1, W + 1)
                 )
@@ -100,7 +109,7 @@ class Findings:
             yield _precision_table(self.precision)
 
 
-def run_studies(studies: Studies, subjects: Sequence[Subject], setting: Setting, *, k: int) -> Findings:
+def run_studies(studies: Studies, subjects: Sequence[Subject], setting: Setting) -> Findings:
     """Measure with progress bars; the first subject is the one studied."""
     findings = Findings()
     if not studies.any:
@@ -114,12 +123,14 @@ def run_studies(studies: Studies, subjects: Sequence[Subject], setting: Setting,
             return lambda done: bar.advance(number, done)
 
         if studies.matrix:
-            findings.matrix = _matrix(first, _model(subjects, 1, "the second subject"), cases, k, task("control", 2))
+            second = _model(subjects, 1, "the second subject")
+            findings.matrix = _matrix(first, second, cases, studies.k, task("control", 2))
         if studies.sweep_steps is not None:
             widths = studies.widths(first)
             findings.steps = list(
                 sweep_embeddings_per_step(
-                    first, cases, total=studies.sweep_steps, offsets_per_step=widths, k=k,
+                    first, cases, total=studies.sweep_steps, offsets_per_step=widths, k=studies.k,
+                    num_items=studies.num_items, exclude_seen=studies.exclude_seen,
                     report=task("embeddings per step", len(widths)),
                 )
             )  # fmt: skip
@@ -127,27 +138,32 @@ def run_studies(studies: Studies, subjects: Sequence[Subject], setting: Setting,
             source, goal = studies.outcomes_swept(first)
             counts = count_outcomes(setting.training_histories(), first.catalogue, len(first.indexed.dataset.outcomes))
             findings.budget = sweep_budget(
-                first, cases, from_outcome=source, to_outcome=goal, item_outcomes=counts, report=task("budgets", 1)
-            )
+                first, cases, from_outcome=source, to_outcome=goal, item_outcomes=counts, num_items=studies.num_items,
+                exclude_seen=studies.exclude_seen, report=task("budgets", 1),
+            )  # fmt: skip
         if studies.precision:
-            findings.precision = compare_precisions(first, cases, k=k, report=task("number formats", 4))
+            findings.precision = compare_precisions(first, cases, k=studies.k, report=task("number formats", 4))
     return findings
 
 
 def _matrix(
     subject: ModelSubject, reference: ModelSubject, cases: Sequence[EvaluationCase], k: int, report: Any
 ) -> ControllabilityMatrix:
-    """The reference generates as many embeddings as one outcome of the subject has."""
+    plain = _with_as_many_embeddings(reference, subject)
+    hits = hits_by_desired_outcome(subject, cases, k=k, report=report)
+    by_reference = hits_by_desired_outcome(plain, cases, k=k, report=report)[0]
+    outcome = np.stack([case.target_outcome for case in cases])
+    return controllability_matrix(hits, by_reference, outcome, subject.indexed.dataset.outcomes)
+
+
+def _with_as_many_embeddings(reference: ModelSubject, subject: ModelSubject) -> ModelSubject:
+    """The reference, generating as many embeddings as one outcome of the subject has. Raises ``ConfigError``."""
     generation = subject.indexed.generation
     equal = with_embeddings(
         reference.indexed.generation, reference.indexed.model.config,
         embeddings=generation.steps * len(generation.offsets),
     )  # fmt: skip
-    plain = ModelSubject(reference.name, replace(reference.indexed, generation=equal))
-    hits = hits_by_desired_outcome(subject, cases, k=k, report=report)
-    by_reference = hits_by_desired_outcome(plain, cases, k=k, report=report)[0]
-    outcome = np.stack([case.target_outcome for case in cases])
-    return controllability_matrix(hits, by_reference, outcome, subject.indexed.dataset.outcomes)
+    return ModelSubject(reference.name, replace(reference.indexed, generation=equal))
 
 
 def _model(subjects: Sequence[Subject], place: int, what: str) -> ModelSubject:

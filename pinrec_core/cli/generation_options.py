@@ -11,13 +11,14 @@ from pinrec_core.errors import ConfigError
 Embeddings = Annotated[
     int | None,
     typer.Option(
-        help="E: embeddings per user, steps × outcomes × offsets; equal ones make variants compare. By default six "
-        "steps of all offsets, as in production; a release has its own.",
+        help="E: embeddings per user, steps × outcomes × offsets. By default six steps, as in the paper's production, "
+        "of all offsets; a release has its own.",
         show_default=False,
     ),
 ]
 Offsets = Annotated[
-    str | None, typer.Option(help="Time offsets per step, e.g. 1,2,4; all by default.", show_default=False)
+    str | None,
+    typer.Option(help="Offsets per step of a multi-token variant, e.g. 1,2,4; all by default.", show_default=False),
 ]
 
 

@@ -53,6 +53,7 @@ def sweep_budget(
     item_outcomes: np.ndarray,
     shares: Sequence[float] = SHARES,
     num_items: int = SERVED_ITEMS,
+    exclude_seen: bool = False,
     batch: int = BATCH_USERS,
     report: Callable[[int], None] = lambda _: None,
 ) -> list[SweepPoint]:
@@ -76,7 +77,7 @@ def sweep_budget(
             budget[from_outcome] += 1 - share
             budget[to_outcome] += share
             embedding = generate_for(indexed.model, indexed.embed_ids, part, budget, indexed.generation)
-            answers = serve(indexed, embedding, part, budget, num_items=num_items)
+            answers = serve(indexed, embedding, part, budget, num_items=num_items, exclude_seen=exclude_seen)
             for case, answer in zip(part, answers, strict=True):
                 hit = np.isin(case.target_row, answer.item_row)
                 tally.add(hit, case.target_outcome, answer.outcome, likely[answer.item_row])

@@ -1,9 +1,9 @@
 """The held-out protocols (PinRec, evaluation): a subject against users it was not trained on, warm or cold.
 
 Beside eq. 6 at k stand fairer views. *At equal retrieved items*: E embeddings look at up to k·E items, so a subject
-of one list is given its top k·E. *At equal distinct items*: as many as the other's lists hold distinct ones for the
-same user, since lists of one user overlap (``result.compare_at_equal_distinct_items``). *Served*: what the whole path
-returns for N items, the number a user of the service lives with.
+with fewer looks deeper, one of one list at its top k·E. *At equal distinct items*: as many as the other's lists hold
+distinct ones for the same user, since lists of one user overlap (``result.compare_at_equal_distinct_items``).
+*Served*: what the whole path returns for N items, the number a user of the service lives with.
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ def evaluate(
 ) -> EvaluationResult:
     """Judge a subject. ``outcomes`` and ``surfaces`` are the dataset's vocabularies.
 
-    A subject of one list is judged at k, and at k·``equal_embeddings`` retrieved items. ``exclude_seen`` keeps items
-    of the history out of the served ones. Raises ``DataError`` when there is no case.
+    A subject is judged at k per embedding, and at k·``equal_embeddings`` retrieved items in all, spread over its
+    embeddings. ``exclude_seen`` keeps items of the history out of the served ones. Raises ``DataError`` when there is
+    no case.
 
     Arrays of the result: ``hit``, ``hit_equal_items`` and ``served_hit`` bool ``[users, Z]``, ``target_outcome`` and
     ``target_surface`` int16 ``[users, Z]``, ``distinct_items`` int64 ``[users]`` of the top-k lists; for a subject of
@@ -51,7 +52,7 @@ def evaluate(
     """
     for name, number in {"k": k, "equal_embeddings": equal_embeddings, "num_items": num_items}.items():
         require(number > 0, name, number, "a value above 0", error=ConfigError)
-    depth = k if subject.embeddings > 1 else k * equal_embeddings
+    depth = max(k, k * equal_embeddings // subject.embeddings)
     at_k, at_equal, of_served = (RetrievedItems(len(subject.catalogue)) for _ in range(3))
     users: list[int | str] = []
     kept = 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from pinrec_core.evaluation.bootstrap import Interval, ratio_interval
 METRICS_FILE = "metrics.json"
 USERS_FILE = "users.parquet"
 USER_ID = "user_id"
+EQUAL_DISTINCT_ITEMS = "hit_equal_distinct_items"
+"""The array that ``cut_to`` adds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,30 +65,42 @@ class EvaluationResult:
 
 
 def compare(
-    first: Sequence[EvaluationResult], other: Sequence[EvaluationResult], name: str, *, resamples: int = 2000
+    first: Sequence[EvaluationResult], other: Sequence[EvaluationResult], name: str, *, baseline_name: str | None = None
 ) -> Interval:
     """Ratio of two subjects' means of an array, paired by user; each subject is one result per seed.
 
-    Raises ``DataError`` when they were not judged on the same users.
+    ``baseline_name`` is the other's array where it has another name. Raises ``DataError`` when they were not judged on
+    the same users.
     """
-    _check_users(*first, *other)
-    value, baseline = (np.stack([result.per_user(name) for result in side]) for side in (first, other))
-    return ratio_interval(value, baseline, resamples=resamples)
+    check_same_users(*first, *other)
+    return ratio_interval(stack(first, name), stack(other, baseline_name or name))
 
 
-def compare_at_equal_distinct_items(
-    first: EvaluationResult, one_list: EvaluationResult, *, resamples: int = 2000
-) -> Interval:
-    """Unordered recall of ``first`` over that of a one-list subject whose list is cut, user by user, to as many items
-    as the lists of ``first`` hold distinct ones. Raises ``DataError`` for other users or a subject of several lists."""
-    _check_users(first, one_list)
+def compare_at_equal_distinct_items(first: EvaluationResult, one_list: EvaluationResult) -> Interval:
+    """Unordered recall of ``first`` over that of a one-list subject at as many distinct items; see ``cut_to``."""
+    return compare([first], [cut_to(one_list, first)], "hit", baseline_name=EQUAL_DISTINCT_ITEMS)
+
+
+def cut_to(one_list: EvaluationResult, other: EvaluationResult) -> EvaluationResult:
+    """``one_list`` with a further array, bool ``[users, Z]``: the hits that its list keeps when it is cut, user by
+    user, to as many items as the lists of ``other`` hold distinct ones.
+
+    Raises ``DataError`` for other users or a subject of several lists.
+    """
+    check_same_users(other, one_list)
     if "list_rank" not in one_list.arrays:
         raise DataError(f"{one_list.subject}: expected a subject of one list, it has {one_list.metrics['embeddings']}")
-    hit = one_list.arrays["list_rank"] < first.arrays["distinct_items"][:, None]
-    return ratio_interval(first.per_user("hit"), hit.mean(axis=1), resamples=resamples)
+    hit = one_list.arrays["list_rank"] < other.arrays["distinct_items"][:, None]
+    return replace(one_list, arrays=one_list.arrays | {EQUAL_DISTINCT_ITEMS: hit})
 
 
-def _check_users(first: EvaluationResult, *others: EvaluationResult) -> None:
+def stack(seeds: Sequence[EvaluationResult], name: str) -> np.ndarray:
+    """An array's mean over each user's targets, by seed: float64 ``[seeds, users]``."""
+    return np.stack([result.per_user(name) for result in seeds])
+
+
+def check_same_users(first: EvaluationResult, *others: EvaluationResult) -> None:
+    """Raises ``DataError`` unless all were judged on the same users, in the same order."""
     for result in others:
         if result.user_id != first.user_id:
             raise DataError(

@@ -99,6 +99,11 @@ class Setting:
             what = "were trained on several" if known else "do not name one"
             raise ConfigError(f"--dataset: expected the prepared dataset to judge on; {list(subjects)} {what}")
         for name, split in splits.items():
+            if not protocol.left_out and not split.evaluation_share:
+                raise ConfigError(
+                    f"{name}: trained with evaluation_share=0, expected users held out for --protocol {protocol}; "
+                    "judge it with --protocol leave-one-out"
+                )
             if protocol.left_out > split.held_out_last:
                 raise ConfigError(
                     f"{name}: trained with held_out_last={split.held_out_last}, expected at least {protocol.left_out} "
@@ -131,7 +136,10 @@ class Setting:
         )  # fmt: skip
 
     def calibration_cases(self, catalogue: ItemCatalogue) -> list[EvaluationCase]:
-        """A sample of users with a history, none of those judged; the same for every protocol, as a release's are."""
+        """A sample of users with a history, as a release is calibrated on: of held-out users those for validation.
+
+        The protocols on users for validation judge the same ones, and are for choosing settings alone.
+        """
         protocol = Protocol.HELD_OUT_VALIDATION if self.evaluation_share else Protocol.LEAVE_ONE_OUT_VALIDATION
         return list(replace(self, protocol=protocol, max_users=CALIBRATION_USERS).cases(catalogue))
 

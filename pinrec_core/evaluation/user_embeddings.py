@@ -78,12 +78,13 @@ def with_embeddings(
     """Settings that generate ``embeddings`` per user in all, E = S·O·W, with the given offsets.
 
     For fairness between variants E is held constant, so the number of steps follows. A baseline of one embedding
-    takes a single step whatever E. Raises ``ConfigError`` when O·W does not divide E or the model allows fewer steps.
+    takes a single step whatever E, and only multi-token variants know offsets beyond the next item. Raises
+    ``ConfigError`` when O·W does not divide E, or for offsets or steps beyond what the model was made for.
     """
     if model.variant.one_embedding:
         return replace(generation, steps=1, offsets=(1,))
     if offsets is not None:
-        generation = replace(generation, offsets=tuple(offsets))
+        generation = replace(generation, offsets=tuple(offsets) if model.variant.multi_token else (1,))
     require(max(generation.offsets) <= model.max_offset, "offsets", generation.offsets,
             f"none above max_offset={model.max_offset}", error=ConfigError)  # fmt: skip
     if embeddings is None:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from benchmarks.quality import claims
-from benchmarks.quality.measures import EQUAL_DISTINCT_ITEMS, Measure, comparison, figure
+from benchmarks.quality.measures import Measure, comparison, figure
 from pinrec_core.errors import DataError
-from pinrec_core.evaluation.result import EvaluationResult
+from pinrec_core.evaluation.result import EQUAL_DISTINCT_ITEMS, EvaluationResult
 
 
 def test_figures_pool_the_seeds_and_name_no_folder(place, result):
@@ -39,14 +39,15 @@ def test_comparisons_by_hand():
     assert (found["value"], found["baseline_value"], found["ratio"], found["seeds"]) == (0.5, 0.5, 1.0, 2)
     assert found["ci95"] == [0.5, 1.5]  # a user alone has the ratio .75/.5 or .25/.5
     assert figure(a, seeds)["by_seed"] == [0.75, 0.25]
-    with pytest.raises(DataError, match="other users"):
+    assert found["targets"] == 4
+    with pytest.raises(DataError, match="judged on 2 users: expected the 2 of s, in the same order"):
         comparison(a, b, seeds, {0: result_of({"hit": [[0, 1], [0, 1]]}, users=[5, 6])})
 
 
 def test_a_share_with_its_own_number_of_trials():
     share = Measure(run="a", evaluation="controllability", name="own", per="trials")
     found = figure(share, {0: result_of({"own": [2, 0], "trials": [3, 1]})})
-    assert found["value"] == 0.5
+    assert (found["value"], found["targets"]) == (0.5, 4)
 
 
 def test_a_metric_that_is_no_mean_over_users_has_no_interval():

@@ -15,7 +15,7 @@ from pinrec_core.errors import ConfigError, DataError
 
 ROW = {
     "claim", "dataset", "protocol", "metric", "value", "baseline", "baseline_value", "ratio", "ci95", "seeds", "goal",
-    "command", "reached", "by_seed", "baseline_by_seed",
+    "command", "reached", "certain", "by_seed", "baseline_by_seed", "targets",
 }  # fmt: skip
 
 
@@ -36,8 +36,9 @@ def test_the_report_needs_only_the_figures_and_is_the_same_twice(place, tmp_path
     check_rows(rows)
     readme = written[0]["README.md"].decode()
     assert "UC over PinnerFormer" in readme
-    assert "## Not measured yet" in readme
-    assert "SASRec" in readme.partition("## Not measured yet")[2]
+    missing = readme.partition("## Not measured yet")[2].partition("\n## ")[0]
+    assert "{MT,OC} served, against the top 100 of SASRec" in missing.partition("- yelp: ")[2].partition("\n")[0]
+    assert "globo: UC over PinnerFormer" in missing  # a study without figures
 
 
 def test_headlines_go_between_the_marks_of_a_readme(place, tmp_path):
@@ -48,7 +49,7 @@ def test_headlines_go_between_the_marks_of_a_readme(place, tmp_path):
     text = readme.read_text("utf-8")
     assert text.startswith("Above.\n\n<!-- headlines -->\n\n| claim | log |")
     assert text.endswith(" |\n\n<!-- end of headlines -->\n\nBelow.\n")
-    assert text.count("| UC over PinnerFormer |") == 1
+    assert text.count("| UC over PinnerFormer |") == 2  # at k, and at equal items
     assert "old" not in text
     assert "lifts it" not in text
     readme.write_text("Above.\n", "utf-8")
@@ -63,6 +64,9 @@ def test_a_goal_is_reached_or_not(result):
     for ratio, reached in ((1.2, True), (1.11, True), (1.05, False)):
         stored |= {"value": 0.1 * ratio, "baseline_value": 0.1, "ratio": ratio, "ci95": [ratio - 0.1, ratio + 0.1]}
         assert claim.row(result)["reached"] is reached
+        assert claim.row(result)["certain"] is False
+    stored |= {"ratio": 1.2, "ci95": [1.15, 1.25]}
+    assert claim.row(result)["certain"] is True
     assert claim.row(result)["goal"] == ">= 1.11x"
     assert [c.row(result) for c in claims.claims_of("yelp", result.outcomes) if c.of.evaluation == "precision"] == (
         [None] * 3
@@ -81,6 +85,40 @@ def test_a_goal_is_reached_or_not(result):
 )
 def test_goals_are_checked_by_machine(goal, value, reached):
     assert goal.is_reached({"ratio": value}) is reached
+
+
+@pytest.mark.parametrize(
+    ("goal", "row", "certain"),
+    [
+        (Goal(compare=">=", bound=1.1), {"ratio": 1.2, "ci95": [1.11, 1.3]}, True),
+        (Goal(compare=">=", bound=1.1), {"ratio": 1.2, "ci95": [1.0, 1.3]}, False),
+        (Goal(compare=">=", bound=1.1), {"ratio": 1.0, "ci95": [0.9, 1.05]}, True),
+        (Goal(compare=">", bound=1.0), {"ratio": 1.3, "ci95": [1.0, None]}, False),
+        (Goal(compare="<=", bound=0.1), {"ratio": 0.09, "ci95": None}, None),
+        (Goal(compare="within", bound=0.005), {"ratio": 1.0, "ci95": [0.996, 1.004]}, True),
+        (Goal(compare="within", bound=0.005), {"ratio": 1.0, "ci95": [0.99, 1.004]}, False),
+        (Goal(compare="within", bound=0.005), {"ratio": 1.01, "ci95": [1.006, 1.02]}, True),
+        (Goal(compare="within", bound=0.005), {"ratio": 1.01, "ci95": [0.98, 1.02]}, False),
+        # Of the value: the interval is that of the ratio to the published figure.
+        (Goal(compare=">=", bound=0.33, of="value"),
+         {"value": 0.32, "ratio": 1.6, "ci95": [1.5, 1.7], "baseline_value": 0.2}, False),
+        (Goal(compare=">=", bound=0.33, of="value"),
+         {"value": 0.32, "ratio": 1.6, "ci95": [1.5, 1.64], "baseline_value": 0.2}, True),
+    ],
+)  # fmt: skip
+def test_a_goal_within_the_interval_is_open(goal, row, certain):
+    assert goal.is_certain(row) is certain
+
+
+def test_that_others_fall_counts_only_where_the_own_outcome_is_lifted(result):
+    """A model that is worse all round lowers every outcome and steers nothing."""
+    outcome = result.outcomes[0]
+    found = {c.claim: c for c in claims.claims_of("yelp", result.outcomes)}
+    lifts, lowers = (found[f"all budget on {outcome} {verb}"] for verb in ("lifts it", "lowers the others"))
+    result.comparison(lowers.of, lowers.against).update(ratio=0.9)
+    for ratio, reached in ((1.1, True), (0.95, False)):
+        result.comparison(lifts.of, lifts.against).update(ratio=ratio)
+        assert lowers.row(result)["reached"] is reached
 
 
 def test_a_note_is_quoted_and_one_without_a_claim_refused(place, tmp_path):

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import pytest
 from benchmarks.quality.results import load_all
 from benchmarks.quality.schedule import Piece, run_pieces
 from benchmarks.quality.study import load_study
+from benchmarks.quality.work_folder import turn
 from pinrec_core.errors import ConfigError
 from tests.benchmarks.quality.small_study import STUDY, TRAINING, run_here
 
@@ -62,6 +64,47 @@ def test_a_changed_study_is_refused_until_told_to_overwrite(place, datasets, tmp
     assert again.seeds("uc", "held_out")[0]["k"] == 4
     assert len(next(iter(again.runs["oc"]["seeds"].values()))["training"]["epochs"]) == 2
     assert budget.stat().st_mtime_ns == before, "what had not changed is trained no second time"
+
+
+def test_figures_of_runs_that_would_be_gone_are_not_replaced(place, datasets, tmp_path):
+    """As a fresh clone's, which has the committed figures and none of their runs."""
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "yelp.toml").write_text(STUDY, "utf-8")
+    committed = (place / "figures" / "yelp.json").read_bytes()
+    (tmp_path / "figures" / "yelp.json").write_bytes(committed)
+    with pytest.raises(ConfigError, match=r"expected a folder without figures of .*pinnerformer-0.*uc-0, uc-1"):
+        run_here(tmp_path, datasets, only=["oc"])
+    assert (tmp_path / "figures" / "yelp.json").read_bytes() == committed
+
+
+def test_a_piece_that_measures_time_waits_for_all_others_and_holds_new_ones_back(tmp_path):
+    """Also for pieces of other studies, which another process runs in the same folder."""
+    events: list[str] = []
+    started, may_end = threading.Event(), threading.Event()
+
+    def piece(name: str, alone: bool, go_on: threading.Event | None = None) -> None:
+        with turn(tmp_path, alone=alone, waiting=lambda: events.append(f"{name} waits")):
+            events.append(f"{name} runs")
+            started.set()
+            if go_on is not None:
+                go_on.wait()
+            events.append(f"{name} ends")
+
+    first = threading.Thread(target=piece, args=("first", False, may_end))
+    timed = threading.Thread(target=piece, args=("timed", True))
+    late = threading.Thread(target=piece, args=("late", False))
+    first.start()
+    started.wait()
+    timed.start()
+    wait_until(lambda: "timed waits" in events, "the timed piece")
+    late.start()
+    wait_until(lambda: "late waits" in events, "the late piece")
+    may_end.set()
+    for thread in (first, timed, late):
+        thread.join()
+    assert [e for e in events if not e.endswith("waits")] == [
+        "first runs", "first ends", "timed runs", "timed ends", "late runs", "late ends",
+    ]  # fmt: skip
 
 
 def test_what_comes_after_a_failure_fails_and_nothing_else(tmp_path, datasets, place):

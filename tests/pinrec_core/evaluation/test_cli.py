@@ -50,17 +50,26 @@ def test_json_holds_the_metrics_and_the_first_over_the_others(run, tmp_path):
 
 
 def test_variants_at_an_equal_number_of_embeddings_and_what_a_budget_does(run, unconditioned):
-    options = ("--targets", 4, "--embeddings", 24, "--offsets", "1,2", "--max-users", 12)
     found = evaluate_json(
-        run.folder, unconditioned, *options[:2], "--offsets", "1", "--embeddings", 6, "--matrix",
-        "--sweep-budget", "save:hide", "--sweep-steps", 24, "--max-users", 12,
+        run.folder, unconditioned, "--targets", 4, "--offsets", "1,2", "--embeddings", 6, "--matrix",
+        "--sweep-budget", "save:hide", "--sweep-steps", 24, "--max-users", 12, "--num-items", 20,
     )  # fmt: skip
     assert {metrics["embeddings"] for metrics in found["subjects"].values()} == {6}
     assert set(found["controllability"]) == {"save", "click", "hide"}
     assert [point["share"] for point in found["budget"]] == [round(0.1 * n, 1) for n in range(11)]
     assert [point["offsets_per_step"] for point in found["steps"]] == [1, 2, 4]
-    with pytest.raises(ConfigError, match="none above max_offset=1"):
-        evaluate(run.folder, unconditioned, *options)
+    assert {point["metrics"]["num_items"] for point in found["steps"]} == {20}
+
+
+def test_fewer_embeddings_look_deeper_at_equal_items_and_it_is_said(run, unconditioned):
+    done = CliRunner().invoke(
+        app,
+        ["evaluate", str(run.folder), unconditioned, "--targets", "4", "--offsets", "1", "--max-users", "5", "--json"],
+    )
+    of_mt_oc, of_uc = json.loads(done.stdout)["subjects"].values()
+    assert of_mt_oc["embeddings"] == 3 * of_uc["embeddings"]
+    assert of_mt_oc["retrieved_items"] == of_uc["retrieved_items"]
+    assert "recall@k favours the larger" in " ".join(done.stderr.split())
 
 
 def test_bad_input_is_refused_before_anything_is_measured(run, unconditioned):
@@ -70,14 +79,20 @@ def test_bad_input_is_refused_before_anything_is_measured(run, unconditioned):
         (("--matrix",), "--matrix: the second subject=None: expected a run or a release"),
         (("--sweep-budget", "save"), "expected FROM:TO"),
         (("--sweep-steps", 7), "embeddings=7: expected a multiple of 3"),
+        (("--offsets", "1,9"), "offsets=.*: expected none above max_offset=4"),
         (("--device", "nowhere"), "device='nowhere': expected a torch device"),
     ]:
         with pytest.raises(ConfigError, match=message):
             evaluate(run.folder, "--targets", 4, *arguments)
     with pytest.raises(ConfigError, match="expected a run or a release"):
         evaluate("popularity", run.folder, "--targets", 4, "--precision")
+    for option in ("--matrix", "--sweep-budget=save:hide"):
+        with pytest.raises(ConfigError, match="expected a model conditioned on outcomes"):
+            evaluate(unconditioned, run.folder, "--targets", 4, option)
     with pytest.raises(ConfigError, match="conditions of the second subject"):
-        evaluate(unconditioned, run.folder, "--targets", 4, "--matrix")
+        evaluate(run.folder, f"{run.folder}/.", "--targets", 4, "--matrix")
+    with pytest.raises(ConfigError, match="expected at most 8: the model was made for max_steps=8"):
+        evaluate(run.folder, unconditioned, "--targets", 4, "--matrix")  # six steps of four offsets
 
 
 def test_names_are_as_short_as_tells_them_apart():

@@ -100,6 +100,12 @@ def test_what_cannot_be_judged_is_refused(release, run, dataset, tmp_path):
         Setting.for_subjects([release])
     with pytest.raises(ConfigError, match="--dataset: expected the prepared dataset"):
         Setting.for_subjects(["popularity"])
+    everybody = shutil.copytree(run.folder, tmp_path / "everybody")
+    plain = json.loads((everybody / "run.json").read_text())
+    plain["training"]["evaluation_share"] = 0.0
+    (everybody / "run.json").write_text(json.dumps(plain))
+    with pytest.raises(ConfigError, match="evaluation_share=0, expected users held out for --protocol cold"):
+        Setting.for_subjects([str(everybody)], protocol=Protocol.COLD)
     with pytest.raises(ConfigError, match="held_out_last=0, expected at least 1"):
         Setting.for_subjects([str(run.folder)], protocol=Protocol.LEAVE_ONE_OUT)
     with pytest.raises(ConfigError, match="held_out_last=1, expected at least 2"):
