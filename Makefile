@@ -21,7 +21,7 @@ help:  ## list the targets
 setup: $(VENV)/.ready  ## a virtual environment with everything pinned
 
 $(VENV)/.ready: pyproject.toml client/pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "pinrec needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": set PYTHON=")'
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13) and "pinrec needs Python 3.11 or 3.12, this is " + sys.version.split()[0] + ": set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --disable-pip-version-check -q $(PIP_ARGS) -c constraints.txt -e client -e '.[serve,train,text,dev$(JAVA)]'
 	touch $@

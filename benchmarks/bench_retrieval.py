@@ -19,6 +19,7 @@ from benchmarks.options import Options, Progress
 from benchmarks.pipeline import Pipeline, request_tensors
 from benchmarks.report import Result, Row, Value, compare
 from benchmarks.timing import time_together
+from pinrec_core.config import GenerationConfig
 from pinrec_core.contract import GENERATOR
 from pinrec_core.item_index import ItemIndex
 from pinrec_core.item_softmax import ItemSoftmax
@@ -31,7 +32,7 @@ BATCHES = (1, 16)
 NUM_ITEMS = (100, 1000)
 SYNTHETIC_ITEMS, SYNTHETIC_WIDTH, CLUSTERS = 100_000, 64, 1000
 PLAN_EMBEDDINGS, PLAN_OUTCOMES = 12, 3
-OVERFETCH = 2.0
+OVERFETCH = GenerationConfig().overfetch
 INVERSE_TEMPERATURE = 20.0
 RECALL_TARGET, RECALL_DEPTH = 0.99, 100
 NOTHING = np.empty(0, np.int64)

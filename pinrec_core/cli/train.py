@@ -28,7 +28,9 @@ def train(
     set_: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", help="Change one setting, e.g. --set objective.window=8 --set model.layers=6. Repeatable."
+            "--set",
+            help="SECTION.KEY=VALUE of model, objective or training, e.g. --set objective.window=8 --set "
+            "model.layers=6; all keys and what they mean: pinrec_core/config.py. Repeatable.",
         ),
     ] = None,
     id_tables: Annotated[
@@ -46,8 +48,8 @@ def train(
 ) -> None:
     """Train a model on a prepared dataset.
 
-    Users are split by a hash of their id: a tenth is held out for `pinrec evaluate` and never trained on. A run that
-    was killed goes on from its last checkpoint when the same command is given again.
+    Users are split by a hash of their id: a tenth (training.evaluation_share) is never trained on, three quarters of
+    it for `pinrec evaluate`, one for choosing settings. A run that was killed goes on from its last checkpoint when the same command is given again.
 
     Example: pinrec train data/ml100k --out runs/ml100k --preset tiny
 
