@@ -49,7 +49,8 @@ def train(
     """Train a model on a prepared dataset.
 
     Users are split by a hash of their id: a tenth (training.evaluation_share) is never trained on, three quarters of
-    it for `pinrec evaluate`, one for choosing settings. A run that was killed goes on from its last checkpoint when the same command is given again.
+    it for `pinrec evaluate`, one for choosing settings. A run that was killed goes on from its last checkpoint when
+    the same command is given again.
 
     Example: pinrec train data/ml100k --out runs/ml100k --preset tiny
 
