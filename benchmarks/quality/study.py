@@ -169,7 +169,11 @@ class Study:
         return config
 
     def training_spec(self, run: RunSpec, seed: int) -> Spec:
-        """Everything that decides what a training comes to, presets and defaults resolved, as plain data."""
+        """What decides what a training comes to, presets and defaults resolved, as plain data.
+
+        Not the code, nor what the prepared dataset was made of: whoever changes these makes the study anew in another
+        folder. Results name the commits they were made by.
+        """
         if run.recommender is not None:
             return {
                 "dataset": self.dataset, "recommender": run.recommender,
@@ -186,7 +190,7 @@ class Study:
         }  # fmt: skip
 
     def evaluation_spec(self, run: RunSpec, seed: int, kind: str) -> Spec:
-        """Everything that decides what an evaluation comes to, as plain data."""
+        """What decides what an evaluation comes to, as plain data; see ``training_spec``."""
         used = {name: getattr(self.evaluation, name) for name in EVALUATIONS[kind]}
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in used.items()}
         return {"kind": kind, "training": self.training_spec(run, seed), "evaluation": plain}
