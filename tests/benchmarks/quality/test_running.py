@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,9 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from benchmarks.quality.__main__ import app
 from benchmarks.quality.results import load_all
 from benchmarks.quality.schedule import Piece, run_pieces
 from benchmarks.quality.study import load_study
@@ -64,6 +67,28 @@ def test_a_changed_study_is_refused_until_told_to_overwrite(place, datasets, tmp
     assert again.seeds("uc", "held_out")[0]["k"] == 4
     assert len(next(iter(again.runs["oc"]["seeds"].values()))["training"]["epochs"]) == 2
     assert budget.stat().st_mtime_ns == before, "what had not changed is trained no second time"
+
+
+def test_status_and_collect_say_and_write_what_is_there(place, datasets, tmp_path):
+    subprocess.run(["cp", "-r", f"{place}/work", str(tmp_path)], check=True)
+    study = tmp_path / "yelp.toml"
+    study.write_text(STUDY.replace("k = 5", "k = 4"), "utf-8")
+    for gone in ("mt_oc-0/steps", "uc-1/training"):
+        shutil.rmtree(tmp_path / "work" / "yelp" / gone)
+    options = [str(study), "--work", str(tmp_path / "work")]
+    done = CliRunner().invoke(app, ["status", *options], catch_exceptions=False)
+    lines = {line.split()[1].rstrip(":"): line for line in done.stdout.splitlines()}
+    assert "to evaluate: steps" in lines["mt_oc-0"]
+    assert "uc-1: to train;" in lines["uc-1"]
+    assert "held_out: evaluation.k=5, now 4" in lines["uc-0"]
+
+    study.write_text(STUDY, "utf-8")
+    folders = ["--datasets", str(datasets), "--out", str(tmp_path)]
+    CliRunner().invoke(app, ["collect", *options, *folders], catch_exceptions=False)
+    (found,) = load_all(tmp_path)
+    assert found.plain["not_run"] == ["UC (seed 1)"]
+    assert set(found.runs["uc"]["seeds"]) == {"0"}
+    assert found.seeds("mt_oc", "steps") == []
 
 
 def test_figures_of_runs_that_would_be_gone_are_not_replaced(place, datasets, tmp_path):
