@@ -1,7 +1,7 @@
 """Budget allocation (PinRec, generation): N items over outcomes, then over the kept embeddings of each outcome.
 
-Outcome a receives B(a)·N items; inside it, an embedding's quota is proportional to how many it absorbed. Both are
-rounded so that the quotas sum to N exactly.
+Outcome a receives B(a)·N items; inside it, an embedding's quota is proportional to the weight that it and those merged
+into it have. Both are rounded so that the quotas sum to N exactly.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from pinrec_core.config import Allocation
 
 def allocate(
     budget: np.ndarray,
-    count: np.ndarray,
+    weight: np.ndarray,
     num_items: int,
     allocation: Allocation = Allocation.DETERMINISTIC,
     seed: int = 0,
 ) -> np.ndarray:
-    """Budget float ``[O]`` summing to 1 and merge counts int ``[O, n]`` → quotas int64 ``[O, n]`` summing to N.
+    """Budget float ``[O]`` summing to 1 and weights of embeddings ``[O, n]`` → quotas int64 ``[O, n]`` summing to N.
 
-    An embedding of count 0 gets nothing; an outcome's quotas sum to its share of N.
+    An embedding of weight 0 gets nothing; an outcome's quotas sum to its share of N.
     """
     generator = np.random.default_rng(seed)
     per_outcome = _apportion(budget, num_items, allocation, generator)
-    return np.stack([_apportion(c, int(n), allocation, generator) for c, n in zip(count, per_outcome, strict=True)])
+    return np.stack([_apportion(w, int(n), allocation, generator) for w, n in zip(weight, per_outcome, strict=True)])
 
 
 def _apportion(weight: np.ndarray, total: int, allocation: Allocation, generator: np.random.Generator) -> np.ndarray:

@@ -10,29 +10,32 @@ import torch
 from torch import Tensor
 
 
-def compress(embedding: Tensor, threshold: float) -> Tensor:
-    """Unit embeddings ``[B, O, n, D]`` in generation order → int64 counts ``[B, O, n]``.
+def compress(embedding: Tensor, threshold: float, weight: Tensor | None = None) -> Tensor:
+    """Unit embeddings ``[B, O, n, D]`` in generation order → float64 weights ``[B, O, n]``.
 
-    A count of 0 says merged away; a kept embedding counts itself and all that merged into it. An embedding merges
-    into the most similar kept one whose cosine exceeds ``threshold``.
+    A weight of 0 says merged away; a kept embedding has its own ``weight``, ``[n]`` above 0 and 1 each by default, and
+    that of all that merged into it. An embedding merges into the most similar kept one whose cosine exceeds
+    ``threshold``.
     """
     B, O, n, _ = embedding.shape
     embedding = embedding.float()  # FP16 from a GPU: its cosines near 1 are too coarse for a threshold there
     cosine = embedding @ embedding.transpose(-1, -2)
-    count = torch.ones(B, O, n, dtype=torch.int64, device=embedding.device)
+    own = torch.ones(n, dtype=torch.float64, device=embedding.device) if weight is None else weight
+    kept = own.repeat(B, O, 1)
     for i in range(1, n):
-        to_kept = cosine[:, :, i, :i].masked_fill(count[:, :, :i] == 0, -torch.inf)
+        to_kept = cosine[:, :, i, :i].masked_fill(kept[:, :, :i] == 0, -torch.inf)
         best, nearest = to_kept.max(dim=-1)
-        merges = (best > threshold).long()
-        count[:, :, :i].scatter_add_(2, nearest.unsqueeze(-1), merges.unsqueeze(-1))
-        count[:, :, i] -= merges
-    return count
+        merged = torch.where(best > threshold, own[i], 0.0)
+        kept[:, :, :i].scatter_add_(2, nearest.unsqueeze(-1), merged.unsqueeze(-1))
+        kept[:, :, i] -= merged
+    return kept
 
 
-def compress_reference(embedding: Tensor, threshold: float) -> Tensor:
+def compress_reference(embedding: Tensor, threshold: float, weight: Tensor | None = None) -> Tensor:
     """The plain twin of ``compress``, same signature."""
     B, O, n, _ = embedding.shape
-    count = torch.zeros(B, O, n, dtype=torch.int64)
+    own = [1.0] * n if weight is None else weight.tolist()
+    weights = torch.zeros(B, O, n, dtype=torch.float64)
     for b in range(B):
         for o in range(O):
             kept: list[int] = []
@@ -40,13 +43,13 @@ def compress_reference(embedding: Tensor, threshold: float) -> Tensor:
                 cosine = {k: float(embedding[b, o, i] @ embedding[b, o, k]) for k in kept}
                 nearest = max(cosine, key=cosine.__getitem__, default=None)
                 if nearest is not None and cosine[nearest] > threshold:
-                    count[b, o, nearest] += 1
+                    weights[b, o, nearest] += own[i]
                 else:
                     kept.append(i)
-                    count[b, o, i] = 1
-    return count
+                    weights[b, o, i] = own[i]
+    return weights
 
 
-def compression_ratio(count: Tensor) -> float:
-    """Generated embeddings per kept one, over all requests and outcomes."""
-    return count.numel() / max(1, int((count > 0).sum()))
+def compression_ratio(weight: Tensor) -> float:
+    """Generated embeddings per kept one, over all requests and outcomes, of what ``compress`` gives."""
+    return weight.numel() / max(1, int((weight > 0).sum()))

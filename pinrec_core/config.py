@@ -243,6 +243,7 @@ class GenerationConfig(_Config):
     steps: int = 6  # S
     offsets: tuple[int, ...] = (1,)  # δ of the W embeddings of a step; holds 1, which feeds back
     merge_cosine: float = 0.9  # an embedding merges into a kept one above this; calibrated when a release is made
+    step_discount: float = 1.0  # weight of a step's embeddings beside the step before; calibrated with the release
     allocation: Allocation = Allocation.DETERMINISTIC
     merging: Merging = Merging.MIXTURE
     inverse_temperature: float = 1 / 0.07  # λ that the objective learned: makes inner products probabilities
@@ -260,6 +261,8 @@ class GenerationConfig(_Config):
         require(
             -1 <= self.merge_cosine <= 1, "merge_cosine", self.merge_cosine, "a cosine in [-1, 1]", error=ConfigError
         )
+        require(0 < self.step_discount <= 1, "step_discount", self.step_discount, "a value in (0, 1]",
+                error=ConfigError)  # fmt: skip
         require(self.overfetch >= 1, "overfetch", self.overfetch, "a factor of at least 1", error=ConfigError)
 
 

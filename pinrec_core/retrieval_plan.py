@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pinrec_core.budget import allocate
@@ -29,12 +30,18 @@ def plan_retrieval(
     seeds: Sequence[int],
     config: GenerationConfig,
 ) -> list[RetrievalPlan]:
-    """Embeddings ``[B, O, n, D]`` and per request a budget ``[O]``, N and seed → one plan per request."""
-    counts = compress(embedding, config.merge_cosine).cpu().numpy()  # the plan is made on the host, once per batch
+    """Embeddings ``[B, O, n, D]`` and per request a budget ``[O]``, N and seed → one plan per request.
+
+    n is steps times offsets. An embedding counts ``step_discount`` times as much as one of the step before.
+    """
+    n = embedding.shape[2]
+    step = torch.arange(n, device=embedding.device) // len(config.offsets)
+    kept = compress(embedding, config.merge_cosine, config.step_discount ** step.double())
+    weights = kept.cpu().numpy()  # the plan is made on the host, once per batch
     on_host = embedding.float().cpu().numpy()
     plans = []
-    for vectors, count, budget, n, seed in zip(on_host, counts, budgets, num_items, seeds, strict=True):
-        quota = allocate(budget, count, n, config.allocation, seed)
+    for vectors, weight, budget, N, seed in zip(on_host, weights, budgets, num_items, seeds, strict=True):
+        quota = allocate(budget, weight, N, config.allocation, seed)
         outcome, position = np.nonzero(quota)
         plans.append(
             RetrievalPlan(

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from pinrec_core.budget import allocate
 from pinrec_core.compression import compress, compress_reference, compression_ratio
-from pinrec_core.config import Allocation, Variant
+from pinrec_core.config import Allocation, GenerationConfig, Variant
 from pinrec_core.errors import ConfigError
 from pinrec_core.generation import RequestContext, draw_feedback_outcomes, embeddings_of_step, generate
 from pinrec_core.history import History
 from pinrec_core.indexed_model import calibrate_merge_cosine
+from pinrec_core.retrieval_plan import plan_retrieval
 from tests.pinrec_core.builders import batch_of, random_history, tiny_model
 
 TOLERANCE = 2e-5  # float32 sums in another order; embeddings are unit vectors
@@ -122,6 +123,11 @@ def test_compression_equals_its_definition(seed, threshold, n):
     generator = torch.Generator().manual_seed(seed)
     embedding = torch.nn.functional.normalize(torch.randn(2, 2, n, 3, generator=generator), dim=-1)
     assert torch.equal(compress(embedding, threshold), compress_reference(embedding, threshold))
+    weight = torch.rand(n, generator=generator, dtype=torch.float64) + 0.01
+    weighted = compress(embedding, threshold, weight)
+    assert torch.equal(weighted, compress_reference(embedding, threshold, weight))
+    assert torch.equal(weighted > 0, compress(embedding, threshold) > 0)  # weights decide nothing about merging
+    assert weighted.sum(-1).flatten().tolist() == pytest.approx([float(weight.sum())] * 4)
 
 
 def test_compression_by_hand():
@@ -165,6 +171,18 @@ def test_allocation_by_hand():
     """10 items at .5/.3/.2; inside the first outcome counts 3:1 share 5 as 3.75/1.25, so 4 and 1."""
     quota = allocate(np.array([0.5, 0.3, 0.2]), np.array([[3, 1], [1, 0], [1, 1]]), 10)
     assert quota.tolist() == [[4, 1], [3, 0], [1, 1]]
+
+
+def test_later_steps_weigh_less_by_the_discount():
+    """Three steps of two offsets that nothing merges: 140 items as 40, 20 and 10 for each offset of a step."""
+    embedding = torch.eye(6).view(1, 1, 6, 6)
+    for discount, expected in ((0.5, [40, 40, 20, 20, 10, 10]), (1.0, [24, 24, 23, 23, 23, 23])):
+        config = GenerationConfig(steps=3, offsets=(1, 2), step_discount=discount)
+        (plan,) = plan_retrieval(embedding, [np.ones(1)], [140], [0], config)
+        assert plan.quota.tolist() == expected
+    for discount in (0.0, 1.1):
+        with pytest.raises(ConfigError, match=r"step_discount=.*: expected a value in \(0, 1\]"):
+            GenerationConfig(step_discount=discount)
 
 
 def test_the_order_of_outcomes_does_not_matter():

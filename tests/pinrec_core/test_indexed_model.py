@@ -4,11 +4,36 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from pinrec_core.catalogue import ItemCatalogue
 from pinrec_core.errors import DataError
+from pinrec_core.evaluation.setting import Setting, open_run
+from pinrec_core.evaluation.subjects import ModelSubject
+from pinrec_core.indexed_model import STEP_DISCOUNTS, calibrate_step_discount
 from tests.pinrec_core.conftest import indexed_model
+
+
+def test_the_step_discount_is_the_one_that_serves_the_calibration_users_best(run, dataset):
+    setting = Setting.for_subjects([str(run.folder)], targets=4)
+    cases = setting.calibration_cases(ItemCatalogue.open(dataset))
+    calibrated = open_run(str(run.folder), setting).indexed
+    assert calibrated.generation.steps > 1
+
+    def hits(discount: float) -> int:
+        indexed = replace(calibrated, generation=replace(calibrated.generation, step_discount=discount))
+        subject = ModelSubject("run", indexed)
+        answers = subject.answer(cases, depth=1, num_items=100).served
+        return sum(int(np.isin(case.target_row, rows).sum()) for case, rows in zip(cases, answers, strict=True))
+
+    found = {discount: hits(discount) for discount in STEP_DISCOUNTS}
+    assert found[calibrated.generation.step_discount] == max(found.values())
+    one_step = replace(calibrated, generation=replace(calibrated.generation, steps=1, step_discount=1.0))
+    assert calibrate_step_discount(one_step, cases) is one_step
+    assert calibrate_step_discount(calibrated, []) is calibrated
 
 
 def test_a_dataset_of_other_sizes_is_refused(run, dataset, tmp_path):
