@@ -12,7 +12,10 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns:
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
+    """Decimals, two more of them for what is below .01 and would lose its own."""
+    if value is None:
+        return "–"
+    return f"{value:.{digits + 2 if 0 < abs(value) < 0.01 else digits}f}"
 
 
 def interval(bounds: Sequence[float | None] | None, digits: int = 4) -> str:
