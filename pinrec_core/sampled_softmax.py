@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LOGITS_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 26}
-"""Logits of one block by type of device. 1 MiB stays in the cache of a core while it is masked, exponentiated and
-multiplied; a GPU wants blocks that fill it, and 256 MiB are little of its memory."""
+LOGITS_AT_ONCE = {"cpu": 1 << 18, "accelerator": 1 << 26}
+"""Logits of one block on a CPU, and on any accelerator. 1 MiB stays in the cache of a core while it is masked,
+exponentiated and multiplied; an accelerator wants blocks that fill it, and 256 MiB are little of its memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +83,8 @@ class _LogSumOfNegatives(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, item: Tensor, log_q: Tensor, excluded: Tensor, row: Tensor) -> Tensor:
-        block = max(1, LOGITS_AT_ONCE[query.device.type] // len(item))
+        at_once = LOGITS_AT_ONCE["cpu" if query.device.type == "cpu" else "accelerator"]
+        block = max(1, at_once // len(item))
         result = query.new_empty(len(query))
         for start in range(0, len(query), block):
             part = slice(start, start + block)
