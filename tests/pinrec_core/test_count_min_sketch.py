@@ -1,0 +1,23 @@
+"""The sketch's bound."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from pinrec_core.count_min_sketch import CountMinSketch
+
+
+def test_sketch_never_underestimates_and_keeps_its_bound():
+    torch.manual_seed(2)
+    sketch = CountMinSketch(width=2048, depth=4)
+    keys = (torch.rand(50_000) ** 4 * 20_000).long()
+    for part in keys.split(1000):
+        sketch.update(part)
+    distinct, true = keys.unique(return_counts=True)
+    estimate = sketch.probability(distinct) * len(keys)
+    error = estimate - true
+    assert error.min() > -0.5  # float32 division and back
+    bound = math.e / 2048 * len(keys)
+    assert (error > bound).float().mean() <= math.exp(-4)
