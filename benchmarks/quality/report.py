@@ -23,6 +23,7 @@ FOLDER = ROOT / "docs" / "results"
 README = ROOT / "README.md"
 SUMMARY_FILE = "summary.json"
 NOTES_FILE = "notes.toml"
+_SEEDS = 3  # of every headline; fewer are said beside it
 _REACHED = {True: "yes", False: "**no**", None: ""}
 _BEGIN, _END = "<!-- headlines -->", "<!-- end of headlines -->"
 Measured = dict[str, list[tuple[claims.Claim, dict[str, Any]]]]
@@ -102,16 +103,27 @@ def with_headlines(readme: str, measured: Measured) -> str:
     _, end, after = rest.partition(_END)
     if not end:
         raise DataError(f"README: expected {_BEGIN!r} and {_END!r}, between which the headlines go")
-    cells = [
-        [
-            row["claim"], row["dataset"], row["metric"], number(row["value"]),
-            f"{number(row['baseline_value'])} ({row['baseline']})", number(row["ratio"], 2), str(row["seeds"]),
-            row["goal"] or "", _verdict(row),
-        ]
-        for of_group in measured.values() for claim, row in of_group if claim.headline
-    ]  # fmt: skip
-    header = ["claim", "log", "metric", "value", "baseline", "ratio", "seeds", "goal", "reached"]
-    return before + begin + "\n\n" + "\n".join(table(header, cells, text_columns=3)) + "\n" + end + after
+    by_claim: dict[tuple[str, ...], list[str]] = {}
+    for of_group in measured.values():
+        for claim, row in of_group:
+            if claim.headline:
+                key = (row["claim"], row["baseline"], claim.metric, row["goal"] or "")
+                by_claim.setdefault(key, []).append(_headline(claim, row))
+    cells = [[*key, ", ".join(figures)] for key, figures in by_claim.items()]
+    header = ["claim", "against", "metric", "goal", "by log"]
+    return before + begin + "\n\n" + "\n".join(table(header, cells, text_columns=5)) + "\n" + end + after
+
+
+def _headline(claim: claims.Claim, row: dict[str, Any]) -> str:
+    """What one log says: the ratio, or the value where the goal is about it, and whether that reaches the goal."""
+    of_value = claim.goal is not None and claim.goal.of == "value"
+    figure = number(row["value"]) if of_value else f"{number(row['ratio'], 3)}x"
+    remarks = [
+        *(["**missed**"] if row["reached"] is False else []),
+        *(["open"] if row["certain"] is False else []),
+        *([f"seeds: {row['seeds']}"] if row["seeds"] < _SEEDS else []),
+    ]
+    return f"{row['dataset']} {figure}" + (f" ({', '.join(remarks)})" if remarks else "")
 
 
 def _measure(studies: Sequence[StudyResult]) -> tuple[Measured, dict[str, list[str]]]:

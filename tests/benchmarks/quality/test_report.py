@@ -47,7 +47,7 @@ def test_headlines_go_between_the_marks_of_a_readme(place, tmp_path):
     for _ in range(2):  # the second time they are replaced
         report.write_report(place / "figures", tmp_path / "report", readme)
     text = readme.read_text("utf-8")
-    assert text.startswith("Above.\n\n<!-- headlines -->\n\n| claim | log |")
+    assert text.startswith("Above.\n\n<!-- headlines -->\n\n| claim | against |")
     assert text.endswith(" |\n\n<!-- end of headlines -->\n\nBelow.\n")
     assert text.count("| UC over PinnerFormer |") == 2  # at k, and at equal items
     assert "old" not in text
