@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pinrec_core.config import ModelConfig
 from pinrec_core.errors import ConfigError, require
+from pinrec_core.history import ItemType
 from pinrec_core.sequence_model import ConditionedHead, HistoryBatch, ItemModel
 
 
@@ -31,10 +32,16 @@ class DotProduct(ItemModel):
         return F.normalize(self.id_dropout(id_embedding), dim=-1)
 
     def forward(self, batch: HistoryBatch) -> tuple[Tensor, Tensor]:
-        """→ the item last seen at each position ``[B, 1 + T, I]``, a learned start first, and the items."""
+        """→ the item last seen at each position ``[B, 1 + T, I]``, a learned start before the first, and the items.
+
+        A query has no rows of its own in the tables, so the item before it stays the last.
+        """
         item = self.represent_pins(batch.feature, batch.scale, batch.id_embedding)
         start = F.normalize(self.start_token, dim=0).expand(len(item), 1, -1)
-        return torch.cat([start, item], dim=1), item
+        position = torch.arange(1, item.shape[1] + 1, device=item.device)
+        last = torch.where(batch.item_type == ItemType.PIN, position, 0).cummax(dim=1).values
+        seen = torch.cat([start, item], dim=1)
+        return torch.cat([start, seen.gather(1, last.unsqueeze(-1).expand_as(item))], dim=1), item
 
 
 class Unchanged(ConditionedHead):

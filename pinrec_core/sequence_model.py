@@ -22,7 +22,7 @@ class HistoryBatch:
     """B histories padded on the right to T positions. Row b holds ``length[b]`` real ones; the rest is ignored.
 
     Features stay INT8 until the model's device de-quantises them. ``id_embedding`` is what the ID embedder made of the
-    keys; queries have no ID table, so theirs is ignored.
+    keys; queries have no ID table, so PinRec ignores theirs.
     """
 
     feature: Tensor  # int8 [B, T, F]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from benchmarks.machine import ROOT
 from benchmarks.quality import claims, judge, report, results
 from benchmarks.quality.schedule import Piece, in_words, run_pieces
 from benchmarks.quality.study import TIMED, Study, load_study, study_names
-from benchmarks.quality.work_folder import Place, locked, place_of, places_of, settle_outdated
+from benchmarks.quality.work_folder import Place, locked, place_of, places_of, settle_outdated, turn
 from benchmarks.quality.worker import new_job
 from pinrec_core.dataset import SEQUENCES
 from pinrec_core.errors import ConfigError, DataError, PinRecError, require
@@ -149,20 +150,28 @@ def run_study(
         dataset = prepared(study, data, datasets)
         judge.check(study, dataset)
         chosen = places_of(study, study.with_dependencies(only or study.runs), work)
+        _check_nothing_is_lost(study, _finished(study, work) | _planned(chosen), out)
         settle_outdated(chosen, overwrite=overwrite)
-        _check_nothing_is_lost(study, chosen, work, out)
         pieces = _pieces(study, given, chosen, dataset, work, device)
         say(f"{study.name}: {len(chosen)} runs and seeds, {len(pieces)} pieces of work; logs: {work / study.name}")
         failed = run_pieces(pieces, workers=workers, threads=threads, report=say)
-        path = _collect(study, work, dataset, out)
-    say(f"{study.name}: figures in {path}, after {in_words(time.monotonic() - started)}")
+        try:
+            path = _collect(study, work, dataset, out)
+        except ConfigError as error:  # what failed has figures of an earlier day
+            if not failed:
+                raise
+            failed["figures"] = str(error)
+        else:
+            say(f"{study.name}: figures in {path}, after {in_words(time.monotonic() - started)}")
     return {f"{study.name} {piece}": reason for piece, reason in failed.items()}
 
 
 def _collect(study: Study, work: Path, dataset: Path, out: Path) -> Path:
     """The figures of all that is finished and up to date, in a file of ``out``."""
+    _check_nothing_is_lost(study, _finished(study, work), out)
     outcomes = list(judge.dataset_card(dataset)["outcomes"])
-    figures = results.collect(study, _current(study, work), dataset, claims.pairs_of(study.name, outcomes))
+    with turn(work, alone=False, waiting=lambda: say("waiting for a piece that measures time")):
+        figures = results.collect(study, _current(study, work), dataset, claims.pairs_of(study.name, outcomes))
     return results.save(figures, out)
 
 
@@ -170,23 +179,36 @@ def _current(study: Study, work: Path) -> list[Place]:
     return [place for place in places_of(study, list(study.runs.values()), work) if not any(place.outdated())]
 
 
-def _check_nothing_is_lost(study: Study, chosen: list[Place], work: Path, out: Path) -> None:
-    """Raises ``ConfigError`` where ``out`` has figures of runs that this folder neither has nor is about to make."""
-    made = {place.id for place in chosen} | {place.id for place in _current(study, work) if place.is_trained()}
-    lost = sorted(results.recorded(out, study) - made)
-    require(not lost, "--out", str(out), f"a folder without figures of {', '.join(lost)}, which WORK does not have; "
+def _finished(study: Study, work: Path) -> set[results.Part]:
+    """What this folder has the figures of."""
+    return {
+        (place.id, kind) for place in _current(study, work) if place.is_started() and place.is_trained()
+        for kind in (results.TRAINING, *place.done_evaluations())
+    }  # fmt: skip
+
+
+def _planned(chosen: list[Place]) -> set[results.Part]:
+    return {(place.id, kind) for place in chosen for kind in (results.TRAINING, *place.run.evaluations)}
+
+
+def _check_nothing_is_lost(study: Study, parts: set[results.Part], out: Path) -> None:
+    """Raises ``ConfigError`` where ``out`` has figures that are not among these ``parts``."""
+    lost = ", ".join(f"{place} ({kind})" for place, kind in sorted(results.recorded(out, study) - parts))
+    require(not lost, "--out", str(out), f"a folder without figures of {lost}, which WORK does not have; "
             "make all of the study, or name another folder", error=ConfigError)  # fmt: skip
 
 
 def prepared(study: Study, data: Path, datasets: Path) -> Path:
     """The study's dataset, prepared where it is missing. Raises ``DataError`` when that fails."""
     dataset = datasets / study.dataset
-    if (dataset / SEQUENCES).is_dir():
-        return dataset
-    say(f"preparing {study.dataset}")
-    dataset.parent.mkdir(parents=True, exist_ok=True)
-    arguments = ["prepare", "--preset", study.dataset, "--data", str(data), "--out", str(dataset), "--overwrite"]
-    done = subprocess.run([*pinrec_command(), *arguments], stdout=sys.stderr, check=False)
+    datasets.mkdir(parents=True, exist_ok=True)
+    with (datasets / f".{study.dataset}.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # another study of the same log may be preparing it
+        if (dataset / SEQUENCES).is_dir():
+            return dataset
+        say(f"preparing {study.dataset}")
+        arguments = ["prepare", "--preset", study.dataset, "--data", str(data), "--out", str(dataset), "--overwrite"]
+        done = subprocess.run([*pinrec_command(), *arguments], stdout=sys.stderr, check=False)
     if done.returncode:
         raise DataError(f"pinrec {' '.join(arguments)} ended with status {done.returncode}: expected 0")
     return dataset

@@ -119,11 +119,12 @@ class Claim:
         }  # fmt: skip
         if self.goal is None:
             return row | {"reached": None, "certain": None}
-        reached = self.goal.is_reached(row)
+        reached, certain = self.goal.is_reached(row), self.goal.is_certain(row)
         if reached and self.only_with is not None:
             needed = self.only_with.row(result)
             reached = needed is not None and needed["reached"]
-        return row | {"reached": reached, "certain": self.goal.is_certain(row)}
+            certain = certain and needed is not None and needed["certain"]
+        return row | {"reached": reached, "certain": certain}
 
 
 def claims_of(study: str, outcomes: Sequence[str]) -> list[Claim]:

@@ -51,7 +51,7 @@ def comparison(of: Measure, against: Measure, seeds: Seeds, baseline_seeds: Seed
     """Both values and their ratio. Raises ``DataError`` when they were not judged on the same users."""
     first, other = list(seeds.values()), list(baseline_seeds.values())
     if against.name == EQUAL_DISTINCT_ITEMS:
-        other = [cut_to(one_list, first[number % len(first)]) for number, one_list in enumerate(other)]
+        other = [cut_to(one_list, seeds.get(seed, first[0])) for seed, one_list in baseline_seeds.items()]
     interval = None
     if _is_over_users(of, first[0]) and _is_over_users(against, other[0]):
         interval = compare(first, other, of.name, baseline_name=against.name)

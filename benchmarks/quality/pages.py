@@ -90,9 +90,10 @@ def _lists(result: StudyResult, folder: Path, kind: str, title: str) -> Iterator
         drawn[result.runs[run]["title"]] = recalls[-1] or {}
         cells = [f"{number(r['value'])} {interval(r['ci95'])}" if r else "–" for r in recalls]
         plain = [number(fmean(s[name] for s in seeds), 3) for name in list(_METRIC_TITLES)[3:]]
-        rows.append([result.runs[run]["title"], str(len(seeds)), _generated(result, run, seeds[0]), *cells, *plain])
+        cells = [_generated(result, run, seeds[0]), *cells, *plain, _step_discounts(seeds)]
+        rows.append([result.runs[run]["title"], str(len(seeds)), *cells])
     yield [f"## {title}", "", f"{sentence(protocol(result, kind))}", ""]
-    yield table(["run", "seeds", "E = steps × outcomes × offsets", *names.values()], rows)
+    yield table(["run", "seeds", "E = steps × outcomes × offsets", *names.values(), "step discount"], rows)
     plot = f"{result.name}-{kind.replace('_', '-')}.svg"
     plots.save(plots.bars(drawn, f"{names['served_hit']}, 95% interval"), folder / plot)
     yield [f"![{title}: served recall by run]({plot})", ""]
@@ -107,6 +108,12 @@ def _generated(result: StudyResult, run: str, figures: dict[str, Any]) -> str:
     outcomes = len(result.outcomes) if variant.outcome_conditioned else 1
     offsets = len(result.plain["evaluation"]["offsets"]) if variant.multi_token else 1
     return f"{E} = {E // outcomes // offsets} × {outcomes} × {offsets}"
+
+
+def _step_discounts(seeds: Sequence[dict[str, Any]]) -> str:
+    """As calibrated, seed by seed, where there are later steps."""
+    settings = [figures.get("generation") for figures in seeds]
+    return ", ".join(f"{found['step_discount']:g}" for found in settings if found and found["steps"] > 1) or "–"
 
 
 def _leave_one_out(result: StudyResult, folder: Path) -> Iterator[list[str]]:

@@ -21,7 +21,8 @@ def protocol(result: StudyResult, evaluation: str) -> str:
     E = settings["embeddings"]
     served = (
         f"served: {settings['num_items']} items of the whole path: compression, the IVF-HNSW index at an nprobe of at "
-        "least .99 of exact recall (counting baselines: exact), lists merged as a mixture, no item twice"
+        "least .99 of exact recall (counting baselines: exact), lists merged as a mixture, later steps discounted as "
+        "calibrated, no item twice"
     )
     if kind == "leave_one_out":
         return (

@@ -44,16 +44,18 @@ run it again](#run-it-again).
 - **value**, **baseline**: means over the seeds; no seed is picked. In brackets the least and the largest of the seeds.
   **ratio** is value over baseline.
 - **95% interval** of the ratio: users are resampled, the same ones for both sides, with the seeds pooled: it says what
-  other users would have given, not what other seeds would. Diversity and latency are not means over users and have
-  none. A dash for a bound: there is none.
+  other users would have given, not what other seeds would. A published baseline is taken as exact. Diversity and
+  latency are not means over users and have none. A dash for a bound: there is none.
 - **goal** is judged on the ratio where it ends in x, else on the value. *reached* looks at the figure itself; *open*
   beside it: the interval spans the goal, other users could have decided otherwise. That a budget lowers the others
   counts only where it lifts its own outcome. **targets**: how many of them the figure is made of.
 - **Who is judged**: users that no model was trained on. A quarter of the users held out is for validation: merging
-  thresholds are calibrated on them, losses after each epoch are theirs, and they are not judged. The studies' settings
-  were chosen on an earlier, independent draw of held-out users; by chance a share of those judged here, as large as the
-  share held out, was among them. Leave one out judges the last item of every user, which no training saw; its settings
-  were chosen by the item before that.
+  threshold and step discount are calibrated on them, losses after each epoch are theirs, and they are not judged. The
+  studies' settings were chosen on an earlier, independent draw of held-out users; by chance a share of those judged
+  here, as large as the share held out, was among them. `globo`'s batch size was chosen on the users for validation,
+  after a first study with another had missed the goal for users without a history. Leave one out judges the last item
+  of every user, which no training saw; its settings were chosen by the item before that, but MovieLens-1M's number of
+  epochs followed the training loss, when a figure of the last items was known.
 - **Time**: users are held out, not a period. A model that knows the time of a request has seen what *other* users did
   before and after it; PinnerFormer and the generative variants do, SASRec and the counting baselines ignore time.
 - **Release**: each page says with which options `pinrec release` serves what it judges.

@@ -20,7 +20,7 @@ from benchmarks.machine import MachineCard
 from benchmarks.quality.judge import dataset_card, training_figures
 from benchmarks.quality.measures import Measure, Seeds, comparison, figure
 from benchmarks.quality.study import EVALUATIONS, Study
-from benchmarks.quality.work_folder import FIGURES_FILE, MACHINE_FILE, RESULTS, SPEC_FILE, Place, write_json
+from benchmarks.quality.work_folder import FIGURES_FILE, MACHINE_FILE, RESULTS, Place, write_json
 from pinrec_core.config import Variant
 from pinrec_core.errors import DataError
 from pinrec_core.evaluation.controllability import controllability_matrix
@@ -38,6 +38,9 @@ _DIGITS = 6
 _OF_THE_DAY = ("commit", "date", "load_average")
 """Of a machine's card: what differs from one piece of work to the next."""
 Pairs = Iterable[tuple[Measure, Measure]]
+Part = tuple[str, str]
+"""One seed of one run, as ``uc-0``, and ``TRAINING`` or an evaluation of it."""
+TRAINING = "training"
 
 
 class StudyResult:
@@ -78,7 +81,7 @@ def load_all(folder: Path) -> list[StudyResult]:
 
 def collect(study: Study, places: Sequence[Place], dataset: Path, pairs: Pairs) -> dict[str, Any]:
     """Everything that is finished, and of ``pairs`` those of which both sides are."""
-    trained = [place for place in places if (place.folder / SPEC_FILE).is_file() and place.is_trained()]
+    trained = [place for place in places if place.is_started() and place.is_trained()]
     users = _Users(trained)
     machines, runs = _machines_and_runs(study, trained)
     pairs = [*pairs, *_ablation_pairs(study)]
@@ -104,15 +107,16 @@ def save(plain: dict[str, Any], folder: Path) -> Path:
     return path
 
 
-def recorded(folder: Path, study: Study) -> set[str]:
-    """Runs with their seeds, as ``uc-0``, that the study's file in ``folder`` has and the study still asks for."""
+def recorded(folder: Path, study: Study) -> set[Part]:
+    """What the study's file in ``folder`` has figures of and the study still asks for."""
     path = folder / f"{study.name}.json"
     if not path.is_file():
         return set()
     runs = json.loads(path.read_text("utf-8"))["runs"]
     return {
-        f"{name}-{seed}" for name, run in study.runs.items() for seed in run.seeds
-        if str(seed) in runs.get(name, {}).get("seeds", {})
+        (f"{name}-{seed}", kind) for name, run in study.runs.items() for seed in run.seeds
+        if (found := runs.get(name, {}).get("seeds", {}).get(str(seed)))
+        for kind in (TRAINING, *run.evaluations) if kind == TRAINING or kind in found["evaluations"]
     }  # fmt: skip
 
 
@@ -140,7 +144,7 @@ def _machines_and_runs(study: Study, places: Sequence[Place]) -> tuple[dict[str,
     machines: dict[str, Any] = {}
     runs: dict[str, Any] = {}
     for place in places:
-        done = [kind for kind in place.run.evaluations if (place.evaluation(kind) / SPEC_FILE).is_file()]
+        done = place.done_evaluations()
         # The training's, then those of the evaluations: each may have been made on another day, by other code.
         cards = [_card(folder) for folder in (place.folder, *(place.evaluation(kind) for kind in done))]
         slug = MachineCard(**cards[0]).slug

@@ -30,7 +30,7 @@ EVALUATIONS: dict[str, tuple[str, ...]] = {
 }
 """Kinds of evaluation, and the settings that each depends on: a change of another one does not outdate it."""
 TIMED = "steps"
-"""The kind that measures latency: nothing of any study runs beside it."""
+"""The kind that measures latency: no training or evaluation of any study runs beside it."""
 OF_LISTS = ("held_out", "cold", "leave_one_out")
 """Those that a baseline without embeddings can take."""
 

@@ -66,8 +66,14 @@ class Place:
         """Whether there is nothing left to train: baselines that count are fitted when they are judged."""
         return self.run.recommender is not None or (self.training / RUN_FILE).is_file()
 
+    def is_started(self) -> bool:
+        return (self.folder / SPEC_FILE).is_file()
+
+    def done_evaluations(self) -> list[str]:
+        return [kind for kind in self.run.evaluations if (self.evaluation(kind) / SPEC_FILE).is_file()]
+
     def missing_evaluations(self) -> list[str]:
-        return [kind for kind in self.run.evaluations if not (self.evaluation(kind) / SPEC_FILE).is_file()]
+        return [kind for kind in self.run.evaluations if kind not in self.done_evaluations()]
 
     def outdated(self) -> Iterator[tuple[Path, str]]:
         """What was made to another specification: its folder, and what differs."""

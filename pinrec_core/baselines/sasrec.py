@@ -1,9 +1,9 @@
 """SASRec (Kang & McAuley, 2018) with sampled softmax: item ids and their order, nothing else.
 
 The same decoder, objective and trainer as PinRec; no content, surface, time or conditioning. Items are their ID
-embedding, shared by inputs and outputs. What differs from the published model: hashed ID tables, a linear map into the
-decoder and one out of it, and vectors that are normalised and scaled by the learned temperature, so that the same index
-serves it.
+embedding, shared by inputs and outputs; a query is one more id of a history. What differs from the published model:
+hashed ID tables, a linear map into the decoder and one out of it, and vectors that are normalised and scaled by the
+learned temperature, so that the same index serves it.
 """
 
 from __future__ import annotations

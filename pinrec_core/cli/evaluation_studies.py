@@ -185,11 +185,11 @@ def _matrix_table(matrix: ControllabilityMatrix) -> Table:
 
 def _steps_table(points: Sequence[StepsPoint]) -> Table:
     table = Table(title="offsets per step at a constant total")
-    for name in ("offsets", "steps", "recall", "served recall", "diversity", "median ms", "p99 ms"):
+    for name in ("offsets", "steps", "recall", "diversity", "median ms", "p99 ms"):
         table.add_column(name, justify="right")
     for point in points:
         metrics = point.result.metrics
-        shares = (metrics[name] for name in ("unordered_recall", "served_recall", "diversity"))
+        shares = (metrics[name] for name in ("unordered_recall", "diversity"))
         table.add_row(
             str(point.offsets_per_step), str(point.steps), *(f"{share:.4f}" for share in shares),
             f"{point.latency.median_ms:.2f}", f"{point.latency.p99_ms:.2f}",

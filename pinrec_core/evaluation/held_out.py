@@ -89,6 +89,7 @@ def evaluate(
         "retrieved_items": subject.embeddings * depth,
         "num_items": num_items,
         "exclude_seen": exclude_seen,
+        "generation": subject.settings,
         "unordered_recall": float(arrays["hit"].mean()),
         "unordered_recall_equal_items": float(arrays["hit_equal_items"].mean()),
         "served_recall": float(arrays["served_hit"].mean()),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -37,6 +37,11 @@ class Subject(Protocol):
     embeddings: int
     catalogue: ItemCatalogue  # of V items; rows are its own
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """How it generates and serves, with what was calibrated; nothing for a counting baseline."""
+        ...
+
     def answer(
         self, cases: Sequence[EvaluationCase], *, depth: int, num_items: int, exclude_seen: bool = False
     ) -> Answers:
@@ -58,6 +63,10 @@ class ModelSubject:
         generation = indexed.generation
         self.embeddings = indexed.model.config.num_conditions * generation.steps * len(generation.offsets)
         self.catalogue = indexed.catalogue
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.indexed.generation.to_dict()
 
     @cached_property
     def items(self) -> np.ndarray:
@@ -97,6 +106,7 @@ class ListSubject:
         self.name = recommender.name
         self.recommender = recommender
         self.catalogue = catalogue
+        self.settings: dict[str, Any] = {}
 
     def answer(
         self, cases: Sequence[EvaluationCase], *, depth: int, num_items: int, exclude_seen: bool = False

@@ -107,7 +107,7 @@ def epoch_batches(
 def segments(history: History, length: int, generator: np.random.Generator) -> Iterator[History]:
     """Cut a history into consecutive segments of at most ``length``; one without a target teaches nothing.
 
-    A single interaction is kept: it teaches the start token what a user without history does. Stretches are copies, so
+    A single interaction is kept: it teaches the start token what a user without history does. Segments are copies, so
     that what they were cut from can go.
     """
     start = 0

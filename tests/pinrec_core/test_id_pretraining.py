@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,14 @@ def test_a_position_is_the_item_before_it_and_the_first_a_start():
     assert torch.equal(model.head.conditioned(hidden, model.head.condition(torch.tensor(2), torch.tensor(7))), hidden)
     other = replace(batch, surface=batch.surface + 1, feature=-batch.feature, timestamp=batch.timestamp + 1)
     assert torch.equal(model(other)[0], hidden)
+
+
+def test_a_query_leaves_the_item_before_it_the_last():
+    model = trainable_model(CONFIG).eval()
+    history = replace(random_history(4, seed=1, queries=False), item_type=np.array([1, 0, 1, 1], np.uint8))
+    hidden, item = model(batch_of(model, [history]))
+    start, first = hidden[0, 0], item[0, 1]
+    torch.testing.assert_close(hidden[0], torch.stack([start, start, first, first, first]))
 
 
 def test_its_weights_are_the_tables_and_a_start():

@@ -23,7 +23,7 @@ from benchmarks.quality.results import load_all
 from benchmarks.quality.schedule import Piece, run_pieces
 from benchmarks.quality.study import load_study
 from benchmarks.quality.work_folder import turn
-from pinrec_core.errors import ConfigError
+from pinrec_core.errors import ConfigError, DataError
 from tests.benchmarks.quality.small_study import STUDY, TRAINING, run_here
 
 ROOT = Path(__file__).parents[3]
@@ -97,9 +97,37 @@ def test_figures_of_runs_that_would_be_gone_are_not_replaced(place, datasets, tm
     (tmp_path / "yelp.toml").write_text(STUDY, "utf-8")
     committed = (place / "figures" / "yelp.json").read_bytes()
     (tmp_path / "figures" / "yelp.json").write_bytes(committed)
-    with pytest.raises(ConfigError, match=r"expected a folder without figures of .*pinnerformer-0.*uc-0, uc-1"):
+    lost = r"expected a folder without figures of .*pinnerformer-0 \(held_out\).*uc-0 \(training\)"
+    with pytest.raises(ConfigError, match=lost):
         run_here(tmp_path, datasets, only=["oc"])
+    options = [str(tmp_path / "yelp.toml"), "--work", str(tmp_path / "work"), "--datasets", str(datasets)]
+    refused = CliRunner().invoke(app, ["collect", *options, "--out", str(tmp_path / "figures")])
+    assert isinstance(refused.exception, ConfigError)
     assert (tmp_path / "figures" / "yelp.json").read_bytes() == committed
+
+
+def test_figures_of_a_run_that_fails_are_not_replaced(place, datasets, tmp_path, monkeypatch):
+    subprocess.run(["cp", "-r", f"{place}/work", f"{place}/figures", str(tmp_path)], check=True)
+    (tmp_path / "yelp.toml").write_text(STUDY, "utf-8")
+    committed = (tmp_path / "figures" / "yelp.json").read_bytes()
+    shutil.rmtree(tmp_path / "work" / "yelp" / "oc-0")
+
+    def fail(*_: object, **__: object) -> None:
+        raise DataError("no luck today")
+
+    monkeypatch.setattr("benchmarks.quality.worker.judge.train_run", fail)
+    failed = run_here(tmp_path, datasets)
+    assert "no luck today" in failed["yelp oc-0"]
+    assert "oc-0 (training)" in failed["yelp figures"]
+    assert (tmp_path / "figures" / "yelp.json").read_bytes() == committed
+
+
+def test_what_is_refused_destroys_nothing(place, datasets, tmp_path):
+    subprocess.run(["cp", "-r", f"{place}/work", f"{place}/figures", str(tmp_path)], check=True)
+    (tmp_path / "yelp.toml").write_text(STUDY.replace("k = 5", "k = 4"), "utf-8")
+    with pytest.raises(ConfigError, match="expected a folder without figures of"):
+        run_here(tmp_path, datasets, only=["uc"], overwrite=True)
+    assert (tmp_path / "work" / "yelp" / "uc-0" / "held_out" / "spec.json").is_file()
 
 
 def test_a_piece_that_measures_time_waits_for_all_others_and_holds_new_ones_back(tmp_path):
