@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import matplotlib
@@ -24,6 +25,7 @@ matplotlib.rcParams.update(
     }
 )
 _COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#b83280", "#718096")
+_NAME_WIDTH = 48  # characters of a bar's name in one line
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -40,7 +42,7 @@ def bars(figures: Mapping[str, Mapping[str, Any]], label: str) -> Figure:
     drawing, axes = _new(height=0.9 + 0.32 * len(names))
     at = np.arange(len(names))[::-1]
     axes.barh(at, value, xerr=error, color=_COLOURS[0], height=0.62, error_kw={"elinewidth": 1, "capsize": 2})
-    axes.set_yticks(at, names)
+    axes.set_yticks(at, [fill(name, _NAME_WIDTH) for name in names])
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(label)
     return drawing
