@@ -12,8 +12,8 @@ Embeddings = Annotated[
     int | None,
     typer.Option(
         help="E: embeddings per user, steps × outcomes × offsets. By default six steps, as in the paper's production, "
-        "of all offsets. A release has its own, and its calibration is for these: served recall at another E is not what "
-        "a release of that E would serve.",
+        "of all offsets. A release has its own, and its calibration is for these: served recall at another E is not "
+        "what a release of that E would serve.",
         show_default=False,
     ),
 ]
