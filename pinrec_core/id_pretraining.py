@@ -1,8 +1,8 @@
 """Stage one of two-stage training (PinRec, model): a minimal dot-product model whose only weights are the ID tables.
 
 The ID embedding of a user's last item predicts those that follow, whatever the surface or action. It has nothing but
-the tables to fit, so many epochs cost little and do it good; a full model that starts from fresh tables overfits them
-after the first. The tables are then plugged into a model: frozen, or with dropout and a learning rate of their own.
+the tables to fit, so an epoch costs little; how many do good, the held-out loss says. The tables are then plugged into
+a model, which they give a head start: frozen, or with dropout and a learning rate of their own.
 """
 
 from __future__ import annotations
