@@ -130,7 +130,6 @@ def run_studies(studies: Studies, subjects: Sequence[Subject], setting: Setting)
             findings.steps = list(
                 sweep_embeddings_per_step(
                     first, cases, total=studies.sweep_steps, offsets_per_step=widths, k=studies.k,
-                    num_items=studies.num_items, exclude_seen=studies.exclude_seen,
                     report=task("embeddings per step", len(widths)),
                 )
             )  # fmt: skip

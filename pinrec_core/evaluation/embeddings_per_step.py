@@ -17,7 +17,6 @@ import torch
 from pinrec_core.evaluation.cases import EvaluationCase
 from pinrec_core.evaluation.held_out import evaluate
 from pinrec_core.evaluation.result import EvaluationResult
-from pinrec_core.evaluation.served import SERVED_ITEMS
 from pinrec_core.evaluation.subjects import ModelSubject
 from pinrec_core.evaluation.user_embeddings import history_batch, request_context, with_embeddings
 from pinrec_core.generation import generate
@@ -69,8 +68,6 @@ def sweep_embeddings_per_step(
     total: int,
     offsets_per_step: Sequence[int] = OFFSETS_PER_STEP,
     k: int = 10,
-    num_items: int = SERVED_ITEMS,
-    exclude_seen: bool = False,
     requests: int = 200,
     report: Callable[[int], None] = lambda _: None,
 ) -> Iterator[StepsPoint]:
@@ -92,7 +89,7 @@ def sweep_embeddings_per_step(
             latency=generation_latency(point, cases, requests=requests),
             result=evaluate(
                 point, cases, outcomes=subject.indexed.dataset.outcomes, surfaces=subject.indexed.dataset.surfaces,
-                k=k, num_items=num_items, exclude_seen=exclude_seen, report=report,
+                k=k, report=report,
             ),
         )  # fmt: skip
 

@@ -58,7 +58,8 @@ def test_variants_at_an_equal_number_of_embeddings_and_what_a_budget_does(run, u
     assert set(found["controllability"]) == {"save", "click", "hide"}
     assert [point["share"] for point in found["budget"]] == [round(0.1 * n, 1) for n in range(11)]
     assert [point["offsets_per_step"] for point in found["steps"]] == [1, 2, 4]
-    assert {point["metrics"]["num_items"] for point in found["steps"]} == {20}
+    assert {metrics["num_items"] for metrics in found["subjects"].values()} == {20}
+    assert all("served_recall" not in point["metrics"] for point in found["steps"])  # calibrated for other steps
 
 
 def test_fewer_embeddings_look_deeper_at_equal_items_and_it_is_said(run, unconditioned):
