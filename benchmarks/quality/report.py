@@ -52,10 +52,11 @@ run it again](#run-it-again).
 - **Who is judged**: users that no model was trained on. A quarter of the users held out is for validation: merging
   threshold and step discount are calibrated on them, losses after each epoch are theirs, and they are not judged. The
   studies' settings were chosen on an earlier, independent draw of held-out users; by chance a share of those judged
-  here, as large as the share held out, was among them. `globo`'s batch size was chosen on the users for validation,
-  after a first study with another had missed the goal for users without a history. Leave one out judges the last item
-  of every user, which no training saw; its settings were chosen by the item before that, but MovieLens-1M's number of
-  epochs followed the training loss, when a figure of the last items was known.
+  here, as large as the share held out, was among them. `globo`'s batch size and the rate of its ID tables were chosen
+  on the users for validation, after a first study with others, and two seeds of a second with that batch size, had
+  been judged: the first missed the goal for users without a history, the second's two seeds fell on either side. Leave
+  one out judges the last item of every user, which no training saw; its settings were chosen by the item before that,
+  but MovieLens-1M's number of epochs followed the training loss, when a figure of the last items was known.
 - **Time**: users are held out, not a period. A model that knows the time of a request has seen what *other* users did
   before and after it; PinnerFormer and the generative variants do, SASRec and the counting baselines ignore time.
 - **Release**: each page says with which options `pinrec release` serves what it judges.
