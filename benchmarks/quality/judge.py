@@ -156,6 +156,10 @@ class _Judge:
         """The same for the first items of users without a history."""
         return self._lists("cold", Protocol.COLD)
 
+    def held_out_offline(self) -> Findings:
+        """As ``held_out``, of embeddings that are made ahead of the request."""
+        return self._lists("held_out_offline", Protocol.HELD_OUT_OFFLINE)
+
     def leave_one_out(self) -> Findings:
         """The last item of every user, against the whole catalogue without the seen items."""
         return self._lists("leave_one_out", Protocol.LEAVE_ONE_OUT)

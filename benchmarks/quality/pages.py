@@ -34,6 +34,7 @@ def _parts(result: StudyResult, folder: Path) -> Iterator[list[str]]:
     yield _heading(result)
     for kind, title in (
         ("held_out", "Held-out users"),
+        ("held_out_offline", "Held-out users, embeddings made ahead of the request"),
         ("cold", "Users without a history"),
     ):
         yield from _lists(result, folder, kind, title)
@@ -212,6 +213,7 @@ def _trainings(result: StudyResult) -> list[str]:
         rows.append(
             [
                 plain["title"], f"`{plain['variant']}`", str(plain["epochs"]), str(trained[0]["steps"]),
+                f"{fmean(_interactions(t) / t['steps'] for t in trained):,.0f}",
                 number(fmean(t["final_loss"] for t in trained), 3),
                 number(fmean(last), 3) if all(loss is not None for loss in last) else "–",
                 f"{fmean(epoch['interactions_per_second'] for epoch in epochs):,.0f}",
@@ -219,14 +221,20 @@ def _trainings(result: StudyResult) -> list[str]:
             ]
         )  # fmt: skip
     header = [
-        "run", "variant", "epochs", "steps", "loss", "held-out loss", "interactions/s", "minutes", "machine", "code",
+        "run", "variant", "epochs", "steps", "interactions/step", "loss", "held-out loss", "interactions/s", "minutes",
+        "machine", "code",
     ]  # fmt: skip
     presets = ", ".join(sorted({f"`{run['preset']}`" for run in models}))
     return [
         "## Trainings", "", f"Preset {presets} with {_settings(shared) or 'nothing changed'}; the table has the rest. "
-        "Minutes of an ID pre-training come before the plus. Code: the commits that trained and judged; with "
-        "`+changes`, not as committed.", "", *table([*header, "settings"], rows),
+        "In-batch negatives are drawn from the interactions of a step, so there are no more than these. Minutes of an "
+        "ID pre-training come before the plus. Code: the commits that trained and judged; with `+changes`, not as "
+        "committed.", "", *table([*header, "settings"], rows),
     ]  # fmt: skip
+
+
+def _interactions(training: dict[str, Any]) -> float:
+    return sum(epoch["interactions_per_second"] * epoch["seconds"] for epoch in training["epochs"])
 
 
 def _minutes(run: dict[str, Any]) -> float:

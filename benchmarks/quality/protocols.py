@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.quality.results import StudyResult
+from benchmarks.quality.results import LIST_MEASURES, StudyResult
 
 _TIES = "equal scores: of a counting baseline the earlier item first, of a model as Faiss orders them"
 
@@ -16,7 +16,11 @@ def protocol(result: StudyResult, evaluation: str) -> str:
         held_out += f", at most {settings['max_users']:,}, by hash"
     judged = _users(result, kind)
     Z = settings["targets"]
-    last = f"those with {Z} distinct items and an interaction before them ({judged}); the last {Z} are the targets"
+    request = "the last item" if kind == "held_out_offline" else "the first target"
+    last = (
+        f"those with {Z} distinct items and an interaction before them ({judged}); the last {Z} are the targets; "
+        f"surface and time of the request are those of {request}"
+    )
     lists = f"exact search in the whole catalogue, seen items kept, k={settings['k']} per embedding"
     E = settings["embeddings"]
     served = (
@@ -31,7 +35,10 @@ def protocol(result: StudyResult, evaluation: str) -> str:
             "removed; an equal score counts as half a rank"
         )
     if kind == "cold":
-        first = f"those with {Z} distinct items ({judged}); the first {Z} are the targets, no history"
+        first = (
+            f"those with {Z} distinct items ({judged}); the first {Z} are the targets, no history; surface and time of "
+            "the request are those of the first target"
+        )
         return f"{held_out}; {first}; {lists}, E={E}, at equal items k·E for one list; {served}; {_TIES}"
     if kind == "controllability":
         n = settings["outcome_embeddings"]
@@ -48,6 +55,6 @@ def protocol(result: StudyResult, evaluation: str) -> str:
 
 def _users(result: StudyResult, kind: str) -> str:
     """How many users were judged: the same for every run, and for all that is not one of the other two protocols."""
-    counted = kind if kind in ("cold", "leave_one_out") else "held_out"
+    counted = kind if kind in LIST_MEASURES else "held_out"
     judged = [figures["users"] for run in result.runs_with(counted) for figures in result.seeds(run, counted)]
     return f"{judged[0]:,} users" if judged else "none yet"

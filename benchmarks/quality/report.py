@@ -56,9 +56,16 @@ run it again](#run-it-again).
   on the users for validation, after a first study with others, and two seeds of a second with that batch size, had
   been judged: the first missed the goal for users without a history, the second's two seeds fell on either side. Leave
   one out judges the last item of every user, which no training saw; its settings were chosen by the item before that,
-  but MovieLens-1M's number of epochs followed the training loss, when a figure of the last items was known.
-- **Time**: users are held out, not a period. A model that knows the time of a request has seen what *other* users did
-  before and after it; PinnerFormer and the generative variants do, SASRec and the counting baselines ignore time.
+  but MovieLens-1M's number of epochs followed the training loss, and Amazon's change from two stages to one was decided,
+  when figures of the last items were known.
+- **The same budget**: all variants of a log have the same data, epochs and settings, chosen for the generative ones; a
+  multi-token window has more targets, so that {MT,OC} trains up to twice as long ([`yelp`](yelp.md#as-many-minutes-instead-of-epochs)
+  has the others at as many minutes). PinnerFormer and SASRec were not tuned on their own, but for the learning rate of
+  their tables where pages say so.
+- **Time**: users are held out, not a period. A model that knows times has seen what *other* users did before and after.
+  All but SASRec and the counting baselines read the history's; that of the request itself, and its surface, are known to
+  the steps after the first, and to the first where there is no history. One embedding, PinnerFormer's or a first step's,
+  does not know them: rows *ahead of the request* judge the others without, too.
 - **Release**: each page says with which options `pinrec release` serves what it judges.
 """
 _RUN_AGAIN = """## Run it again

@@ -31,6 +31,7 @@ CONTROL_REFERENCE = "uc"
 LIST_MEASURES = {
     "held_out": ("hit", "hit_equal_items", "served_hit"),
     "cold": ("hit", "hit_equal_items", "served_hit"),
+    "held_out_offline": ("hit", "hit_equal_items", "served_hit"),
     "leave_one_out": ("hit", "ndcg"),
 }
 """Shown for every run that took the evaluation; ablations are compared by those of the first one they took."""

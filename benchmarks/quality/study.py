@@ -22,6 +22,7 @@ _LISTS = ("targets", "k", "embeddings", "offsets", "max_users", "num_items")
 EVALUATIONS: dict[str, tuple[str, ...]] = {
     "held_out": _LISTS,
     "cold": _LISTS,
+    "held_out_offline": _LISTS,
     "controllability": ("targets", "k", "outcome_embeddings", "offsets", "max_users"),
     "steps": ("targets", "k", "offsets_per_step", "sweep_embeddings", "max_users", "latency_requests"),
     "budget": ("targets", "embeddings", "offsets", "max_users", "num_items", "budget"),
@@ -31,7 +32,7 @@ EVALUATIONS: dict[str, tuple[str, ...]] = {
 """Kinds of evaluation, and the settings that each depends on: a change of another one does not outdate it."""
 TIMED = "steps"
 """The kind that measures latency: no training or evaluation of any study runs beside it."""
-OF_LISTS = ("held_out", "cold", "leave_one_out")
+OF_LISTS = ("held_out", "cold", "held_out_offline", "leave_one_out")
 """Those that a baseline without embeddings can take."""
 
 Spec = dict[str, Any]

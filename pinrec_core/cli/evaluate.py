@@ -26,9 +26,10 @@ def evaluate(
         str,
         typer.Option(
             help="held-out: three quarters of the users kept out of training, their last items; "
-            "held-out-validation: the fourth, to choose settings on. cold: the users of held-out, their first items, "
-            "no history. leave-one-out (or -validation): every user's last (or second last) item, full ranking, seen "
-            "items removed."
+            "held-out-validation: the fourth, to choose settings on. held-out-offline: as held-out, but embeddings are "
+            "made ahead of the request, with the surface and time of the last item. cold: the users of held-out, their "
+            "first items, no history. leave-one-out (or -validation): every user's last (or second last) item, full "
+            "ranking, seen items removed."
         ),
     ] = "held-out",
     targets: Annotated[int, typer.Option(help="Z: items per user to be recalled.")] = 8,

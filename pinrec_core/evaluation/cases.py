@@ -5,15 +5,15 @@ validation, the others for figures. *Cold*: the same users, their first Z distin
 one out*: every user, one item at the end of the history.
 
 Nothing from the cut on is part of a case but the targets, and the surface and time of the request: those of the first
-target. All are streams, but for a sample of users, which is held at once; a case is a copy and keeps no file chunk
-alive.
+target, or, ``ahead_of_request``, of the last item before it. All are streams, but for a sample of users, which is held
+at once; a case is a copy and keeps no file chunk alive.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +97,15 @@ def leave_one_out_cases(
                 yield _case(user_id, history, catalogue, np.array([cut]), row)
 
     return _sample(cases(), max_users)
+
+
+def ahead_of_request(case: EvaluationCase) -> EvaluationCase:
+    """The case of embeddings that are made before anybody asks, as by a nightly job: the request's surface and time are
+    those of the last interaction. A case without a history stays as it is."""
+    history = case.history
+    if not len(history):
+        return case
+    return replace(case, request_surface=int(history.surface[-1]), request_time=int(history.timestamp[-1]))
 
 
 def training_histories(dataset: Path, *, share: float, held_out_last: int = 0) -> Iterator[History]:

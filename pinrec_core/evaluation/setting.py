@@ -19,6 +19,7 @@ from pinrec_core.dataset import DatasetManifest
 from pinrec_core.errors import ConfigError, DataError
 from pinrec_core.evaluation.cases import (
     EvaluationCase,
+    ahead_of_request,
     held_out_cases,
     leave_one_out_cases,
     training_histories,
@@ -49,9 +50,15 @@ class Protocol(StrEnum):
 
     HELD_OUT = "held-out"
     HELD_OUT_VALIDATION = "held-out-validation"
+    HELD_OUT_OFFLINE = "held-out-offline"
     COLD = "cold"
     LEAVE_ONE_OUT = "leave-one-out"
     LEAVE_ONE_OUT_VALIDATION = "leave-one-out-validation"
+
+    @property
+    def offline(self) -> bool:
+        """Whether embeddings are made ahead of the request, whose surface and time nobody knows then."""
+        return self is Protocol.HELD_OUT_OFFLINE
 
     @property
     def left_out(self) -> int:
@@ -130,10 +137,11 @@ class Setting:
             return leave_one_out_cases(
                 self.dataset, catalogue, from_end=self.protocol.left_out, max_users=self.max_users
             )
-        return held_out_cases(
+        cases = held_out_cases(
             self.dataset, catalogue, share=self.evaluation_share, targets=self.targets, max_users=self.max_users,
             cold=self.protocol is Protocol.COLD, validation=self.protocol is Protocol.HELD_OUT_VALIDATION,
         )  # fmt: skip
+        return map(ahead_of_request, cases) if self.protocol.offline else cases
 
     def calibration_cases(self, catalogue: ItemCatalogue) -> list[EvaluationCase]:
         """A sample of users with a history, as a release is calibrated on: of held-out users those for validation.
@@ -141,7 +149,8 @@ class Setting:
         The protocols on users for validation judge the same ones, and are for choosing settings alone.
         """
         protocol = Protocol.HELD_OUT_VALIDATION if self.evaluation_share else Protocol.LEAVE_ONE_OUT_VALIDATION
-        return list(replace(self, protocol=protocol, max_users=CALIBRATION_USERS).cases(catalogue))
+        cases = replace(self, protocol=protocol, max_users=CALIBRATION_USERS).cases(catalogue)
+        return list(map(ahead_of_request, cases) if self.protocol.offline else cases)
 
     def training_histories(self) -> Iterator[History]:
         """What the subjects were trained on, as far as they agree."""

@@ -47,7 +47,7 @@ name = "uc"
 title = "UC"
 variant = "uc"
 seeds = [0, 1]
-evaluations = ["held_out", "cold", "controllability", "leave_one_out"]
+evaluations = ["held_out", "cold", "held_out_offline", "controllability", "leave_one_out"]
 
 [[runs]]
 name = "oc"
@@ -66,7 +66,7 @@ name = "mt_oc"
 title = "{MT,OC}"
 variant = "mt_oc"
 id_tables = "tables"
-evaluations = ["held_out", "cold", "steps"]
+evaluations = ["held_out", "cold", "held_out_offline", "steps"]
 
 [[runs]]
 name = "pinnerformer"
