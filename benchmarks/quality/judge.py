@@ -5,6 +5,7 @@ Nothing here decides what is worth measuring, and nothing is compared: that need
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from benchmarks.quality.study import EvaluationSettings, RunSpec, Study
 from benchmarks.quality.work_folder import FIGURES_FILE, MACHINE_FILE, RESULTS, SPEC_FILE, Place, write_json
 from pinrec_core.catalogue import ItemCatalogue
 from pinrec_core.config import ModelConfig, Variant
+from pinrec_core.data.report import FILE_NAME as PREPARE_REPORT
 from pinrec_core.dataset import DatasetManifest
 from pinrec_core.errors import ConfigError, require
 from pinrec_core.evaluation.budget_sweep import count_outcomes, sweep_budget
@@ -36,6 +38,7 @@ from pinrec_core.output_folder import built_beside
 from pinrec_core.training import Progress, Run, train
 
 CHECKPOINT_SECONDS = 60.0
+_LOG_COUNTS = ("rows_read", "collapsed_events", "quarantined_events", "query_events")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,9 +124,12 @@ def evaluate_run(place: Place, dataset: Path, kinds: list[str], *, device: str, 
 
 
 def dataset_card(dataset: Path) -> dict[str, Any]:
-    """What the report says of a dataset."""
+    """What the report says of a dataset, and of what ``pinrec prepare`` left of its log where it made it."""
     manifest = DatasetManifest.load(dataset)
+    report = dataset / PREPARE_REPORT
+    counts = json.loads(report.read_text("utf-8")) if report.is_file() else {}
     return {
+        "log": {name: counts[name] for name in _LOG_COUNTS if name in counts},
         "name": manifest.name, "users": manifest.num_users, "items": manifest.num_items, "events": manifest.num_events,
         "outcomes": dict(zip(manifest.outcomes, manifest.outcome_share, strict=True)),
     }  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.quality import plots, sweeps
 from benchmarks.quality.markdown import interval, number, sentence, slug, table
 from benchmarks.quality.measures import Measure
-from benchmarks.quality.protocols import protocol
+from benchmarks.quality.protocols import log_filter, protocol
 from benchmarks.quality.results import LIST_MEASURES, StudyResult, ablation_evaluation
 from pinrec_core.config import Variant
 
@@ -50,11 +50,11 @@ def _parts(result: StudyResult, folder: Path) -> Iterator[list[str]]:
 
 
 def _heading(result: StudyResult) -> list[str]:
-    dataset = result.plain["dataset"]
+    dataset = result.dataset
     outcomes = ", ".join(f"{name} {share:.0%}" for name, share in dataset["outcomes"].items())
     return [
         f"# {result.plain['title']}", "",
-        f"{dataset['users']:,} users, {dataset['items']:,} items, {dataset['events']:,} events; outcomes: {outcomes}.",
+        f"{dataset['users']:,} users, {dataset['items']:,} items; {log_filter(result)}; outcomes: {outcomes}.",
         "", f"Run again: `python -m benchmarks.quality run {result.name} && python -m benchmarks.quality report`. "
         "Figures are means over the seeds; brackets hold 95% confidence intervals from resampling users, with the "
         "seeds pooled: other seeds are not part of them.", "", *_not_run(result), *_release(result),

@@ -7,8 +7,30 @@ from benchmarks.quality.results import LIST_MEASURES, StudyResult
 _TIES = "equal scores: of a counting baseline the earlier item first, of a model as Faiss orders them"
 
 
+def log_filter(result: StudyResult) -> str:
+    """What of the log is there: its publisher's filter, and what the preparation left out."""
+    dataset, log = result.dataset, result.log
+    left_out = {
+        "repeats of a user's last item and action": log.get("collapsed_events", 0),
+        "unusable rows": log.get("quarantined_events", 0),
+    }
+    parts = [dataset["filter"]] if dataset["filter"] else []
+    if any(left_out.values()):
+        without = " and ".join(f"{number:,} {what}" for what, number in left_out.items() if number)
+        parts.append(f"{dataset['events']:,} of the log's {log['rows_read']:,} rows, without {without}")
+    else:
+        parts.append(f"all {dataset['events']:,} rows of the log")
+    if log.get("query_events"):
+        parts.append(f"{log['query_events']:,} of them queries, which are context and no targets")
+    return ", ".join(parts)
+
+
 def protocol(result: StudyResult, evaluation: str) -> str:
     """One sentence for an evaluation as users' results are named: held_out, steps-16 …"""
+    return f"{log_filter(result)}; {_protocol(result, evaluation)}"
+
+
+def _protocol(result: StudyResult, evaluation: str) -> str:
     kind, _, width = evaluation.partition("-")
     split, settings = result.plain["split"], result.plain["evaluation"]
     held_out = f"{split['evaluation_share']:.0%} of users held out by hash, a quarter for validation, the others judged"

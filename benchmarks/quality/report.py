@@ -9,6 +9,7 @@ import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 from benchmarks.machine import ROOT
@@ -56,16 +57,16 @@ run it again](#run-it-again).
   on the users for validation, after a first study with others, and two seeds of a second with that batch size, had
   been judged: the first missed the goal for users without a history, the second's two seeds fell on either side. Leave
   one out judges the last item of every user, which no training saw; its settings were chosen by the item before that,
-  but MovieLens-1M's number of epochs followed the training loss, and Amazon's change from two stages to one was decided,
-  when figures of the last items were known.
-- **The same budget**: all variants of a log have the same data, epochs and settings, chosen for the generative ones; a
-  multi-token window has more targets, so that {MT,OC} trains up to twice as long ([`yelp`](yelp.md#as-many-minutes-instead-of-epochs)
-  has the others at as many minutes). PinnerFormer and SASRec were not tuned on their own, but for the learning rate of
-  their tables where pages say so.
+  but figures of the last items were known when MovieLens-1M's number of epochs was set, after the training loss, and
+  when Amazon's headline went from two stages to one.
+- **The same budget**: all variants of a log have the same data, epochs and settings, chosen for the generative ones. A
+  multi-token window has more targets, so that {MT,OC} trains up to twice as long; for `yelp` [the others at as many
+  minutes](yelp.md#as-many-minutes-instead-of-epochs) stand beside. PinnerFormer and SASRec were not tuned on their own,
+  but for the rate of their tables on `trivago` and Amazon.
 - **Time**: users are held out, not a period. A model that knows times has seen what *other* users did before and after.
-  All but SASRec and the counting baselines read the history's; that of the request itself, and its surface, are known to
-  the steps after the first, and to the first where there is no history. One embedding, PinnerFormer's or a first step's,
-  does not know them: rows *ahead of the request* judge the others without, too.
+  All but SASRec and the counting baselines read the times of the history. Time and surface of the request itself are
+  known to the steps after the first, and to the first where there is no history, but not to PinnerFormer: in rows
+  *ahead of the request* nobody knows them.
 - **Release**: each page says with which options `pinrec release` serves what it judges.
 """
 _RUN_AGAIN = """## Run it again
@@ -168,11 +169,13 @@ def _readme(
             ]
     lines += ["## All runs, ablations and sweeps", ""]
     for study in studies:
-        dataset = study.plain["dataset"]
+        dataset = study.dataset
         lines.append(
             f"- [{study.plain['title']}]({study.name}.md): {dataset['users']:,} users, {dataset['items']:,} items, "
             f"{dataset['events']:,} events"
         )
+        if study.name in notes:
+            lines.append(indent(notes[study.name].strip(), "  "))
     lines += ["", *_missing(missing), *_protocols(studies), *_machines(studies), _RUN_AGAIN]
     return "\n".join(lines)
 
@@ -234,13 +237,14 @@ def _machines(studies: Sequence[StudyResult]) -> list[str]:
 
 
 def _notes(path: Path) -> dict[str, str]:
-    """Hand-written text by group of claims. Raises ``ConfigError`` for a group that is not there."""
+    """Hand-written text by group of claims or study. Raises ``ConfigError`` for one that is not there."""
     if not path.is_file():
         return {}
     try:
         raw = tomllib.loads(path.read_text("utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: expected TOML, {error}") from error
-    unknown = sorted(set(raw) - set(claims.GROUPS))
-    require(not unknown, f"{path} keys", unknown, f"only {list(claims.GROUPS)}", error=ConfigError)
+    known = [*claims.GROUPS, *study_names()]
+    unknown = sorted(set(raw) - set(known))
+    require(not unknown, f"{path} keys", unknown, f"only {known}", error=ConfigError)
     return raw

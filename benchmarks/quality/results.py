@@ -50,6 +50,8 @@ class StudyResult:
     def __init__(self, plain: dict[str, Any]) -> None:
         self.plain = plain
         self.name: str = plain["study"]
+        self.dataset: dict[str, Any] = plain["dataset"]
+        self.log: dict[str, int] = plain["dataset"]["log"]  # what `pinrec prepare` counted
         self.outcomes: list[str] = list(plain["dataset"]["outcomes"])
         self.runs: dict[str, Any] = plain["runs"]
 
@@ -76,7 +78,7 @@ def load_all(folder: Path) -> list[StudyResult]:
         try:
             found.append(StudyResult(json.loads(path.read_text("utf-8"))))
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}: expected the results of a study ({error})") from error
+            raise DataError(f"{path}: expected the results of a study; collect them again ({error!r})") from error
     return found
 
 
@@ -88,7 +90,7 @@ def collect(study: Study, places: Sequence[Place], dataset: Path, pairs: Pairs) 
     pairs = [*pairs, *_ablation_pairs(study)]
     measures = {measure.key: measure for measure in _list_measures(study)}
     return {
-        "study": study.name, "title": study.title, "dataset": dataset_card(dataset),
+        "study": study.name, "title": study.title, "dataset": dataset_card(dataset) | {"filter": study.filter},
         "split": {"evaluation_share": study.evaluation_share, "held_out_last": study.held_out_last},
         "evaluation": asdict(study.evaluation),
         "machines": machines, "runs": runs, "not_run": _not_run(study, trained),

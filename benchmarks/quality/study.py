@@ -133,6 +133,7 @@ class Study:
     evaluation: EvaluationSettings
     runs: dict[str, RunSpec]
     ablations: tuple[Ablation, ...] = field(default=())
+    filter: str = ""  # of the log by its publisher, in words
 
     def __post_init__(self) -> None:
         for run in self.runs.values():

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pinrec_core import objective as objective_module
 from pinrec_core.collate import collate, pad
@@ -67,6 +68,30 @@ def training_batch(seed: int = 0, lengths: tuple[int, ...] = (5, 12, 2)) -> Trai
         random_feature=torch.randint(-127, 128, (16, F), generator=generator).to(torch.int8),
         random_scale=torch.full((16,), 1 / 127),
     )
+
+
+def test_a_step_makes_nothing_of_the_size_of_the_catalogue():
+    """Forward and backward, every operator's results counted."""
+    largest = []
+    for catalogue_size in (1000, 10**9):
+        torch.manual_seed(0)
+        model = trainable_model(tiny_config(Variant.MT_OC, id_width=16)).train()
+        objective = Objective(model, ObjectiveConfig(random_negatives=16), catalogue_size=catalogue_size)
+        with LargestTensor() as seen:
+            objective(training_batch()).backward()
+        largest.append(seen.elements)
+    assert largest[0] == largest[1] > 0
+
+
+class LargestTensor(TorchDispatchMode):
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        results = func(*args, **(kwargs or {}))
+        for result in results if isinstance(results, (tuple, list)) else [results]:
+            if isinstance(result, torch.Tensor):
+                self.elements = max(self.elements, result.numel())
+        return results
 
 
 @pytest.mark.parametrize("variant", list(Variant))

@@ -17,9 +17,9 @@ def test_figures_pool_the_seeds_and_name_no_folder(place, result):
     assert found["value"] == pytest.approx(np.mean(by_seed), rel=1e-5)  # six digits are kept
     assert found["seeds"] == 2
     assert str(place) not in (place / "figures" / "yelp.json").read_text("utf-8")
-    by_kind = {of.evaluation: (of, against) for of, against in claims.pairs_of("yelp", result.outcomes)}
-    assert result.comparison(*by_kind["controllability"])["seeds"] == 1
-    assert result.comparison(*by_kind["held_out_offline"]) is not None
+    pairs = {f"{of.run} {of.evaluation} {other.run}": (of, other) for of, other in claims.pairs_of("yelp", ["click"])}
+    assert result.comparison(*pairs["oc controllability uc"])["seeds"] == 1
+    assert result.comparison(*pairs["uc held_out_offline pinnerformer"]) is not None
     assert set(result.plain["controllability"]) == {"oc"}
 
 

@@ -156,10 +156,16 @@ def test_the_committed_summary_is_what_its_figures_say(tmp_path):
         pytest.skip("no summary has been made yet: python -m benchmarks.quality report")
     rows = json.loads(summary.read_text("utf-8"))
     check_rows(rows)
+    assert [row["claim"] for row in rows if row["goal"] and row["seeds"] < 3] == []
     readme = tmp_path / "top.md"
     readme.write_bytes(report.README.read_bytes())
-    assert report.write_report(FOLDER, tmp_path, readme) == rows
+    again = tmp_path / "results"
+    again.mkdir()
+    (again / report.NOTES_FILE).write_bytes((report.FOLDER / report.NOTES_FILE).read_bytes())
+    assert report.write_report(FOLDER, again, readme) == rows
     assert readme.read_text("utf-8") == report.README.read_text("utf-8")
+    pages = {path.name: path.read_text("utf-8") for path in again.glob("*.md")}
+    assert pages == {path.name: path.read_text("utf-8") for path in report.FOLDER.glob("*.md")}
 
 
 def check_rows(rows: list[dict]) -> None:

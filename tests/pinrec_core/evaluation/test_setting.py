@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,7 @@ import pytest
 
 from pinrec_core.catalogue import FILE_NAME, ItemCatalogue, write_catalogue
 from pinrec_core.errors import ConfigError, DataError
-from pinrec_core.evaluation.cases import held_out_cases
+from pinrec_core.evaluation.cases import ahead_of_request, held_out_cases
 from pinrec_core.evaluation.result import compare, compare_at_equal_distinct_items
 from pinrec_core.evaluation.setting import HELD_OUT_LAST_KEY, Protocol, Setting, judge, open_subject
 from pinrec_core.publishing import publish
@@ -93,6 +94,28 @@ def test_calibration_is_that_of_a_release_whatever_is_judged(run, dataset):
         of_protocol.append([(c.user_id, len(c.history)) for c in calibration])
     assert of_protocol[0] == of_protocol[1]
     assert min(length for _, length in of_protocol[0]) > 0
+
+
+def test_ahead_of_the_request_nothing_of_it_is_known(run, dataset):
+    """Neither to those who are judged nor to those a model is calibrated on; the targets are the same."""
+    catalogue = ItemCatalogue.open(dataset)
+    online, offline = (
+        Setting.for_subjects([str(run.folder)], protocol=protocol, targets=4)
+        for protocol in (Protocol.HELD_OUT, Protocol.HELD_OUT_OFFLINE)
+    )
+    for known, ahead in zip(
+        [*online.cases(catalogue), *online.calibration_cases(catalogue)],
+        [*offline.cases(catalogue), *offline.calibration_cases(catalogue)],
+        strict=True,
+    ):
+        assert known.user_id == ahead.user_id
+        assert known.target_row.tolist() == ahead.target_row.tolist()
+        history = known.history
+        assert (ahead.request_surface, ahead.request_time) == (history.surface[-1], history.timestamp[-1])
+        assert known.request_time > ahead.request_time
+    first = next(iter(online.cases(catalogue)))
+    cold = replace(first, history=first.history.take(slice(0, 0)))
+    assert ahead_of_request(cold) is cold
 
 
 def test_what_cannot_be_judged_is_refused(release, run, dataset, tmp_path):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import chain
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pinrec_core.config import TrainingConfig
@@ -56,6 +59,25 @@ def test_an_epoch_is_every_interaction_of_the_users_that_are_not_held_out(datase
 def test_the_last_interactions_of_every_user_are_left_out(dataset):
     passed = draws(dataset, TrainingConfig(evaluation_share=EVALUATION_SHARE, batch_users=5, held_out_last=2))
     assert interactions(passed) == expected_interactions(dataset, without=2)
+
+
+def test_memory_does_not_grow_with_the_number_of_users(dataset, tmp_path, monkeypatch):
+    """Nor do the batches that are held: one shuffle buffer, one batch of rows and a file's open pages."""
+    monkeypatch.setattr(batches, "SHUFFLE_BUFFER", 64)
+    table = pa.concat_tables(pq.read_table(part) for part in sorted((dataset / SEQUENCES).glob("part-*.parquet")))
+    most = []
+    for times in (2, 16):
+        folder = tmp_path / str(times)
+        folder.mkdir()
+        pq.write_table(pa.concat_tables([table] * times), folder / "part-0.parquet", row_group_size=64)
+        arrow = pa.total_allocated_bytes()
+        tracemalloc.start()
+        peak_arrow = 0
+        for _ in epoch_batches(folder, MODEL, TRAINING, num_users=times * len(table), epoch=0):
+            peak_arrow = max(peak_arrow, pa.total_allocated_bytes() - arrow)
+        most.append(tracemalloc.get_traced_memory()[1] + peak_arrow)
+        tracemalloc.stop()
+    assert most[1] < 1.5 * most[0]  # the footer of a file grows with its row groups
 
 
 def test_processes_share_the_users_out(dataset):
