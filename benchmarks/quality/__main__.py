@@ -146,6 +146,7 @@ def run_study(
 ) -> dict[str, str]:  # fmt: skip
     """→ why each piece that failed did. ``given`` is what the study was named as."""
     started = time.monotonic()
+    out.mkdir(parents=True, exist_ok=True)  # refused now, not after hours of work
     with locked(work, study):
         dataset = prepared(study, data, datasets)
         judge.check(study, dataset)

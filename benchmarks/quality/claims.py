@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.quality.measures import Measure
-from benchmarks.quality.protocols import protocol
+from benchmarks.quality.protocols import protocol, run_again
 from benchmarks.quality.results import StudyResult
 from pinrec_core.evaluation.result import EQUAL_DISTINCT_ITEMS
 
@@ -115,7 +115,7 @@ class Claim:
             "claim": self.claim, "dataset": result.name, "protocol": protocol(result, self.of.evaluation),
             "metric": self.metric + _embeddings(self.metric, self.of.evaluation, result), **compared,
             "goal": None if self.goal is None else str(self.goal),
-            "command": f"python -m benchmarks.quality run {self.study} && python -m benchmarks.quality report",
+            "command": run_again(self.study),
         }  # fmt: skip
         if self.goal is None:
             return row | {"reached": None, "certain": None}

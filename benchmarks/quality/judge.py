@@ -38,6 +38,11 @@ from pinrec_core.output_folder import built_beside
 from pinrec_core.training import Progress, Run, train
 
 CHECKPOINT_SECONDS = 60.0
+_PROTOCOLS = {
+    "held_out": Protocol.HELD_OUT, "cold": Protocol.COLD, "held_out_offline": Protocol.HELD_OUT_OFFLINE,
+    "leave_one_out": Protocol.LEAVE_ONE_OUT,
+}  # fmt: skip
+"""Of the kinds that give lists; the others judge by the first."""
 _LOG_COUNTS = ("rows_read", "collapsed_events", "quarantined_events", "query_events")
 
 
@@ -55,13 +60,15 @@ class Findings:
 
 
 def check(study: Study, dataset: Path) -> None:
-    """Build every model's shape and every evaluation's settings, so that a slip is refused before hours of work.
+    """Build every model's shape and every evaluation's settings and find somebody to judge, so that a slip is refused
+    before hours of work.
 
     Raises ``ConfigError`` with the run's name in front.
     """
     manifest = DatasetManifest.load(dataset)
     unknown = [name for name in study.evaluation.budget if name not in manifest.outcomes]
     require(not unknown, "evaluation.budget", unknown, f"outcomes of {list(manifest.outcomes)}", error=ConfigError)
+    _check_somebody_is_judged(study, dataset, manifest)
     for run in study.runs.values():
         if run.recommender is not None:
             continue
@@ -74,6 +81,24 @@ def check(study: Study, dataset: Path) -> None:
                     with_embeddings(default_generation(model), model, embeddings=embeddings, offsets=offsets)
         except ConfigError as error:
             raise ConfigError(f"{study.name}, run {run.name!r}: {error}") from error
+
+
+def _check_somebody_is_judged(study: Study, dataset: Path, manifest: DatasetManifest) -> None:
+    catalogue = ItemCatalogue.open(dataset)
+    kinds = {kind for run in study.runs.values() for kind in run.evaluations}
+    for protocol in sorted({_PROTOCOLS.get(kind, Protocol.HELD_OUT) for kind in kinds}):
+        setting = _setting(study, dataset, manifest, protocol)
+        require(next(setting.cases(catalogue), None) is not None, "evaluation.targets", study.evaluation.targets,
+                f"so few that a user for the protocol {protocol} has them, with "
+                f"split.evaluation_share={study.evaluation_share}", error=ConfigError)  # fmt: skip
+
+
+def _setting(study: Study, dataset: Path, manifest: DatasetManifest, protocol: Protocol) -> Setting:
+    return Setting(
+        dataset=dataset, manifest=manifest, protocol=protocol, evaluation_share=study.evaluation_share,
+        held_out_last=study.held_out_last, targets=study.evaluation.targets,
+        max_users=None if protocol.left_out else study.evaluation.max_users,
+    )  # fmt: skip
 
 
 def train_run(
@@ -156,19 +181,19 @@ class _Judge:
 
     def held_out(self) -> Findings:
         """Recall, diversity and coverage of held-out users at E embeddings, at equal items, and as served."""
-        return self._lists("held_out", Protocol.HELD_OUT)
+        return self._lists("held_out")
 
     def cold(self) -> Findings:
         """The same for the first items of users without a history."""
-        return self._lists("cold", Protocol.COLD)
+        return self._lists("cold")
 
     def held_out_offline(self) -> Findings:
         """As ``held_out``, of embeddings that are made ahead of the request."""
-        return self._lists("held_out_offline", Protocol.HELD_OUT_OFFLINE)
+        return self._lists("held_out_offline")
 
     def leave_one_out(self) -> Findings:
         """The last item of every user, against the whole catalogue without the seen items."""
-        return self._lists("leave_one_out", Protocol.LEAVE_ONE_OUT)
+        return self._lists("leave_one_out")
 
     def controllability(self) -> Findings:
         """All budget on each outcome in turn; a model without conditioning answers every outcome alike."""
@@ -236,8 +261,8 @@ class _Judge:
         """The held-out users, whom all evaluations but ``_lists`` go over."""
         return list(self._setting(Protocol.HELD_OUT).cases(self.catalogue))
 
-    def _lists(self, kind: str, protocol: Protocol) -> Findings:
-        settings, setting = self.settings, self._setting(protocol)
+    def _lists(self, kind: str) -> Findings:
+        settings, setting = self.settings, self._setting(_PROTOCOLS[kind])
         result = judge(
             self._subject(kind, setting), setting, k=settings.k, equal_embeddings=settings.embeddings,
             num_items=settings.num_items,
@@ -245,12 +270,7 @@ class _Judge:
         return Findings(figures=result.metrics, users={kind: result})
 
     def _setting(self, protocol: Protocol) -> Setting:
-        study, everybody = self.place.study, bool(protocol.left_out)
-        return Setting(
-            dataset=self.dataset, manifest=self.manifest, protocol=protocol, evaluation_share=study.evaluation_share,
-            held_out_last=study.held_out_last, targets=self.settings.targets,
-            max_users=None if everybody else self.settings.max_users,
-        )  # fmt: skip
+        return _setting(self.place.study, self.dataset, self.manifest, protocol)
 
     def _subject(self, kind: str, setting: Setting) -> Subject:
         if self.place.run.recommender is not None:

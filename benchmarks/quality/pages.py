@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.quality import plots, sweeps
 from benchmarks.quality.markdown import interval, number, sentence, slug, table
 from benchmarks.quality.measures import Measure
-from benchmarks.quality.protocols import log_filter, protocol
+from benchmarks.quality.protocols import log_filter, protocol, run_again
 from benchmarks.quality.results import LIST_MEASURES, StudyResult, ablation_evaluation
 from pinrec_core.config import Variant
 
@@ -55,7 +55,7 @@ def _heading(result: StudyResult) -> list[str]:
     return [
         f"# {result.plain['title']}", "",
         f"{dataset['users']:,} users, {dataset['items']:,} items; {log_filter(result)}; outcomes: {outcomes}.",
-        "", f"Run again: `python -m benchmarks.quality run {result.name} && python -m benchmarks.quality report`. "
+        "", f"Run again: `{run_again(result.name)}`. "
         "Figures are means over the seeds; brackets hold 95% confidence intervals from resampling users, with the "
         "seeds pooled: other seeds are not part of them.", "", *_not_run(result), *_release(result),
     ]  # fmt: skip

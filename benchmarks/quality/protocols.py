@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from benchmarks.quality.results import LIST_MEASURES, StudyResult
+from benchmarks.quality.study import study_names
 
 _TIES = "equal scores: of a counting baseline the earlier item first, of a model as Faiss orders them"
+
+
+def run_again(study: str) -> str:
+    """The command; a study of one's own is named by its file."""
+    name = study if study in study_names() else f"{study}.toml"
+    return f"python -m benchmarks.quality run {name} && python -m benchmarks.quality report"
 
 
 def log_filter(result: StudyResult) -> str:

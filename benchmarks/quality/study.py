@@ -1,6 +1,8 @@
 """A study: one dataset, the runs trained on it and how they are judged, read from ``studies/<name>.toml``.
 
-It knows names and settings, not how anything is trained or where results lie.
+It knows names and settings, not how anything is trained or where results lie. The classes here are the keys of the
+file: ``Study`` with ``[split]`` at the top, ``[evaluation]``, ``[[runs]]`` and ``[[ablations]]``; what ``[training]``
+says holds for all runs that say nothing else.
 """
 
 from __future__ import annotations
@@ -9,7 +11,9 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from pinrec_core.config import Preset, TrainingConfig, Variant, preset, with_changes
 from pinrec_core.errors import ConfigError, require
@@ -37,27 +41,28 @@ OF_LISTS = ("held_out", "cold", "held_out_offline", "leave_one_out")
 
 Spec = dict[str, Any]
 T = TypeVar("T")
+Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+"""Of a run or an ablation: part of the names of folders and files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationSettings:
     """How the runs of a study are judged."""
 
-    targets: int = 8  # Z: a user's last distinct items
-    k: int = 10  # items per embedding
-    embeddings: int = 12  # E: the same for all variants; a baseline of one embedding keeps its one
-    offsets: tuple[int, ...] = (1,)  # δ of a multi-token variant, as far as its Δmax reaches
-    outcome_embeddings: int = 4  # that the budget on one outcome buys: controllability
-    offsets_per_step: tuple[int, ...] = (1, 2, 4, 8, 16)  # W of the sweep
-    sweep_embeddings: int = 96  # its total per outcome: six steps, as in production, of 16 each
-    latency_requests: int = 200
+    targets: Count = 8  # Z: a user's last distinct items
+    k: Count = 10  # items per embedding
+    embeddings: Count = 12  # E: the same for all variants; a baseline of one embedding keeps its one
+    offsets: tuple[Count, ...] = (1,)  # δ of a multi-token variant, as far as its Δmax reaches
+    outcome_embeddings: Count = 4  # that the budget on one outcome buys: controllability
+    offsets_per_step: tuple[Count, ...] = (1, 2, 4, 8, 16)  # W of the sweep
+    sweep_embeddings: Count = 96  # its total per outcome: six steps, as in production, of 16 each
+    latency_requests: Count = 200
     budget: tuple[str, ...] = ()  # the outcomes that the budget sweep moves from and to
-    max_users: int | None = None  # None: all
-    num_items: int = 100  # served
+    max_users: Count | None = None  # None: all
+    num_items: Count = 100  # served
 
     def __post_init__(self) -> None:
-        for name in ("offsets", "offsets_per_step", "budget"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
         require(len(self.budget) in (0, 2), "budget", self.budget, "two outcomes: from, to", error=ConfigError)
 
 
@@ -65,21 +70,19 @@ class EvaluationSettings:
 class RunSpec:
     """A model to train, or a counting baseline to fit, once for every seed."""
 
-    name: str
+    name: Name
     title: str
     variant: str | None = None
     recommender: str | None = None  # instead of a variant: a name of BASELINES
     preset: str = "small"
     settings: tuple[str, ...] = ()  # as after ``pinrec train --set``; the study's own come first
-    epochs: int = 10
-    seeds: tuple[int, ...] = (0,)
+    epochs: Count = 10
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
     id_tables: str | None = None  # the run whose ID tables it starts from
     evaluations: tuple[str, ...] = ("held_out",)
 
     def __post_init__(self) -> None:
         where = f"runs.{self.name}"
-        for name in ("settings", "seeds", "evaluations"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
         require((self.variant is None) != (self.recommender is None), f"{where}.variant", self.variant,
                 "a variant or a recommender, one of the two", error=ConfigError)  # fmt: skip
         unknown = [name for name in self.evaluations if name not in EVALUATIONS]
@@ -110,15 +113,12 @@ class RunSpec:
 class Ablation:
     """Runs that differ in one thing, shown as one table against their reference."""
 
-    name: str
+    name: Name
     title: str
     reference: str
     runs: tuple[str, ...]
     note: str = ""
     loss_curves: bool = False  # also draw training and held-out loss by epoch
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "runs", tuple(self.runs))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,15 +128,23 @@ class Study:
     name: str
     title: str
     dataset: str
-    evaluation_share: float
-    held_out_last: int
+    evaluation_share: Annotated[float, Field(ge=0, lt=1)]
+    held_out_last: Annotated[int, Field(ge=0)]
     evaluation: EvaluationSettings
-    runs: dict[str, RunSpec]
+    runs: Annotated[dict[str, RunSpec], Field(min_length=1)]
     ablations: tuple[Ablation, ...] = field(default=())
     filter: str = ""  # of the log by its publisher, in words
 
     def __post_init__(self) -> None:
         for run in self.runs.values():
+            for kind in run.evaluations:  # of what no training saw
+                if kind == "leave_one_out":
+                    require(self.held_out_last > 0, "split.held_out_last", self.held_out_last,
+                            f"at least 1, which run {run.name!r} is judged on", error=ConfigError)  # fmt: skip
+                else:
+                    require(self.evaluation_share > 0, "split.evaluation_share", self.evaluation_share,
+                            f"a share of users above 0, whom run {run.name!r} is judged on",
+                            error=ConfigError)  # fmt: skip
             if run.id_tables is not None:
                 self._check_known(f"runs.{run.name}.id_tables", run.id_tables)
                 require(self.runs[run.id_tables].variant == Variant.DOT_PRODUCT, f"runs.{run.name}.id_tables",
@@ -218,6 +226,11 @@ def load_study(name: str) -> Study:
 
 def _study(name: str, raw: Mapping[str, Any]) -> Study:
     sections = dict(raw)
+    for key, kind, written in (
+        ("training", dict, "[training]"), ("split", dict, "[split]"), ("evaluation", dict, "[evaluation]"),
+        ("runs", list, "[[runs]]"), ("ablations", list, "[[ablations]]"),
+    ):  # fmt: skip
+        require(isinstance(sections.get(key, kind()), kind), key, raw.get(key), f"{written}", error=ConfigError)
     shared = dict(sections.pop("training", {}))
     settings = shared.pop("settings", [])
     runs = {}
@@ -228,7 +241,6 @@ def _study(name: str, raw: Mapping[str, Any]) -> Study:
         run = _build(RunSpec, "runs", merged)
         require(run.name not in runs, "runs.name", run.name, "a name of its own", error=ConfigError)
         runs[run.name] = run
-    require(bool(runs), "runs", [], "at least one [[runs]]", error=ConfigError)
     return _build(
         Study, "study",
         {"evaluation_share": 0.1, "held_out_last": 0}
@@ -247,6 +259,10 @@ def _build(kind: type[T], where: str, raw: Mapping[str, Any]) -> T:
     unknown = sorted(set(raw) - set(known))
     require(not unknown, f"{where} keys", unknown, f"only {known}", error=ConfigError)
     try:
-        return kind(**raw)
-    except TypeError as error:  # a key is missing
-        raise ConfigError(f"{where}: {error}") from error
+        return TypeAdapter(kind).validate_python(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, (where, *first["loc"])))
+        what = first["msg"].removeprefix("Input should be ")
+        got = "" if first["type"] == "missing" else f"={first['input']!r}"
+        raise ConfigError(f"{place}{got}: expected {what[0].lower()}{what[1:]}") from error
