@@ -46,7 +46,8 @@ run it again](#run-it-again).
   **ratio** is value over baseline.
 - **95% interval** of the ratio: users are resampled, the same ones for both sides, with the seeds pooled: it says what
   other users would have given, not what other seeds would. A published baseline is taken as exact. Diversity and
-  latency are not means over users and have none. A dash for a bound: there is none.
+  latency have none: users drawn twice bring no new items, and a latency is no mean over users. A dash for a bound:
+  there is none.
 - **goal** is judged on the ratio where it ends in x, else on the value. *reached* looks at the figure itself; *open*
   beside it: the interval spans the goal, other users could have decided otherwise. That a budget lowers the others
   counts only where it lifts its own outcome. **targets**: how many of them the figure is made of.
