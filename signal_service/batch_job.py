@@ -64,15 +64,15 @@ def run_batch_job(
     tell("starting Spark")
     joined_bytes = manifest.num_events * (manifest.feature_width + 64)
     with (
+        output_folder(
+            dataset / "signals" / "sequences", overwrite=True, is_replaceable=is_batch, kind="batch of sequences"
+        ) as folder,
         spark_session(
             name="pinrec-batch-signals",
             master=master,
             driver_memory=driver_memory,
             shuffle_partitions=max(2, math.ceil(joined_bytes / PARTITION_BYTES)),
         ) as spark,
-        output_folder(
-            dataset / "signals" / "sequences", overwrite=True, is_replaceable=is_batch, kind="batch of sequences"
-        ) as folder,
     ):
         tell(f"building sequences from {manifest.num_events:,} events")
         events = select_signals(_read(spark, dataset / "events"), manifest, start_time=start_time, end_time=end_time)

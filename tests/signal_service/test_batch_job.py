@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,17 +15,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from py4j.protocol import Py4JError
 from pyspark import SparkContext
+from pyspark.sql import SparkSession
 
 from pinrec_core.data.prepare import prepare_dataset
 from pinrec_core.data.schema import load_preset
 from pinrec_core.dataset import DatasetManifest
-from pinrec_core.errors import ConfigError, DataError
+from pinrec_core.errors import ConfigError, DataError, ServerError
 from pinrec_core.history import DTYPES, History
 from pinrec_core.ids import IdKind
 from pinrec_core.sequences import BatchInfo, iter_histories
 from signal_service.batch_job import run_batch_job
-from signal_service.spark_session import spark_session
+from signal_service.spark_session import check_spark, spark_session
 from tests.signal_service.builders import EVENTS, content_features, expected_sequences, random_log, write_prepared
 
 pytestmark = pytest.mark.spark
@@ -119,8 +123,59 @@ def test_what_is_no_master_is_refused_before_spark_starts(master):
     starting = spark_session(name="test", master=master, driver_memory="512m", shuffle_partitions=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SparkContext, "_active_spark_context", None)  # that of other tests
-        with pytest.raises(ConfigError, match="expected a Spark master"):
+        with pytest.raises(ConfigError, match=re.escape(f"--master={master!r}: expected a Spark master")):
             starting.__enter__()
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:{free}", "127.0.0.1:{free},127.0.0.1:x", "127.0.0.1", "127.0.0.1:99999"]
+)
+def test_a_master_that_does_not_answer_is_refused_before_spark_starts(address):
+    with socket.socket() as held:  # bound and not listening: the port refuses
+        held.bind(("127.0.0.1", 0))
+        master = "spark://" + address.format(free=held.getsockname()[1])
+        with pytest.raises(ServerError, match=f"--master='{master}': expected a Spark master that answers"):
+            check_spark(master)
+
+
+def test_a_master_that_answers_is_taken():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        check_spark(f"spark://127.0.0.1:1,127.0.0.1:{server.getsockname()[1]}")
+
+
+def test_what_java_says_when_spark_does_not_start_becomes_a_sentence(monkeypatch):
+    def fail(_: object) -> None:
+        raise Py4JError(
+            "An error occurred while calling None.X.\n: java.net.Something: not today\n\tat a.b.c(d.java:1)"
+        )
+
+    monkeypatch.setattr(SparkSession.Builder, "getOrCreate", fail)
+    for name in ("_active_spark_context", "_gateway", "_jvm"):  # those of other tests
+        monkeypatch.setattr(SparkContext, name, None)
+    monkeypatch.setattr(SparkSession, "_instantiatedSession", None)
+    starting = spark_session(name="test", master="local[1]", driver_memory="512m", shuffle_partitions=1)
+    with pytest.raises(ServerError) as refused:
+        starting.__enter__()
+    assert str(refused.value) == "--master='local[1]': expected Spark to start there, java.net.Something: not today"
+
+
+@pytest.mark.parametrize("moment", ["while it starts", "while it computes"])
+def test_an_interrupt_is_quiet_and_leaves_no_java_behind(moment):
+    script = (
+        "import os, signal, sys, threading; from pathlib import Path; from pyspark.sql import functions as F\n"
+        "from signal_service.spark_session import spark_session\n"
+        "interrupt = threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT))\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"if {moment!r} == 'while it starts': interrupt.start()\n"
+        "try:\n"
+        "    with spark_session(name='x', master='local[1]', driver_memory='512m', shuffle_partitions=1) as spark:\n"
+        "        interrupt.start()\n"
+        "        spark.range(10**13).select(F.sum(F.sqrt('id'))).collect()\n"
+        "except KeyboardInterrupt:\n"
+        "    print('children', Path(f'/proc/self/task/{os.getpid()}/children').read_text().split())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "children []", "")
 
 
 def test_a_folder_that_is_no_dataset(tmp_path):
