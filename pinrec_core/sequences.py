@@ -21,6 +21,7 @@ from pinrec_core.history import DTYPES, NO_OUTCOME, History
 
 BATCH_INFO_NAME = "batch.json"
 SEQUENCE_COLUMNS = ("user_id", *DTYPES)
+NO_SEQUENCES = "run `pinrec prepare` without --skip-signals"
 
 VALIDATION_SHARE = 0.25
 _HELD_OUT, _VALIDATION, _SAMPLE = 1, 2, 3  # hash seeds, one per question
@@ -54,7 +55,7 @@ class BatchInfo:
         """Read ``folder/batch.json``. Raises ``DataError`` when it is absent, damaged or has other keys."""
         path = Path(folder) / BATCH_INFO_NAME
         if not path.is_file():
-            raise DataError(f"{path}: expected the description of a batch; run the Spark job first")
+            raise DataError(f"{path}: expected the description of a batch; {NO_SEQUENCES}")
         try:
             raw = json.loads(path.read_text("utf-8"))
         except ValueError as error:
@@ -126,7 +127,7 @@ def iter_histories(
     """
     parts = sorted(Path(sequences).glob("part-*.parquet"))
     if not parts:
-        raise DataError(f"{sequences}: expected part-*.parquet files; run the Spark job first")
+        raise DataError(f"{sequences}: expected part-*.parquet files; {NO_SEQUENCES}")
     for part in parts:
         for batch in _batches(part, batch_users):
             yield from _histories_of(batch, keep_user, part)

@@ -35,7 +35,7 @@ def test_train_names_what_it_lacks(pinrec, dataset, tmp_path):
     (bad_manifest / "dataset.json").write_text("{")
     for arguments, code, message in [
         ((tmp_path / "nowhere", *out), 3, "expected a prepared dataset's manifest"),
-        ((no_signals, *out), 3, "run the Spark job first"),
+        ((no_signals, *out), 3, "run `pinrec prepare` without --skip-signals"),
         ((bad_manifest, *out), 3, "dataset.json: expected a dataset's manifest"),
         ((dataset, *out, "--out", tmp_path / "file"), 2, "expected a folder to write to"),
         ((dataset, *out, "--device", "nowhere"), 2, "device='nowhere': expected a torch device"),

@@ -95,7 +95,9 @@ def test_arrays_are_views_of_the_batch(tmp_path):
 
 
 def test_damage_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"expected part-\*\.parquet"):
+    with pytest.raises(
+        DataError, match=r"expected part-\*\.parquet files; run `pinrec prepare` without --skip-signals"
+    ):
         list(iter_histories(tmp_path))
     part = tmp_path / "part-0.parquet"
     two = [a_history(2, s) for s in range(2)]
@@ -119,7 +121,7 @@ def test_batch_info_round_trip(tmp_path):
 
 
 def test_batch_info_that_is_not_one(tmp_path):
-    with pytest.raises(DataError, match="run the Spark job first"):
+    with pytest.raises(DataError, match="run `pinrec prepare` without --skip-signals"):
         BatchInfo.load(tmp_path)
     INFO.save(tmp_path)
     raw = json.loads((tmp_path / "batch.json").read_text())
