@@ -10,6 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from pinrec_core.data.reader import Progress
     from pinrec_core.data.report import PrepareReport
     from pinrec_core.data.schema import DatasetSpec
 
@@ -50,6 +51,7 @@ def prepare(
     """
     import time
     from dataclasses import asdict
+    from functools import partial
 
     from pinrec_core.cli.console import phase_progress, print_json, stderr, stdout
     from pinrec_core.data.prepare import prepare_dataset
@@ -59,10 +61,15 @@ def prepare(
     require(end_time is None or end_time <= now, "--end-time", end_time,
             f"at most {now} (now): events before it are not looked for in the real-time store")  # fmt: skip
     spec, folder = _choose(preset, config, data)
-    with phase_progress() as advance:
-        report = prepare_dataset(spec, folder, out, now=now, overwrite=overwrite, progress=advance)
     if not skip_signals:
-        _build_signals(out, master, end_time)
+        from signal_service.spark_session import check_spark
+
+        check_spark(master)  # before the log is read, which may take hours
+    with phase_progress() as advance:
+        report = prepare_dataset(
+            spec, folder, out, now=now, overwrite=overwrite, progress=advance,
+            add_signals=None if skip_signals else partial(_build_signals, master, end_time, advance),
+        )  # fmt: skip
     if json_:
         print_json(asdict(report) | {"dataset": str(out)})
         return
@@ -70,7 +77,10 @@ def prepare(
     if report.quarantine:
         stdout.print(_quarantine_table(report))
         stderr.print(f"every row set aside is in {out / 'quarantine.parquet'}")
-    stderr.print(f"dataset written to {out}; next: pinrec train {out} --out runs/{out.name}")
+    if skip_signals:
+        stderr.print(f"dataset written to {out}; to train on it, prepare it without --skip-signals")
+    else:
+        stderr.print(f"dataset written to {out}; next: pinrec train {out} --out runs/{out.name}")
 
 
 def _choose(preset: str | None, config: Path | None, data: Path | None) -> tuple[DatasetSpec, Path]:
@@ -88,20 +98,17 @@ def _choose(preset: str | None, config: Path | None, data: Path | None) -> tuple
     raise ConfigError(f"expected one of --config FILE and --preset NAME, where NAME is one of {list(preset_names())}")
 
 
-def _build_signals(dataset: Path, master: str, end_time: int | None) -> None:
+def _build_signals(master: str, end_time: int | None, progress: Progress, dataset: Path) -> None:
     """The Spark job, then the key-value view of its output."""
-    from pinrec_core.cli.console import stderr
+    from pinrec_core.sequences import BatchInfo
     from signal_service.batch_job import run_batch_job
     from signal_service.batch_view import build_batch_view
 
-    with stderr.status("building sequences with Spark") as status:
-        run_batch_job(
-            dataset, master=master, end_time=end_time, progress=lambda phase: status.update(f"sequences: {phase}")
-        )
-        status.update("building the batch view")
-        build_batch_view(
-            dataset / "signals", progress=lambda users: status.update(f"building the batch view: {users:,} users")
-        )
+    progress("building sequences with Spark", 0, 1)
+    sequences = run_batch_job(dataset, master=master, end_time=end_time)
+    progress("building sequences with Spark", 1, 1)
+    users = BatchInfo.load(sequences).num_users
+    build_batch_view(dataset / "signals", progress=lambda done: progress("building the batch view", done, users))
 
 
 def _summary(report: PrepareReport) -> Table:

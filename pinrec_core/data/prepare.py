@@ -1,13 +1,14 @@
 """``prepare_dataset``: an event log and its items to a prepared dataset folder (``pinrec_core.dataset``).
 
-The log is streamed once and never held in memory; see ``staging``. Sequences (``signals/``) are the Spark job's.
+The log is streamed once and never held in memory; see ``staging``. Sequences (``signals/``) are the Spark job's, which
+the caller brings.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,9 @@ from pinrec_core.ids import IdKind, item_keys
 from pinrec_core.output_folder import output_folder
 from pinrec_core.text import text_encoder
 
+REALTIME = Path("signals/realtime")
+"""Where `pinrec serve` keeps the real-time events of a dataset by default."""
+
 _ENCODE_TEXTS = 1 << 16  # query texts encoded at once
 
 
@@ -42,11 +46,13 @@ def prepare_dataset(
     now: int,
     overwrite: bool = False,
     progress: Progress = lambda phase, done, total: None,
+    add_signals: Callable[[Path], None] | None = None,
 ) -> PrepareReport:
     """Prepare the log that ``spec`` describes in folder ``data``; the result appears at ``out`` in one step, or not.
 
-    ``now`` in Unix seconds: events more than a day ahead of it are set aside. Raises ``ConfigError`` for an encoder
-    that is not there and ``DataError`` for files that cannot be used as a whole or an ``out`` that exists.
+    ``now`` in Unix seconds: events more than a day ahead of it are set aside. ``add_signals`` completes the folder
+    before it appears. Raises ``ConfigError`` for an encoder that is not there and
+    ``DataError`` for files that cannot be used as a whole, or an ``out`` that exists or holds real-time events.
     """
     started = time.perf_counter()
     event_files = resolve_files(data, spec.events.files)
@@ -58,6 +64,7 @@ def prepare_dataset(
     with output_folder(
         Path(out), overwrite=overwrite, is_replaceable=lambda old: (old / MANIFEST_NAME).is_file(), kind="dataset"
     ) as folder:
+        _refuse_real_time_events(Path(out))
         features = ContentFeatures(text_encoder(spec.text_encoder), vector_width)
         with QuarantineWriter(folder) as quarantine:
             items = None
@@ -100,7 +107,20 @@ def prepare_dataset(
             quarantine=quarantine_entries(quarantine),
         )
         report.save(folder)
+        if add_signals:
+            add_signals(folder)
+        _refuse_real_time_events(Path(out))  # of a server that was started meanwhile
     return report
+
+
+def _refuse_real_time_events(out: Path) -> None:
+    """Replacing the dataset would delete them. Nor are they carried over: the new one's ids may mean other things."""
+    store = out / REALTIME
+    if store.exists():
+        raise DataError(
+            f"out={str(out)!r}: expected no real-time events in it, --overwrite would delete {store}; stop the server, "
+            f"then keep them elsewhere (`mv {store} STORE`, `pinrec serve --realtime STORE`) or remove that folder"
+        )
 
 
 def _id_kinds(

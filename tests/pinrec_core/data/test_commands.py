@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from pinrec_core.cli.prepare import prepare
 from pinrec_core.cli.synth import synth
 from pinrec_core.dataset import DatasetManifest
-from pinrec_core.errors import ConfigError, InvalidRequestError
+from pinrec_core.errors import ConfigError, DataError, InvalidRequestError
 
 app = typer.Typer()
 app.command()(prepare)
@@ -39,6 +39,33 @@ def test_synth_then_prepare(tmp_path):
 def test_a_batch_cannot_end_after_now(tmp_path):
     with pytest.raises(InvalidRequestError, match="--end-time=99999999999: expected at most"):
         call("prepare", "--preset", "ml100k", "--data", tmp_path, "--out", tmp_path / "out", "--end-time", 99999999999)
+
+
+def test_what_is_no_master_is_refused_before_the_log_is_looked_for(tmp_path):
+    with pytest.raises(ConfigError, match="--master='loca': expected a Spark master such as"):
+        call("prepare", "--preset", "ml100k", "--data", tmp_path, "--out", tmp_path / "out", "--master", "loca")
+
+
+def test_a_batch_that_would_end_before_the_log_begins_leaves_the_old_dataset(tmp_path):
+    log, dataset = tmp_path / "log", tmp_path / "dataset"
+    call("synth", "--users", 40, "--items", 150, "--events", 2000, "--out", log, "--json")
+    prepare = ("prepare", "--config", log / "dataset.toml", "--out", dataset, "--json")
+    call(*prepare, "--skip-signals")
+    (dataset / "signals").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(DataError, match="end_time=5: expected above"):
+        call(*prepare, "--overwrite", "--end-time", 5)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_next_step_is_one_that_works(tmp_path):
+    call("synth", "--users", 40, "--items", 150, "--events", 2000, "--out", tmp_path, "--json")
+    result = CliRunner().invoke(
+        app, ["prepare", "--config", str(tmp_path / "dataset.toml"), "--out", str(tmp_path / "out"), "--skip-signals"]
+    )
+    said = " ".join(result.stderr.split())
+    assert said.endswith("to train on it, prepare it without --skip-signals")
+    assert "pinrec train" not in said
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -293,3 +294,36 @@ def test_a_failed_preparation_leaves_the_old_dataset(run, tmp_path):
     folder: Path = tmp_path / "out"
     assert pq.read_table(folder / "events").to_pylist() == before
     assert {p.name for p in tmp_path.iterdir()} == {"log", "out"}
+
+
+def test_signals_are_part_of_the_dataset_or_there_is_none(run, log, tmp_path):
+    def fail(dataset: Path) -> None:
+        assert (dataset / "dataset.json").is_file()
+        (dataset / "signals").mkdir()
+        raise DataError("no Spark today")
+
+    before = run([event()]).events
+    for out, overwrite in ((tmp_path / "out", True), (tmp_path / "other", False)):
+        with pytest.raises(DataError, match="no Spark today"):
+            prepare_dataset(SPEC, log, out, now=NOW, overwrite=overwrite, add_signals=fail)
+    assert pq.read_table(tmp_path / "out" / "events").to_pylist() == before
+    assert not (tmp_path / "out" / "signals").exists()
+    assert {p.name for p in tmp_path.iterdir()} == {"log", "out"}
+
+
+def test_real_time_events_are_never_replaced(run, log, tmp_path):
+    """Neither those that were there before nor those that a server began to keep meanwhile."""
+    run([event()])
+    store = tmp_path / "out" / "signals" / "realtime"
+    refused = re.escape(f"--overwrite would delete {store}; stop the server, then keep them elsewhere (`mv {store} ")
+
+    def serve(dataset: Path) -> None:
+        store.mkdir(parents=True)
+        (store / "CURRENT").write_text("MANIFEST-000005")
+
+    for add_signals in (serve, None):
+        with pytest.raises(DataError, match=refused):
+            prepare_dataset(SPEC, log, tmp_path / "out", now=NOW, overwrite=True, add_signals=add_signals)
+        assert (store / "CURRENT").read_text() == "MANIFEST-000005"
+    store.rename(tmp_path / "elsewhere")
+    prepare_dataset(SPEC, log, tmp_path / "out", now=NOW, overwrite=True)
