@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 
-from pinrec_core.cli.console import progress
+from pinrec_core.cli.evaluation_progress import users_progress
 from pinrec_core.cli.evaluation_tables import ratio_cell
 from pinrec_core.errors import ConfigError, require
 from pinrec_core.evaluation.budget_sweep import SweepPoint, count_outcomes, sweep_budget
@@ -40,7 +40,7 @@ class Studies:
 
     @property
     def any(self) -> bool:
-        return bool(self.matrix or self.sweep_steps or self.sweep_budget or self.precision)
+        return self.matrix or self.precision or self.sweep_steps is not None or self.sweep_budget is not None
 
     def check(self, subjects: Sequence[Subject]) -> None:
         """Refuse what cannot be measured, before anything is. Raises ``ConfigError``."""
@@ -61,6 +61,9 @@ class Studies:
             self.outcomes_swept(first)
         if self.sweep_steps is not None:
             indexed = first.indexed
+            variant = indexed.model.config.variant
+            require(not variant.one_embedding, "--sweep-steps: the first subject", first.name,
+                    f"a model that generates; a {variant} model has one embedding", error=ConfigError)  # fmt: skip
             for W in self.widths(first):
                 with_embeddings(
                     indexed.generation, indexed.model.config, embeddings=self.sweep_steps, offsets=range(1, W + 1)
@@ -75,8 +78,8 @@ class Studies:
         """Numbers of the two outcomes that ``--sweep-budget`` names."""
         names = _model([subject], 0, "the first subject").indexed.dataset.outcomes
         parts = (self.sweep_budget or "").split(":")
-        known = len(parts) == 2 and all(part in names for part in parts)
-        require(known, "--sweep-budget", self.sweep_budget, f"FROM:TO, each one of {list(names)}", error=ConfigError)
+        known = len(parts) == 2 == len(set(parts)) and all(part in names for part in parts)
+        require(known, "--sweep-budget", self.sweep_budget, f"FROM:TO, two of {list(names)}", error=ConfigError)
         return names.index(parts[0]), names.index(parts[1])
 
 
@@ -116,11 +119,10 @@ def run_studies(studies: Studies, subjects: Sequence[Subject], setting: Setting)
         return findings
     first = _model(subjects, 0, "the first subject")
     cases = list(setting.cases(first.catalogue))
-    with progress(count=True) as bar:
+    with users_progress() as begin:
 
-        def task(name: str, passes: int) -> Any:
-            number = bar.add_task(name, total=passes * len(cases))
-            return lambda done: bar.advance(number, done)
+        def task(name: str, passes: int) -> Callable[[int], None]:
+            return begin(name, passes * len(cases))
 
         if studies.matrix:
             second = _model(subjects, 1, "the second subject")
@@ -157,11 +159,12 @@ def _matrix(
 
 def _with_as_many_embeddings(reference: ModelSubject, subject: ModelSubject) -> ModelSubject:
     """The reference, generating as many embeddings as one outcome of the subject has. Raises ``ConfigError``."""
-    generation = subject.indexed.generation
-    equal = with_embeddings(
-        reference.indexed.generation, reference.indexed.model.config,
-        embeddings=generation.steps * len(generation.offsets),
-    )  # fmt: skip
+    generation, model = subject.indexed.generation, reference.indexed.model.config
+    wanted = generation.steps * len(generation.offsets)
+    require(wanted == 1 or not model.variant.one_embedding, "--matrix: the second subject", reference.name,
+            f"a model that generates {wanted} embeddings, as many as the first has for one outcome; a {model.variant} "
+            "model has one", error=ConfigError)  # fmt: skip
+    equal = with_embeddings(reference.indexed.generation, model, embeddings=wanted)
     return ModelSubject(reference.name, replace(reference.indexed, generation=equal))
 
 
