@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
+from pinrec_core.config import Variant
 from pinrec_core.errors import ConfigError
 
 Embeddings = Annotated[
@@ -31,3 +33,12 @@ def parse_offsets(text: str | None) -> tuple[int, ...] | None:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
         raise ConfigError(f"offsets={text!r}: expected whole numbers between commas, such as 1,2,4") from error
+
+
+def options_without_use(variant: Variant, *, embeddings: int | None, offsets: Sequence[int] | None) -> list[str]:
+    """Those of the two options that ask for what a model of this variant cannot generate."""
+    unused = {
+        "--embeddings": variant.one_embedding and embeddings not in (None, 1),
+        "--offsets": not variant.multi_token and offsets is not None and tuple(offsets) != (1,),
+    }
+    return [option for option, is_unused in unused.items() if is_unused]

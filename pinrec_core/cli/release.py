@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pinrec_core.cli.generation_options import Embeddings, Offsets, parse_offsets
+from pinrec_core.cli.generation_options import Embeddings, Offsets, options_without_use, parse_offsets
 
 
 def release(
@@ -22,13 +22,18 @@ def release(
     embeddings: Embeddings = None,
     offsets: Offsets = None,
     evaluate: Annotated[bool, typer.Option(help="Evaluate first and record the figures in the release.")] = True,
-    targets: Annotated[int, typer.Option(help="Z: items per held-out user to be recalled.")] = 8,
+    targets: Annotated[
+        int,
+        typer.Option(help="Z: items per held-out user to be recalled. Calibration takes 8 at most, fewer if need be."),
+    ] = 8,
     device: Annotated[str, typer.Option(help="Torch device of the model: cpu, cuda, cuda:1 …")] = "cpu",
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Freeze a run into a release: weights, ID embedder, index, catalogue, vocabularies, checksums.
 
-    The release is written beside and renamed into place; a failure leaves nothing behind.
+    The release is written beside and renamed into place; a failure leaves nothing behind. It is calibrated and judged
+    on held-out users or, where training held out none (--set training.evaluation_share=0), on the last items of all
+    (--set training.held_out_last=2). Where there are neither, a warning says so; the manifest says who it was.
 
     pinrec release runs/ml100k --releases releases
 
@@ -37,29 +42,48 @@ def release(
     """
     import datetime
 
-    from pinrec_core.cli.console import print_json, progress, stderr, stdout
+    from pinrec_core.cli.console import print_json, stderr, stdout
+    from pinrec_core.cli.evaluation_progress import users_progress
     from pinrec_core.cli.evaluation_tables import metrics_table
-    from pinrec_core.evaluation.setting import HELD_OUT_LAST_KEY, Setting, judge, open_run
+    from pinrec_core.errors import ConfigError, DataError
+    from pinrec_core.evaluation.setting import (
+        HELD_OUT_LAST_KEY,
+        NoCasesError,
+        Setting,
+        calibration_warning,
+        judge,
+        open_run,
+    )
     from pinrec_core.publishing import publish
-    from pinrec_core.release import EVALUATION_SHARE_KEY
+    from pinrec_core.release import EVALUATION_SHARE_KEY, MANIFEST_FILE
     from pinrec_core.training import Run
 
-    setting = Setting.for_subjects([str(run)], dataset=dataset, targets=targets, max_users=2000)
+    if (run / MANIFEST_FILE).is_file():
+        raise DataError(f"{run}: a release, expected a run, the folder that `pinrec train` wrote")
+    training_run = Run.load(run)
+    training, variant = training_run.training, training_run.model.variant
+    wanted = parse_offsets(offsets)
+    if unused := options_without_use(variant, embeddings=embeddings, offsets=wanted):
+        raise ConfigError(f"{', '.join(unused)}: expected none for {run}, a {variant} model has no use for it")
+    setting = Setting.for_release(training_run, dataset=dataset, targets=targets, max_users=2000)
     with stderr.status("indexing and calibrating"):
-        subject = open_run(str(run), setting, embeddings=embeddings, offsets=parse_offsets(offsets), device=device)
+        subject = open_run(str(run), setting, embeddings=embeddings, offsets=wanted, device=device)
+    if warning := calibration_warning(subject.indexed):
+        stderr.print(f"warning: {warning}", soft_wrap=True)
     result = None
-    if evaluate and any(True for _ in setting.cases(subject.catalogue)):
-        with progress(count=True) as bar:
-            task = bar.add_task("evaluating users", total=None)
-            result = judge(subject, setting, report=lambda done: bar.advance(task, done))
-    training = Run.load(run).training
+    if evaluate:
+        try:
+            with users_progress() as begin:
+                result = judge(subject, setting, report=begin("evaluating users", setting.max_users))
+        except NoCasesError as error:
+            stderr.print(f"warning: the release holds no figures: {error}", soft_wrap=True)
     split = {EVALUATION_SHARE_KEY: training.evaluation_share, HELD_OUT_LAST_KEY: training.held_out_last}
     with stderr.status("publishing") as status:
         published = publish(
             subject.indexed,
             dataset=setting.dataset,
             releases=releases,
-            metrics=split | (result.metrics if result else {}),
+            metrics=split | ({"protocol": result.protocol} | result.metrics if result else {}),
             now=datetime.datetime.now(datetime.UTC),
             make_current=make_current,
             report=lambda what: status.update(f"publishing: {what}"),

@@ -41,7 +41,7 @@ def evaluate_leave_one_out(
             users.append(case.user_id)
         report(len(part))
     if not users:
-        raise DataError("no user has an item to leave out and an interaction before it")
+        raise DataError("no case: expected at least one user to judge")
     at = np.array(ranks)
     hit = (at < k).astype(np.float64)
     arrays = {"rank": at, "hit": hit, "ndcg": hit / np.log2(at + 2)}

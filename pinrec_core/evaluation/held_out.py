@@ -78,7 +78,7 @@ def evaluate(
             columns.setdefault(name, []).append(values)
         report(len(part))
     if not users:
-        raise DataError("no held-out user has enough interactions: lower the number of targets or hold out more users")
+        raise DataError("no case: expected at least one user to judge")
     arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
     metrics: dict[str, Any] = {
         "users": len(users),

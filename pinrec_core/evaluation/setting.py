@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import chain
 from pathlib import Path
 
 from pinrec_core.baselines.co_occurrence import CoOccurrence
@@ -43,6 +44,14 @@ from pinrec_core.training import Run
 BASELINES = {fit.name: fit for fit in (Popularity, PopularityBySurface, CoOccurrence)}
 HELD_OUT_LAST_KEY = "held_out_last"
 """In a release's metrics: how many interactions at every user's end its training did not see."""
+CALIBRATED_ON_KEY = "calibrated_on"
+"""In a release's account of its index: whom it was calibrated on."""
+CALIBRATION_TARGETS = 8
+"""Most targets per user that a calibration asks for."""
+
+
+class NoCasesError(DataError):
+    """The protocol leaves no user, or none whose targets training did not see."""
 
 
 class Protocol(StrEnum):
@@ -107,9 +116,15 @@ class Setting:
             raise ConfigError(f"--dataset: expected the prepared dataset to judge on; {list(subjects)} {what}")
         for name, split in splits.items():
             if not protocol.left_out and not split.evaluation_share:
+                instead = (
+                    f"judge it with --protocol {Protocol.LEAVE_ONE_OUT}"
+                    if split.held_out_last
+                    else "train with --set training.evaluation_share=0.1, or with --set training.held_out_last=2 for "
+                    f"--protocol {Protocol.LEAVE_ONE_OUT}"
+                )
                 raise ConfigError(
                     f"{name}: trained with evaluation_share=0, expected users held out for --protocol {protocol}; "
-                    "judge it with --protocol leave-one-out"
+                    + instead
                 )
             if protocol.left_out > split.held_out_last:
                 raise ConfigError(
@@ -131,6 +146,35 @@ class Setting:
             max_users=max_users,
         )
 
+    @staticmethod
+    def for_release(
+        run: Run, *, dataset: Path | None = None, targets: int = 8, max_users: int | None = None
+    ) -> Setting:
+        """The setting in which a release of ``run`` is judged: on users held out or, where it was trained on all of
+        them, on the last item of each. ``judge`` refuses where training saw that too."""
+        folder = dataset or run.dataset
+        return Setting(
+            dataset=folder,
+            manifest=DatasetManifest.load(folder),
+            protocol=Protocol.HELD_OUT if run.training.evaluation_share else Protocol.LEAVE_ONE_OUT,
+            evaluation_share=run.training.evaluation_share,
+            held_out_last=run.training.held_out_last,
+            targets=targets,
+            max_users=max_users,
+        )
+
+    @property
+    def unseen(self) -> bool:
+        """Whether training did not see the targets."""
+        left_out = self.protocol.left_out
+        return left_out <= self.held_out_last if left_out else self.evaluation_share > 0
+
+    @property
+    def for_calibration(self) -> Setting:
+        """The same on the users, or where none are held out the items, that are for validation."""
+        protocol = Protocol.HELD_OUT_VALIDATION if self.evaluation_share else Protocol.LEAVE_ONE_OUT_VALIDATION
+        return replace(self, protocol=protocol, max_users=CALIBRATION_USERS)
+
     def cases(self, catalogue: ItemCatalogue) -> Iterator[EvaluationCase]:
         """A fresh stream of the cases, in rows of ``catalogue``."""
         if self.protocol.left_out:
@@ -146,11 +190,19 @@ class Setting:
     def calibration_cases(self, catalogue: ItemCatalogue) -> list[EvaluationCase]:
         """A sample of users with a history, as a release is calibrated on: of held-out users those for validation.
 
-        The protocols on users for validation judge the same ones, and are for choosing settings alone.
+        The protocols on users for validation judge the same ones, and are for choosing settings alone. Where few users
+        have enough items for ``targets``, fewer are asked for: the number that makes most targets in all.
         """
-        protocol = Protocol.HELD_OUT_VALIDATION if self.evaluation_share else Protocol.LEAVE_ONE_OUT_VALIDATION
-        cases = replace(self, protocol=protocol, max_users=CALIBRATION_USERS).cases(catalogue)
-        return list(map(ahead_of_request, cases) if self.protocol.offline else cases)
+
+        def num_targets(cases: list[EvaluationCase]) -> int:
+            return sum(len(case.target_row) for case in cases)
+
+        setting = self.for_calibration
+        Z = 1 if setting.protocol.left_out else min(self.targets, CALIBRATION_TARGETS)
+        found = list(replace(setting, targets=Z).cases(catalogue))
+        while (Z := Z // 2) and num_targets(found) < CALIBRATION_USERS * Z:
+            found = max(found, list(replace(setting, targets=Z).cases(catalogue)), key=num_targets)
+        return list(map(ahead_of_request, found)) if self.protocol.offline else found
 
     def training_histories(self) -> Iterator[History]:
         """What the subjects were trained on, as far as they agree."""
@@ -160,6 +212,8 @@ class Setting:
 def split_of(subject: str) -> Split:
     """What a run or a release says of its training. Raises ``DataError`` for a folder that is neither."""
     folder = Path(subject)
+    if not folder.exists():
+        raise DataError(f"{subject}: expected the folder of a run or release, or one of {sorted(BASELINES)}")
     if (folder / MANIFEST_FILE).is_file():
         metrics = Release.open(folder).manifest.metrics
         share = metrics.get(EVALUATION_SHARE_KEY, TrainingConfig().evaluation_share)
@@ -212,7 +266,33 @@ def open_run(
         run, setting.dataset, cases, generation=generation,
         compression_target=default_compression_target(run.model), device=device,
     )  # fmt: skip
-    return ModelSubject(name, indexed)
+    calibrated_on = {
+        "protocol": str(setting.for_calibration.protocol),
+        "users": len(cases),
+        "targets_per_user": len(cases[0].target_row) if cases else 0,
+        "unseen": setting.for_calibration.unseen,
+    }
+    return ModelSubject(name, replace(indexed, calibration=indexed.calibration | {CALIBRATED_ON_KEY: calibrated_on}))
+
+
+def calibration_warning(indexed: IndexedModel) -> str | None:
+    """What is wrong with whom a model was calibrated on, if anything is."""
+    on = indexed.calibration.get(CALIBRATED_ON_KEY)
+    if on is None:  # a release of before this was recorded
+        return None
+    if not on["users"]:
+        return (
+            f"calibrated on nobody: no user of --protocol {on['protocol']} has a history and an item after it, so "
+            "nprobe and the merge threshold are those of catalogue vectors and later steps are not discounted; train "
+            "with a larger --set training.evaluation_share"
+        )
+    if not on["unseen"]:
+        return (
+            "calibrated on items that training has seen: it held out no users and fewer than two items of each, so "
+            "later steps may weigh too much; train with --set training.evaluation_share=0.1 or "
+            "--set training.held_out_last=2"
+        )
+    return None
 
 
 def judge(
@@ -225,8 +305,26 @@ def judge(
     exclude_seen: bool = False,
     report: Callable[[int], None] = lambda _: None,
 ) -> EvaluationResult:
-    """The protocol's evaluation of one subject; ``equal_embeddings`` is the subject's own number unless given."""
+    """The protocol's evaluation of one subject; ``equal_embeddings`` is the subject's own number unless given.
+
+    Raises ``NoCasesError``.
+    """
+    if not setting.unseen:
+        raise NoCasesError(
+            f"{subject.name}: trained with evaluation_share={setting.evaluation_share:g}, "
+            f"held_out_last={setting.held_out_last}: expected users or items held out for --protocol {setting.protocol}"
+        )
     cases = setting.cases(subject.catalogue)
+    first = next(cases, None)
+    if first is None and not setting.protocol.left_out:
+        raise NoCasesError(
+            f"no held-out user has enough interactions for targets={setting.targets} with "
+            f"evaluation_share={setting.evaluation_share:g}: lower --targets or train with a larger "
+            "--set training.evaluation_share"
+        )
+    if first is None:
+        raise NoCasesError("no user has an item to leave out and an interaction before it")
+    cases = chain([first], cases)
     if setting.protocol.left_out:
         return evaluate_leave_one_out(subject, cases, k=k, protocol=setting.protocol, report=report)
     return evaluate(

@@ -5,9 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
-from pinrec_core.cli.main import main
+from pinrec_core.cli.main import app, main
+from pinrec_core.config import Variant
+from pinrec_core.dataset import SEQUENCES
+from pinrec_core.release import current_release
+from tests.pinrec_core.conftest import train_tiny
 
 
 @pytest.fixture
@@ -67,7 +74,7 @@ def test_evaluate_and_release_name_what_they_lack(pinrec, run, dataset, tmp_path
         (("evaluate", run.folder, "--targets", 4, "--k", 0), 2, "k=0: expected a value above 0"),
         (("evaluate", run.folder, "--targets", 0), 2, "targets=0: expected a value above 0"),
         (("evaluate", run.folder, "--max-users", 0), 2, "max_users=0: expected a value above 0"),
-        (("evaluate", run.folder, "--targets", 1000), 3, "no held-out user has enough interactions"),
+        (("evaluate", run.folder, "--targets", 1000), 3, "for targets=1000 with evaluation_share=0.3: lower"),
         (("release", tmp_path), 3, "expected a finished training run"),
         (("release", run.folder, "--targets", -1), 2, "targets=-1: expected a value above 0"),
     ]:
@@ -92,5 +99,87 @@ def test_a_release_cannot_be_released_again(pinrec, run, tmp_path):
     (published,) = (path for path in tmp_path.iterdir() if path.is_dir())
     metrics = json.loads((published / "manifest.json").read_text())["metrics"]
     assert metrics == {"evaluation_share": run.training.evaluation_share, "held_out_last": 0}
-    assert pinrec("release", published, "--dataset", run.dataset, *releases)[0] == 3
+    code, line = pinrec("release", published, *releases)
+    assert (code, "a release, expected a run" in line) == (3, True)
     assert "--dataset: expected the prepared dataset to judge on" in pinrec("evaluate", published)[1]
+
+
+def release(run_folder, *arguments: object) -> tuple[dict, str]:
+    """The manifest of a new release, and stderr."""
+    releases = run_folder.parent / f"releases-{run_folder.name}-{len(arguments)}"
+    shutil.rmtree(releases, ignore_errors=True)
+    options = ["release", str(run_folder), "--releases", str(releases), *map(str, arguments)]
+    done = CliRunner().invoke(app, options, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return json.loads((current_release(releases) / "manifest.json").read_text()), done.stderr
+
+
+def trained_with(run, folder, **training: float):
+    """The same run, as if other users and items had been held out."""
+    shutil.copytree(run.folder, folder)
+    plain = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(plain | {"training": plain["training"] | training}))
+    return folder
+
+
+def cut_to(items: int, dataset, folder):
+    """The same dataset with that many interactions per user."""
+    shutil.copytree(dataset, folder)
+    for part in (folder / SEQUENCES).glob("*.parquet"):
+        table = pq.read_table(part)
+        cut = [{k: v[:items] if isinstance(v, list) else v for k, v in row.items()} for row in table.to_pylist()]
+        pq.write_table(pa.Table.from_pylist(cut, schema=table.schema), part)
+    return folder
+
+
+def test_a_release_is_calibrated_whatever_its_figures_are_of(run, tmp_path):
+    folder = trained_with(run, tmp_path / "run")
+    judged, said = release(folder)
+    assert "warning" not in said
+    assert judged["index"]["calibrated_on"]["unseen"]
+    not_judged, said = release(folder, "--targets", 100_000)
+    assert "warning: the release holds no figures: no held-out user has enough interactions for targets=100000" in said
+    assert "unordered_recall" not in not_judged["metrics"]
+    for part in ("generation", "index"):
+        assert not_judged[part] == judged[part]
+
+
+def test_users_of_few_items_calibrate_with_fewer_targets(run, dataset, tmp_path):
+    folder = trained_with(run, tmp_path / "run")
+    manifest, said = release(folder, "--dataset", cut_to(4, dataset, tmp_path / "short"))
+    assert manifest["index"]["calibrated_on"]["targets_per_user"] == 2
+    assert "calibrated on nobody" not in said
+    assert "the release holds no figures" in said
+
+
+def test_a_release_calibrated_on_nobody_says_so(run, dataset, tmp_path):
+    folder = trained_with(run, tmp_path / "run")
+    manifest, said = release(folder, "--dataset", cut_to(1, dataset, tmp_path / "short"))
+    assert "warning: calibrated on nobody: no user of --protocol held-out-validation has a history" in said
+    assert manifest["index"]["calibrated_on"]["users"] == 0
+
+
+def test_a_run_trained_on_all_users_is_released(run, tmp_path):
+    manifest, said = release(trained_with(run, tmp_path / "items", evaluation_share=0.0, held_out_last=2))
+    assert "warning" not in said
+    assert manifest["index"]["calibrated_on"]["protocol"] == "leave-one-out-validation"
+    assert manifest["metrics"]["protocol"] == "leave-one-out"
+    assert manifest["metrics"]["ndcg"] > 0
+    nothing_held_out = trained_with(run, tmp_path / "nothing", evaluation_share=0.0)
+    manifest, said = release(nothing_held_out)
+    assert "warning: calibrated on items that training has seen" in said
+    assert "warning: the release holds no figures" in said
+    assert not manifest["index"]["calibrated_on"]["unseen"]
+    assert manifest["metrics"] == {"evaluation_share": 0.0, "held_out_last": 0}
+
+
+def test_a_baseline_is_not_released_as_what_it_is_not(pinrec, dataset, tmp_path):
+    for variant, options, unused in [
+        (Variant.PINNERFORMER, ("--embeddings", 48, "--offsets", "1,7"), "--embeddings, --offsets"),
+        (Variant.UC, ("--offsets", "1,2"), "--offsets"),
+    ]:
+        folder = train_tiny(dataset, tmp_path / variant, epochs=1, variant=variant).folder
+        code, line = pinrec("release", folder, "--releases", tmp_path / "releases", *options)
+        assert code == 2
+        assert f"{unused}: expected none for {folder}, a {variant} model has no use for it" in line
+    assert not (tmp_path / "releases").exists()

@@ -68,5 +68,5 @@ def test_a_model_ranks_by_the_outcomes_mixture(subject, cases):
 
 
 def test_no_case_is_a_clear_error(subject):
-    with pytest.raises(DataError, match="no user has an item to leave out"):
+    with pytest.raises(DataError, match="no case: expected at least one user to judge"):
         evaluate_leave_one_out(subject, [])

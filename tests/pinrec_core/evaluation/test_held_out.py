@@ -97,5 +97,5 @@ def test_numbers_below_one_and_no_case_are_refused(popular):
     for name in ("k", "num_items", "equal_embeddings"):
         with pytest.raises(ConfigError, match=f"{name}=0: expected a value above 0"):
             judged(popular, **{name: 0})
-    with pytest.raises(DataError, match="no held-out user has enough interactions"):
+    with pytest.raises(DataError, match="no case: expected at least one user to judge"):
         evaluate(popular, [], outcomes=("like",), surfaces=("",))

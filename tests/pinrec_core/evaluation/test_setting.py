@@ -129,6 +129,8 @@ def test_what_cannot_be_judged_is_refused(release, run, dataset, tmp_path):
     (everybody / "run.json").write_text(json.dumps(plain))
     with pytest.raises(ConfigError, match="evaluation_share=0, expected users held out for --protocol cold"):
         Setting.for_subjects([str(everybody)], protocol=Protocol.COLD)
+    with pytest.raises(ConfigError, match=r"or with --set training\.held_out_last=2 for --protocol leave-one-out$"):
+        Setting.for_subjects([str(everybody)])
     with pytest.raises(ConfigError, match="held_out_last=0, expected at least 1"):
         Setting.for_subjects([str(run.folder)], protocol=Protocol.LEAVE_ONE_OUT)
     with pytest.raises(ConfigError, match="held_out_last=1, expected at least 2"):
