@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pinrec_core.cli.generation_options import Embeddings, Offsets, parse_offsets
+from pinrec_core.cli.generation_options import Embeddings, Offsets, options_without_use, parse_offsets
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pinrec_core.evaluation.setting import Protocol
+    from pinrec_core.evaluation.subjects import Subject
 
 
 def evaluate(
+    context: typer.Context,
     subject: Annotated[
         list[str],
         typer.Argument(
@@ -67,6 +75,7 @@ def evaluate(
         Path | None,
         typer.Option(help="Save metrics.json and users.parquet of every subject here.", show_default=False),
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the evaluation at --out.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Judge models on users they were not trained on, beside baselines.
@@ -92,14 +101,18 @@ def evaluate(
     pinrec evaluate runs/globo popularity-by-surface --protocol cold
     """
     from pinrec_core.cli import evaluation_tables as tables
-    from pinrec_core.cli.console import print_json, progress, stderr, stdout
+    from pinrec_core.cli.console import print_json, stderr, stdout
+    from pinrec_core.cli.evaluation_progress import users_progress
     from pinrec_core.cli.evaluation_studies import Studies, run_studies
     from pinrec_core.errors import ConfigError, require
-    from pinrec_core.evaluation.setting import Protocol, Setting, judge, open_subject
+    from pinrec_core.evaluation.result import is_results
+    from pinrec_core.evaluation.setting import BASELINES, Protocol, Setting, judge, open_subject
+    from pinrec_core.output_folder import output_folder
 
     protocols = [p.value for p in Protocol]
     require(protocol in protocols, "protocol", protocol, f"one of {protocols}", error=ConfigError)
-    require(len(set(subject)) == len(subject), "subjects", subject, "each of them once", error=ConfigError)
+    different = {name if name in BASELINES else Path(name).resolve() for name in subject}
+    require(len(different) == len(subject), "subjects", subject, "each of them once", error=ConfigError)
     chosen = Protocol(protocol)
     studies = Studies(
         matrix=matrix, sweep_steps=sweep_steps, sweep_budget=sweep_budget, precision=precision, k=k,
@@ -109,39 +122,39 @@ def evaluate(
         subject, dataset=dataset, protocol=chosen, targets=targets,
         max_users=max_users if max_users is not None or chosen.left_out else 2000,
     )  # fmt: skip
-    opened = []
     wanted = parse_offsets(offsets)
-    for name in subject:
-        with stderr.status(f"opening {name}"):
-            opened.append(open_subject(name, setting, embeddings=embeddings, offsets=wanted, device=device))
-    studies.check(opened)
-    equal_embeddings = max(one.embeddings for one in opened)
-    numbers = {one.name: one.embeddings for one in opened if one.embeddings > 1}
-    if len(set(numbers.values())) > 1:
-        stderr.print(f"note: {numbers} embeddings per user: recall@k favours the larger; --embeddings makes them equal")
-    results = []
-    with progress(count=True) as bar:
-        for one in opened:
-            task = bar.add_task(one.name, total=setting.max_users)
-
-            def report(done: int, task: object = task) -> None:
-                bar.advance(task, done)  # type: ignore[arg-type]
-
-            results.append(
-                judge(
-                    one, setting, k=k, equal_embeddings=equal_embeddings, num_items=num_items,
-                    exclude_seen=exclude_seen, report=report,
-                )
-            )  # fmt: skip
-            bar.update(task, total=len(results[-1].user_id))
+    saved: AbstractContextManager[Path | None] = nullcontext()
     if out is not None:
-        for name, result in zip(tables.short_names(subject).values(), results, strict=True):
-            result.save(out / name)
-    comparisons = tables.comparisons(results)
-    if not json_:
-        for table in (tables.metrics_table(results, setting), tables.comparison_table(comparisons)):
-            if table.row_count:
-                stdout.print(table)
+        saved = output_folder(out, overwrite=overwrite, is_replaceable=is_results, kind="folder of evaluations")
+    with saved as folder:
+        opened = []
+        for name in subject:
+            with stderr.status(f"opening {name}"):
+                opened.append(open_subject(name, setting, embeddings=embeddings, offsets=wanted, device=device))
+        studies.check(opened)
+        if chosen.left_out:
+            _note_ignored(context, chosen, generates=studies.any)
+        if studies.any or not chosen.left_out:
+            _note_what_is_generated(opened, embeddings, wanted)
+        equal_embeddings = max(one.embeddings for one in opened)
+        results = []
+        with users_progress() as begin:
+            for one in opened:
+                report = begin(one.name, setting.max_users)
+                results.append(
+                    judge(
+                        one, setting, k=k, equal_embeddings=equal_embeddings, num_items=num_items,
+                        exclude_seen=exclude_seen, report=report,
+                    )
+                )  # fmt: skip
+        comparisons = tables.comparisons(results)
+        if not json_:
+            for table in (tables.metrics_table(results, setting), tables.comparison_table(comparisons)):
+                if table.row_count:
+                    stdout.print(table)
+        if folder is not None:
+            for name, result in zip(tables.short_names(subject).values(), results, strict=True):
+                result.save(folder / name)
     found = run_studies(studies, opened, setting)
     if json_:
         print_json(
@@ -156,3 +169,36 @@ def evaluate(
         return
     for table in found.tables():
         stdout.print(table)
+
+
+def _note_ignored(context: typer.Context, protocol: Protocol, *, generates: bool) -> None:
+    """Name the options given that a ranking of the whole catalogue has no use for; some are of use to studies."""
+    from pinrec_core.cli.console import stderr
+
+    names = ("targets",) if generates else ("targets", "num_items", "exclude_seen", "embeddings", "offsets")
+    known = [option for option in context.command.params if option.name in names]
+    given = [option.opts[0] for option in known if context.params[option.name] != option.default]
+    if given:
+        ignored = ", ".join(given)
+        stderr.print(
+            f"note: --protocol {protocol} ranks one target by one embedding; {ignored}: ignored", soft_wrap=True
+        )
+
+
+def _note_what_is_generated(subjects: Sequence[Subject], embeddings: int | None, offsets: Sequence[int] | None) -> None:
+    """Say what is to be known of the models before their figures are read."""
+    from pinrec_core.cli.console import stderr
+    from pinrec_core.evaluation.setting import calibration_warning
+    from pinrec_core.evaluation.subjects import ModelSubject
+
+    for one in subjects:
+        if not isinstance(one, ModelSubject):
+            continue
+        variant = one.indexed.model.config.variant
+        if unused := options_without_use(variant, embeddings=embeddings, offsets=offsets):
+            stderr.print(f"note: {one.name}: a {variant} model has no use for {', '.join(unused)}", soft_wrap=True)
+        if warning := calibration_warning(one.indexed):
+            stderr.print(f"warning: {one.name}: {warning}", soft_wrap=True)
+    numbers = {one.name: one.embeddings for one in subjects if one.embeddings > 1}
+    if len(set(numbers.values())) > 1:
+        stderr.print(f"note: {numbers} embeddings per user: recall@k favours the larger; --embeddings makes them equal")

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.table import Table
 
 from pinrec_core.evaluation.bootstrap import Interval
 from pinrec_core.evaluation.result import EvaluationResult, compare, compare_at_equal_distinct_items
-
-if TYPE_CHECKING:
-    from pinrec_core.evaluation.setting import Setting
+from pinrec_core.evaluation.setting import BASELINES, Setting
 
 RECALLS = {"hit": "unordered_recall", "hit_equal_items": "unordered_recall_equal_items", "served_hit": "served_recall"}
 """Arrays of the held-out protocols and the metrics that are their means."""
@@ -106,13 +105,19 @@ def comparison_table(found: Sequence[Comparison]) -> Table:
 
 
 def short_names(subjects: Sequence[str]) -> dict[str, str]:
-    """The last parts of the subjects' paths, as many as tell them apart: ``a/seed0`` and ``b/seed0``."""
-    parts = {subject: Path(subject).parts for subject in subjects}
+    """The last parts of the subjects' paths, as many as tell them apart: ``a/seed0`` and ``b/seed0``.
+
+    A name is a relative path without ``..``: a folder of that name lies in the folder it is made in.
+    """
+    parts = {
+        subject: (subject,) if subject in BASELINES else Path(os.path.abspath(subject)).parts[1:]
+        for subject in subjects
+    }  # fmt: skip
     for length in range(1, max(map(len, parts.values()), default=1) + 1):
         names = {subject: "/".join(found[-length:]) for subject, found in parts.items()}
         if len(set(names.values())) == len(names):
             return names
-    return {subject: subject for subject in subjects}
+    return {subject: f"{number}/{'/'.join(parts[subject])}" for number, subject in enumerate(subjects)}
 
 
 def ratio_cell(ratio: Interval) -> str:

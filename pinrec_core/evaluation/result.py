@@ -64,6 +64,11 @@ class EvaluationResult:
             raise DataError(f"{folder}: expected {METRICS_FILE} and {USERS_FILE} of an evaluation ({error})") from error
 
 
+def is_results(folder: Path) -> bool:
+    """Whether a folder holds what ``save`` writes, one evaluation or several, and nothing else."""
+    return all(path.is_dir() or path.name in (METRICS_FILE, USERS_FILE) for path in folder.rglob("*"))
+
+
 def compare(
     first: Sequence[EvaluationResult], other: Sequence[EvaluationResult], name: str, *, baseline_name: str | None = None
 ) -> Interval:
