@@ -16,6 +16,7 @@ The manifest is copied into every release, and both signal stores are checked ag
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -30,8 +31,32 @@ UNKNOWN_SURFACE = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetIdentity:
+    """What the numbers in a dataset mean. A training run remembers it: it fits no dataset that differs in it, whatever
+    the sizes."""
+
+    name: str
+    item_id_kind: str
+    outcomes: tuple[str, ...]
+    surfaces: tuple[str, ...]
+    feature_space: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "item_id_kind", str(IdKind(self.item_id_kind)))
+        for name in ("outcomes", "surfaces"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+
+    def differences(self, other: DatasetIdentity) -> Iterator[tuple[str, object, object]]:
+        """Name, this one's value and the other's, of every field in which they differ."""
+        for field in fields(self):
+            own, others = getattr(self, field.name), getattr(other, field.name)
+            if own != others:
+                yield field.name, own, others
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetManifest:
-    """The identity of a prepared dataset.
+    """What is known of a prepared dataset as a whole.
 
     ``outcomes`` are the positive actions in the order the model numbers them; ``query_actions`` mark search queries;
     ``ignored_actions`` are valid in the log but neither. ``surfaces[0]`` is the unknown surface. ``feature_space``
@@ -84,8 +109,19 @@ class DatasetManifest:
         except (ValueError, TypeError) as error:  # not JSON, or a value of another kind
             raise DataError(f"{path}: expected a dataset's manifest, {error}") from error
 
+    @property
+    def identity(self) -> DatasetIdentity:
+        return DatasetIdentity(**{field.name: getattr(self, field.name) for field in fields(DatasetIdentity)})
+
+    def check_identity(self, trained_on: DatasetIdentity) -> None:
+        """Raises ``DataError`` where a model was trained on another dataset, or on other numbers for the same names."""
+        for name, got, expected in self.identity.differences(trained_on):
+            raise DataError(
+                f"{name}={got!r} of dataset {self.name!r}: expected {expected!r}, which the model was trained with"
+            )
+
     def check_model(self, config: ModelConfig) -> None:
-        """Raises ``DataError`` where a model was made for other vocabularies or features than this dataset's."""
+        """Raises ``DataError`` where a model to be trained has other sizes than this dataset's."""
         sizes = {
             "num_outcomes": len(self.outcomes),
             "num_surfaces": len(self.surfaces),

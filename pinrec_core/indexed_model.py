@@ -81,11 +81,11 @@ class IndexedModel:
         """Index the catalogue, then calibrate nprobe, merge threshold and step discount on what ``cases`` generate.
 
         ``compression_target`` is the wanted number of generated embeddings per kept one. The model runs on ``device``,
-        the ID embedder on the CPU, as in serving. Raises ``DataError`` when the dataset is not of the kind that the
+        the ID embedder on the CPU, as in serving. Raises ``DataError`` when the dataset is not the one that the
         run was trained on, ``ConfigError`` for a device that is not there.
         """
         manifest = DatasetManifest.load(dataset)
-        manifest.check_model(run.model)
+        manifest.check_identity(run.identity)
         model = run.load_model()
         embed_ids = model.id_embedding if device == "cpu" else copy.deepcopy(model.id_embedding)
         model = model.to(torch_device(device))

@@ -96,7 +96,7 @@ def train(
     torch.manual_seed(training_config.seed)
     model = trainable_model(model_config)
     if id_tables is not None:
-        load_id_tables(model, id_tables, training_config, dataset)
+        load_id_tables(model, id_tables, training_config, manifest.identity)
     objective = Objective(model, objective_config, catalogue_size=len(catalogue))
     if training_config.shard_id_tables and processes.count > 1:
         shard_id_tables(objective, rank=processes.rank, count=processes.count)
@@ -128,8 +128,8 @@ def train(
         training.run_epochs(plot)
 
     run = Run(
-        folder=folder, dataset=dataset, model=model_config, objective=objective_config, training=training_config,
-        id_tables=id_tables, metrics=training.metrics(),
+        folder=folder, dataset=dataset, identity=manifest.identity, model=model_config, objective=objective_config,
+        training=training_config, id_tables=id_tables, metrics=training.metrics(),
     )  # fmt: skip
     if isinstance(model.id_embedding, ShardedIdEmbedding):
         model.id_embedding = model.id_embedding.whole()

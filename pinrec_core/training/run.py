@@ -7,7 +7,7 @@ import json
 import math
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 
 from pinrec_core.config import ModelConfig, ObjectiveConfig, TrainingConfig
-from pinrec_core.dataset import MANIFEST_NAME, DatasetManifest
+from pinrec_core.dataset import DatasetIdentity
 from pinrec_core.device import torch_device
 from pinrec_core.errors import ConfigError, DataError
 from pinrec_core.model_of_variant import generative_model
@@ -36,6 +36,7 @@ class Run:
 
     folder: Path
     dataset: Path
+    identity: DatasetIdentity  # of the dataset when it was trained on; what is at that path may change
     model: ModelConfig
     objective: ObjectiveConfig
     training: TrainingConfig
@@ -53,6 +54,7 @@ class Run:
             return Run(
                 folder=Path(folder),
                 dataset=Path(raw["dataset"]),
+                identity=DatasetIdentity(**raw["identity"]),
                 model=ModelConfig.from_dict(raw["model"]),
                 objective=ObjectiveConfig.from_dict(raw["objective"]),
                 training=TrainingConfig.from_dict(raw["training"]),
@@ -71,6 +73,7 @@ class Run:
         safetensors.torch.save_file(weights, self.folder / WEIGHTS_FILE)
         plain = {
             "dataset": str(self.dataset.resolve()),
+            "identity": asdict(self.identity),
             "model": self.model.to_dict(),
             "objective": self.objective.to_dict(),
             "training": self.training.to_dict(),
@@ -106,7 +109,7 @@ class Run:
         return model.to(torch_device(device)).eval()
 
 
-def load_id_tables(model: ItemModel, run: Path, training: TrainingConfig, dataset: Path) -> None:
+def load_id_tables(model: ItemModel, run: Path, training: TrainingConfig, dataset: DatasetIdentity) -> None:
     """Start ``model``'s ID tables, ``[K·rows, I/K]``, from those that an ID pre-training left in the folder ``run``.
 
     Raises ``DataError`` where there are none, ``ConfigError`` where they are of another dataset, would give a key
@@ -114,12 +117,11 @@ def load_id_tables(model: ItemModel, run: Path, training: TrainingConfig, datase
     interactions that its tables have seen.
     """
     source = Run.load(run)
-    if (source.dataset / MANIFEST_NAME).is_file():  # it may be gone since
-        got, expected = (DatasetManifest.load(folder).name for folder in (source.dataset, dataset))
-        if got != expected:
+    for name, got, expected in source.identity.differences(dataset):
+        if name in ("name", "item_id_kind"):  # the tables know nothing of the rest
             raise ConfigError(
-                f"id_tables={str(run)!r}: pre-trained on dataset {got!r}, expected {expected!r}: an id of one log is "
-                "another item in the next"
+                f"id_tables={str(run)!r}: pre-trained on a dataset with {name}={got!r}, expected {expected!r}: "
+                "an id of one log is another item in the next"
             )
     for name in ("id_width", "id_hashes", "id_rows"):  # their shape alone can agree where these do not
         got, expected = getattr(source.model, name), getattr(model.config, name)

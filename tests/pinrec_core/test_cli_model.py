@@ -82,6 +82,20 @@ def test_evaluate_and_release_name_what_they_lack(pinrec, run, dataset, tmp_path
         assert (got, line.startswith("pinrec: "), message in line) == (code, True, True), line
 
 
+def test_outcomes_in_another_order_are_never_published_under_each_others_names(pinrec, run, dataset, tmp_path):
+    reordered = shutil.copytree(dataset, tmp_path / "reordered")
+    for path in (reordered / "dataset.json", *reordered.glob("signals/**/*.json")):
+        plain = json.loads(path.read_text())
+        path.write_text(json.dumps(plain | {"outcomes": plain["outcomes"][::-1]}))
+    for command in (
+        ("evaluate", run.folder, "popularity"),
+        ("release", run.folder, "--releases", tmp_path / "releases"),
+    ):
+        code, line = pinrec(*command, "--dataset", reordered)
+        assert (code, "expected ('save', 'click', 'hide'), which the model was trained with" in line) == (3, True), line
+    assert not (tmp_path / "releases").exists()
+
+
 def test_a_release_generates_what_was_asked_for(pinrec, run, tmp_path):
     options = ("--releases", tmp_path, "--no-evaluate")
     assert "embeddings=7: expected a multiple of" in pinrec("release", run.folder, *options, "--embeddings", 7)[1]

@@ -36,9 +36,20 @@ def test_the_step_discount_is_the_one_that_serves_the_calibration_users_best(run
     assert calibrate_step_discount(calibrated, []) is calibrated
 
 
-def test_a_dataset_of_other_sizes_is_refused(run, dataset, tmp_path):
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"name": "another"},  # of the same sizes
+        {"item_id_kind": "string"},
+        {"outcomes": ["hide", "click", "save"]},  # the same ones under other numbers
+        {"surfaces": ["", "home"]},
+        {"feature_space": "minilm"},
+    ],
+)
+def test_another_dataset_than_the_run_was_trained_on_is_refused(run, dataset, tmp_path, changed):
     other = shutil.copytree(dataset, tmp_path / "other")
     manifest = json.loads((other / "dataset.json").read_text())
-    (other / "dataset.json").write_text(json.dumps(manifest | {"surfaces": ["", "home"]}))
-    with pytest.raises(DataError, match="num_surfaces=2 of dataset 'walk': expected 4"):
+    (other / "dataset.json").write_text(json.dumps(manifest | changed))
+    (name,) = changed
+    with pytest.raises(DataError, match=f"{name}=.*: expected .*, which the model was trained with"):
         indexed_model(run, other)

@@ -22,6 +22,7 @@ def test_same_seed_same_weights(dataset, run, tmp_path):
 def test_a_run_reads_back_as_it_was_written(run):
     loaded = Run.load(run.folder)
     assert (loaded.model, loaded.objective, loaded.training) == (run.model, run.objective, run.training)
+    assert loaded.identity == run.identity
     assert loaded.metrics["steps"] > 0
     assert [epoch["epoch"] for epoch in loaded.metrics["epochs"]] == [1, 2]
 
@@ -97,10 +98,17 @@ def test_id_tables_of_another_layout_or_log_or_none_are_refused(dataset, run, tm
     other = shutil.copytree(dataset, tmp_path / "other")
     manifest = json.loads((other / "dataset.json").read_text())
     (other / "dataset.json").write_text(json.dumps(manifest | {"name": "another"}))
-    with pytest.raises(ConfigError, match=r"pre-trained on dataset '.*', expected 'another'"):
+    with pytest.raises(ConfigError, match=r"pre-trained on a dataset with name='walk', expected 'another'"):
         train_small(other, tmp_path / "a", id_tables=run.folder)
+    # The log that the tables were trained on may have moved or gone since.
+    pre_trained = shutil.copytree(run.folder, tmp_path / "pre-trained")
+    plain = json.loads((pre_trained / "run.json").read_text())
+    (pre_trained / "run.json").write_text(json.dumps(plain | {"dataset": str(tmp_path / "moved")}))
+    with pytest.raises(ConfigError, match=r"pre-trained on a dataset with name='walk', expected 'another'"):
+        train_small(other, tmp_path / "a", id_tables=pre_trained)
+    train_small(dataset, tmp_path / "b", id_tables=pre_trained, training={"epochs": 1})
     with pytest.raises(DataError, match="expected a finished training run"):
-        train_small(dataset, tmp_path / "b", id_tables=tmp_path)
+        train_small(dataset, tmp_path / "c", id_tables=tmp_path)
 
 
 def test_an_overwrite_that_is_refused_destroys_nothing(dataset, run, tmp_path):
