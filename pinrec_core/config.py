@@ -7,7 +7,8 @@ Frozen, keyword-only, validated on construction; unknown keys are refused. A rel
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any, Self, get_origin, get_type_hints
@@ -99,6 +100,11 @@ class _Config:
             value = getattr(self, name)
             require(value > 0, name, value, "a value above 0", error=ConfigError)
 
+    def _at_most(self, **limits: float) -> None:
+        for name, limit in limits.items():
+            value = getattr(self, name)
+            require(value <= limit, name, value, f"a value of at most {limit:,}", error=ConfigError)
+
     def _not_negative(self, *names: str) -> None:
         for name in names:
             value = getattr(self, name)
@@ -118,6 +124,7 @@ def _typed(kind: Any, name: str, value: Any) -> Any:
         require(isinstance(value, bool), name, value, "true or false", error=ConfigError)
         return value
     whole = isinstance(value, int) and not isinstance(value, bool)
+    require(not whole or abs(value) < 1 << 63, name, value, "a number of 64 bits", error=ConfigError)
     if kind is int:
         require(whole, name, value, "a whole number", error=ConfigError)
     else:
@@ -158,6 +165,10 @@ class ModelConfig(_Config):
             "max_offset", "num_outcomes", "num_surfaces", "feature_width", "id_hashes", "id_rows",
         )  # fmt: skip
         self._not_negative("id_width")
+        self._at_most(
+            layers=1 << 10, hidden_width=1 << 16, item_width=1 << 16, id_width=1 << 16, id_hashes=1 << 6,
+            id_rows=1 << 32, embedder_layers=1 << 6, max_history=1 << 20, max_steps=1 << 16, max_offset=1 << 16,
+        )  # fmt: skip
         require(self.hidden_width % self.heads == 0, "hidden_width", self.hidden_width,
                 f"a multiple of heads={self.heads}", error=ConfigError)  # fmt: skip
         require(self.id_width % self.id_hashes == 0, "id_width", self.id_width,
@@ -203,6 +214,10 @@ class ObjectiveConfig(_Config):
             "sketch_depth",
         )  # fmt: skip
         self._not_negative("in_batch_negatives", "random_negatives")
+        self._at_most(
+            in_batch_negatives=1 << 24, random_negatives=1 << 24, windows_per_step=1 << 24, window=1 << 16,
+            horizon_days=36_525, sketch_width=1 << 32, sketch_depth=1 << 6,
+        )  # fmt: skip
         require(self.in_batch_negatives + self.random_negatives > 0, "random_negatives", self.random_negatives,
                 "at least one negative, in-batch or random", error=ConfigError)  # fmt: skip
 
@@ -230,6 +245,7 @@ class TrainingConfig(_Config):
         self._check_types()
         self._positive("epochs", "batch_users", "accumulate_batches", "learning_rate", "gradient_clip")
         self._not_negative("id_learning_rate", "weight_decay", "held_out_last", "validation_users", "seed")
+        self._at_most(batch_users=1 << 24, accumulate_batches=1 << 24)
         require(0 <= self.warmup_share < 1, "warmup_share", self.warmup_share, "a value in [0, 1)", error=ConfigError)
         require(0 <= self.evaluation_share < 1, "evaluation_share", self.evaluation_share, "a value in [0, 1)",
                 error=ConfigError)  # fmt: skip
@@ -275,13 +291,14 @@ class Preset(_Config):
     training: TrainingConfig
 
     def model_for(self, *, variant: Variant, num_outcomes: int, num_surfaces: int, feature_width: int) -> ModelConfig:
-        return ModelConfig(
-            variant=variant,
-            num_outcomes=num_outcomes,
-            num_surfaces=num_surfaces,
-            feature_width=feature_width,
-            **self.model,
-        )
+        with named_section("model"):
+            return ModelConfig(
+                variant=variant,
+                num_outcomes=num_outcomes,
+                num_surfaces=num_surfaces,
+                feature_width=feature_width,
+                **self.model,
+            )
 
 
 PRESETS: dict[str, Preset] = {
@@ -321,6 +338,15 @@ PRESETS: dict[str, Preset] = {
 def preset(name: str) -> Preset:
     require(name in PRESETS, "preset", name, f"one of {sorted(PRESETS)}", error=ConfigError)
     return PRESETS[name]
+
+
+@contextmanager
+def named_section(section: str) -> Iterator[None]:
+    """Puts the section in front of the field that an error names, as ``--set`` writes it."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{section}.{error}") from error
 
 
 def with_changes(config: Any, changes: Mapping[str, Any]) -> Any:

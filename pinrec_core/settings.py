@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
+from dataclasses import fields
 
-from pinrec_core.config import Preset, with_changes
+from pinrec_core.config import Preset, named_section, with_changes
 from pinrec_core.errors import ConfigError
 
 SECTIONS = ("model", "objective", "training")
@@ -15,12 +16,15 @@ def apply_settings(preset: Preset, settings: Sequence[str]) -> Preset:
     """A copy of ``preset`` with settings such as ``objective.window=8`` applied. Raises ``ConfigError``."""
     for setting in settings:
         section, key, value = _parse(setting)
-        if section == "model":
-            if key not in preset.model:
-                raise ConfigError(f"--set {setting}: expected one of {sorted(preset.model)} after model.")
-            changed = {**preset.model, key: value}
+        current = getattr(preset, section)
+        known = sorted(current if section == "model" else (f.name for f in fields(current)))
+        if key not in known:
+            raise ConfigError(f"--set {setting}: expected one of {known} after {section}.")
+        if section == "model":  # checked once the dataset has decided the rest
+            changed = {**current, key: value}
         else:
-            changed = with_changes(getattr(preset, section), {key: value})
+            with named_section(section):
+                changed = with_changes(current, {key: value})
         preset = with_changes(preset, {section: changed})
     return preset
 

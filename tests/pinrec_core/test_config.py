@@ -14,6 +14,15 @@ def test_settings_change_one_value_and_refuse_unknown_names():
     changed = apply_settings(preset("tiny"), ["objective.window=8", "model.layers=3", "objective.window_reduction=min"])
     assert (changed.objective.window, changed.model["layers"], changed.objective.window_reduction) == (8, 3, "min")
     assert preset("tiny").objective.window != 8
+    for wrong, message in [
+        ("objective.windw=8", r"--set objective.windw=8: expected one of \['horizon_days', .*\] after objective\."),
+        ("training.epochs=abc", "training.epochs='abc': expected a whole number"),
+        ("objective.sketch_width=1000000000000", "objective.sketch_width=1000000000000: expected a value of at most"),
+        ("objective.horizon_days=1e300", "horizon_days=1e[+]300: expected a value of at most 36,525"),
+        ("training.learning_rate=1" + 400 * "0", "expected a number of 64 bits"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            apply_settings(preset("tiny"), [wrong])
     for wrong in ("window=8", "model.colour=1", "training.speed=2", "objective.window"):
         with pytest.raises(ConfigError, match=r"expected|keys"):
             apply_settings(preset("tiny"), [wrong])
@@ -29,6 +38,8 @@ def test_configurations_refuse_what_cannot_be():
         ("surprise", 1, "surprise"),
         ("layers", 1.5, "layers=1.5: expected a whole number"),
         ("layers", True, "expected a whole number"),
+        ("id_rows", 1 << 40, "id_rows=1099511627776: expected a value of at most 4,294,967,296"),
+        ("max_history", 10**10, "max_history=10000000000: expected a value of at most 1,048,576"),
         ("dropout", "a", "expected a finite number"),
         ("dropout", float("nan"), "expected a finite number"),
         ("id_width", -4, "id_width=-4: expected a value of at least 0"),
