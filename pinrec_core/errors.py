@@ -59,6 +59,16 @@ class ServerError(PinRecError):
     exit_code = 6
 
 
+class StorageError(PinRecError):
+    """A file cannot be written now."""
+
+
+class StoppedError(PinRecError):
+    """Somebody wanted the work under way to end, by Ctrl-C or SIGTERM."""
+
+    exit_code = 130
+
+
 def require(
     condition: bool, field: str, got: object, expected: str, *, error: type[PinRecError] = InvalidRequestError
 ) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 
 from pinrec_core import release as layout
@@ -22,6 +21,7 @@ from pinrec_core.indexed_model import IndexedModel
 from pinrec_core.output_folder import built_beside
 from pinrec_core.release import Release, ReleaseManifest
 from pinrec_core.sequence_model import SequenceModel
+from pinrec_core.tensor_file import save_tensors
 
 EXPORT_TOLERANCE = 1e-6
 """TorchScript runs the same kernels on the same numbers; anything above rounding is a fault of the export."""
@@ -39,7 +39,8 @@ def publish(
 ) -> Release:
     """Write, verify and publish a release; the pointer ``current`` moves last.
 
-    ``report`` is told what is being done. Raises ``ReleaseError`` when a part does not verify.
+    ``report`` is told what is being done. Raises ``ReleaseError`` when a part does not verify, ``StorageError`` or
+    ``OSError`` when one cannot be written.
     """
     space = layout.embedding_space_of(serving.model, serving.dataset.feature_space)
     release_id = f"{now:%Y%m%dT%H%M%S}-{space[:8]}"
@@ -79,18 +80,19 @@ def publish(
 
 def _export_weights(model: SequenceModel, folder: Path, space: str) -> None:
     weights = {
-        name: weight.detach().cpu().contiguous()
-        for name, weight in model.state_dict().items()
-        if not name.startswith(layout.ID_TABLE_PREFIX)
+        name: weight for name, weight in model.state_dict().items() if not name.startswith(layout.ID_TABLE_PREFIX)
     }
-    safetensors.torch.save_file(weights, folder / layout.MODEL_FILE, metadata={layout.SPACE_KEY: space})
+    save_tensors(weights, folder / layout.MODEL_FILE, metadata={layout.SPACE_KEY: space})
 
 
 def _export_id_embedder(model: SequenceModel, folder: Path, space: str, catalogue: ItemCatalogue) -> None:
     """Script, save, load what was saved and compare it with the module it came from."""
     path = folder / layout.ID_EMBEDDER_FILE
     original = model.id_embedding.to("cpu").eval()
-    torch.jit.script(original).save(str(path), _extra_files={layout.SPACE_KEY: space})
+    try:
+        torch.jit.script(original).save(str(path), _extra_files={layout.SPACE_KEY: space})
+    except RuntimeError as error:  # torch's error for a full disk, too
+        raise ReleaseError(f"{path}: the ID embedder cannot be exported ({str(error).splitlines()[0]})") from error
     loaded = torch.jit.load(str(path)).eval()
     keys = torch.from_numpy(np.array(catalogue.item_key[:4096]))
     with torch.inference_mode():

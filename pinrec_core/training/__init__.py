@@ -7,6 +7,7 @@ In reading order::
     optimizer   parameter groups and the schedule of the learning rate
     processes   device, precision and data-parallel processes
     checkpoint  what a killed run resumes from
+    stop_signals  a stop between two steps on SIGINT and SIGTERM
     validation  the loss on held-out users
     throughput  interactions per second and model FLOPs utilisation
     metrics     figures of an epoch and of the moment

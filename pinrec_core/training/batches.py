@@ -78,9 +78,9 @@ def epoch_batches(
     """
     generator = generator_of(training.seed, process, epoch)
     buffer: list[History] = []
-    seen = drained = trained = batch = 0  # seen users, those whose histories have left the buffer, those trained on
+    drained = batch = 0  # users whose histories have left the buffer
 
-    def drain() -> Iterator[Draw]:
+    def drain(seen: int) -> Iterator[Draw]:
         nonlocal batch
         order = np.argsort([len(h) + generator.random() for h in buffer])
         groups = [order[i : i + training.batch_users] for i in range(0, len(order), training.batch_users)]
@@ -90,18 +90,30 @@ def epoch_batches(
             batch += 1
         buffer.clear()
 
-    for user_id, history in iter_histories(sequences):
-        seen += 1
-        if is_evaluation_user(user_id, training.evaluation_share):
-            continue
-        trained += 1
-        if trained % num_processes != process:
-            continue
-        buffer.extend(segments(without_last(history, training.held_out_last), longest_segment(model), generator))
+    for seen, history in _own_histories(sequences, training, process, num_processes):
+        buffer.extend(segments(history, longest_segment(model), generator))
         if len(buffer) >= SHUFFLE_BUFFER:
-            yield from drain()
+            yield from drain(seen)
             drained = seen
-    yield from drain()
+    yield from drain(num_users)
+
+
+def has_targets(sequences: Path, training: TrainingConfig, *, process: int = 0, num_processes: int = 1) -> bool:
+    """Whether a process has anything to learn from: an epoch of it would not be empty."""
+    own = _own_histories(sequences, training, process, num_processes)
+    return any((history.outcome != NO_OUTCOME).any() for _, history in own)
+
+
+def _own_histories(
+    sequences: Path, training: TrainingConfig, process: int, num_processes: int
+) -> Iterator[tuple[int, History]]:
+    """What a process is trained on, and how many users the stream has gone through by then."""
+    trained = 0
+    for seen, (user_id, history) in enumerate(iter_histories(sequences), start=1):
+        if not is_evaluation_user(user_id, training.evaluation_share):
+            trained += 1
+            if trained % num_processes == process:
+                yield seen, without_last(history, training.held_out_last)
 
 
 def segments(history: History, length: int, generator: np.random.Generator) -> Iterator[History]:

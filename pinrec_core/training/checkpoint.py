@@ -23,6 +23,7 @@ from torch import Tensor
 
 from pinrec_core.errors import ConfigError, DataError
 from pinrec_core.objective import Objective
+from pinrec_core.tensor_file import save_tensors
 from pinrec_core.training.metrics import EpochMetrics, Tally
 from pinrec_core.training.run import ID_TABLES
 from pinrec_core.training.sharded_tables import ShardedIdEmbedding
@@ -45,6 +46,9 @@ class Position:
     steps: int = 0  # of the optimiser, in the whole run
     epochs: list[EpochMetrics] = field(default_factory=list)  # finished
 
+    def __str__(self) -> str:
+        return f"epoch {self.epoch + 1}, step {self.steps:,}"
+
 
 def save(
     run: Path,
@@ -55,7 +59,10 @@ def save(
     tally: Tally,
     processes: Processes,
 ) -> None:
-    """Write a checkpoint, then remove the older ones. All processes come here at the same step."""
+    """Write a checkpoint, then remove the older ones. All processes come here at the same step.
+
+    Raises ``StorageError`` or ``OSError`` where it cannot be written; the one before is still there then.
+    """
     folder = run / FOLDER
     place = folder / f"{position.epoch:06d}-{position.steps:012d}"
     if place.is_dir():  # nothing has happened since
@@ -65,15 +72,19 @@ def save(
         shutil.rmtree(building, ignore_errors=True)  # of a run killed while it wrote
         building.mkdir(parents=True)
     processes.wait()
-    state = objective.state_dict() | dict(_optimizer_state(objective, optimizers))
-    own = {name: value for name, value in state.items() if _is_own(name, objective)} | tally.to_tensors()
-    _write_tensors(own, building / _own_file(processes.rank))
-    if processes.rank == 0:
-        shared = {name: value for name, value in state.items() if not _is_own(name, objective)}
-        _write_tensors(shared, building / SHARED_FILE)
-        plain = json.dumps({"configuration": configuration, "position": asdict(position)}, indent=2)
-        (building / STATE_FILE).write_text(plain + "\n", "utf-8")
-        _flush(building / STATE_FILE)
+    try:
+        state = objective.state_dict() | dict(_optimizer_state(objective, optimizers))
+        own = {name: value for name, value in state.items() if _is_own(name, objective)} | tally.to_tensors()
+        _write_tensors(own, building / _own_file(processes.rank))
+        if processes.rank == 0:
+            shared = {name: value for name, value in state.items() if not _is_own(name, objective)}
+            _write_tensors(shared, building / SHARED_FILE)
+            plain = json.dumps({"configuration": configuration, "position": asdict(position)}, indent=2)
+            (building / STATE_FILE).write_text(plain + "\n", "utf-8")
+            _flush(building / STATE_FILE)
+    except BaseException:  # the next one may need its space
+        shutil.rmtree(building, ignore_errors=True)
+        raise
     processes.wait()
     if processes.rank == 0:
         older = list(_complete(folder))
@@ -84,6 +95,12 @@ def save(
 
 def newest(run: Path) -> Path | None:
     return max(_complete(run / FOLDER), default=None)
+
+
+def position_of(checkpoint: Path) -> Position:
+    """As far as the checkpoint's name tells it: nothing of it is read."""
+    epoch, steps = map(int, checkpoint.name.split("-"))
+    return Position(epoch=epoch, steps=steps)
 
 
 def remove(run: Path) -> None:
@@ -171,7 +188,7 @@ def _own_file(rank: int) -> str:
 
 
 def _write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    safetensors.torch.save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, path)
+    save_tensors(tensors, path)
     _flush(path)
 
 

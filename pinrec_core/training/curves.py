@@ -38,7 +38,7 @@ class Curves:
 def curves(folder: Path | None, *, first_step: int) -> Iterator[Curves]:
     """Curves in ``folder`` from ``first_step`` on: a resumed run drops what an earlier one wrote beyond it.
 
-    Raises ``ConfigError`` without the package ``tensorboard``.
+    Raises ``ConfigError`` without the package ``tensorboard``, or for a folder that cannot be made.
     """
     if folder is None:
         yield Curves(None)
@@ -49,5 +49,9 @@ def curves(folder: Path | None, *, first_step: int) -> Iterator[Curves]:
         raise ConfigError(
             f"tensorboard={str(folder)!r}: expected the package tensorboard; pip install 'pinrec-on-triton[train]'"
         ) from error
-    with SummaryWriter(str(folder), purge_step=first_step) as writer:
+    try:
+        writer = SummaryWriter(str(folder), purge_step=first_step)
+    except OSError as error:
+        raise ConfigError(f"tensorboard={str(folder)!r}: expected a folder to write to ({error.strerror})") from error
+    with writer:
         yield Curves(writer)

@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -22,20 +22,28 @@ from torch import nn
 from pinrec_core.catalogue import ItemCatalogue
 from pinrec_core.config import ModelConfig, ObjectiveConfig, TrainingConfig
 from pinrec_core.dataset import SEQUENCES, DatasetManifest
-from pinrec_core.device import torch_device
-from pinrec_core.errors import ConfigError, DataError
+from pinrec_core.device import torch_device, within_memory
+from pinrec_core.errors import ConfigError, DataError, StoppedError
 from pinrec_core.history import History
 from pinrec_core.model_of_variant import trainable_model
 from pinrec_core.objective import Objective
 from pinrec_core.sequences import BatchInfo
 from pinrec_core.training import checkpoint
-from pinrec_core.training.batches import PreparedBatch, epoch_batches, held_out_histories, prefetch, prepare
+from pinrec_core.training.batches import (
+    PreparedBatch,
+    epoch_batches,
+    has_targets,
+    held_out_histories,
+    prefetch,
+    prepare,
+)
 from pinrec_core.training.checkpoint import Position
 from pinrec_core.training.curves import Curves, curves
 from pinrec_core.training.metrics import EpochMetrics, Progress, Tally
 from pinrec_core.training.optimizer import network_parameters, new_optimizers, schedule
-from pinrec_core.training.run import RUN_FILE, Run, clear, load_id_tables, make_writable
+from pinrec_core.training.run import RUN_FILE, Run, clear, load_id_tables, locked, make_writable
 from pinrec_core.training.sharded_tables import ShardedIdEmbedding, shard_id_tables
+from pinrec_core.training.stop_signals import Stop, stop_signals
 from pinrec_core.training.throughput import Throughput, measured_peak, training_flops
 from pinrec_core.training.validation import held_out_loss
 
@@ -74,8 +82,9 @@ def train(
 
     Raises ``DataError`` when no user has an interaction with an outcome to train on, or the model was made for another
     dataset; ``ConfigError`` for a device that is not there, a ``folder`` that cannot be written or holds a finished run
-    or one of another configuration (unless ``overwrite``), ID tables that do not fit or saw what is held out here, and
-    a loss that is no longer finite.
+    or one of another configuration (unless ``overwrite``) or in which another process trains, ID tables that do not fit
+    or saw what is held out here, sizes beyond the machine's memory, and a loss that is no longer finite;
+    ``StoppedError`` after SIGINT or SIGTERM, once the checkpoint is written that the run resumes from.
     """
     target_device = torch_device(device)
     catalogue = ItemCatalogue.open(dataset)
@@ -83,61 +92,88 @@ def train(
     manifest = DatasetManifest.load(dataset)
     _check_manifest(manifest, info)
     manifest.check_model(model_config)
-    if (folder / RUN_FILE).is_file() and not overwrite:
-        raise ConfigError(f"out={str(folder)!r}: expected no finished run; --overwrite replaces it")
     if id_tables is not None and id_tables.resolve() == folder.resolve():
         raise ConfigError(f"id_tables={str(id_tables)!r}: expected another folder than out, which the run replaces")
     make_writable(folder)
 
     # Not at the top: importing it costs as much as torch, and serving reads runs without ever training.
-    from pinrec_core.training.processes import Processes
+    from pinrec_core.training.processes import Processes, is_first_process
 
-    processes = Processes.launch(target_device, training_config.precision)
-    torch.manual_seed(training_config.seed)
-    model = trainable_model(model_config)
-    if id_tables is not None:
-        load_id_tables(model, id_tables, training_config, manifest.identity)
-    objective = Objective(model, objective_config, catalogue_size=len(catalogue))
-    if training_config.shard_id_tables and processes.count > 1:
-        shard_id_tables(objective, rank=processes.rank, count=processes.count)
-    else:  # NCCL cannot sum sparse gradients over processes
-        model.id_embedding.tables.sparse = processes.count == 1 or processes.device.type == "cpu"
-    optimizers = new_optimizers(objective, training_config)
-    module, *_ = processes.fabric.setup(objective, *optimizers)
-    configuration = {
-        "dataset": str(dataset.resolve()),
-        "sequences": dataclasses.asdict(info),
-        "model": model_config.to_dict(),
-        "objective": objective_config.to_dict(),
-        "training": training_config.to_dict(),
-        "id_tables": None if id_tables is None else str(id_tables.resolve()),
-        "processes": processes.count,
-    }
-    training = _Training(
-        processes=processes, catalogue=catalogue, sequences=dataset / SEQUENCES, num_users=info.num_users,
-        config=training_config, configuration=json.loads(json.dumps(configuration)), folder=folder, objective=objective,
-        module=module, optimizers=optimizers, tally=Tally.new(processes.device), report=report,
-        report_seconds=report_seconds, checkpoint_seconds=checkpoint_seconds,
-    )  # fmt: skip
-    if overwrite and processes.rank == 0:  # only now: what could be refused has been, and a refusal destroys nothing
-        clear(folder)
-        checkpoint.remove(folder)
-    processes.wait()
-    training.resume(announce)
-    with curves(tensorboard if processes.rank == 0 else None, first_step=training.position.steps + 1) as plot:
-        training.run_epochs(plot)
+    sizes = _sizes(model_config, objective_config, training_config)
+    with locked(folder) if is_first_process() else nullcontext(), within_memory(**sizes):
+        if (folder / RUN_FILE).is_file() and not overwrite:
+            raise ConfigError(f"out={str(folder)!r}: expected no finished run; --overwrite replaces it")
+        processes = Processes.launch(target_device, training_config.precision)
+        torch.manual_seed(training_config.seed)
+        model = trainable_model(model_config)
+        if id_tables is not None:
+            load_id_tables(model, id_tables, training_config, manifest.identity)
+        objective = Objective(model, objective_config, catalogue_size=len(catalogue))
+        if training_config.shard_id_tables and processes.count > 1:
+            shard_id_tables(objective, rank=processes.rank, count=processes.count)
+        else:  # NCCL cannot sum sparse gradients over processes
+            model.id_embedding.tables.sparse = processes.count == 1 or processes.device.type == "cpu"
+        optimizers = new_optimizers(objective, training_config)
+        module, *_ = processes.fabric.setup(objective, *optimizers)
+        configuration = {
+            "dataset": str(dataset.resolve()),
+            "sequences": dataclasses.asdict(info),
+            "model": model_config.to_dict(),
+            "objective": objective_config.to_dict(),
+            "training": training_config.to_dict(),
+            "id_tables": None if id_tables is None else str(id_tables.resolve()),
+            "processes": processes.count,
+        }
+        training = _Training(
+            processes=processes, catalogue=catalogue, sequences=dataset / SEQUENCES, num_users=info.num_users,
+            config=training_config, configuration=json.loads(json.dumps(configuration)), folder=folder,
+            overwrite=overwrite, objective=objective, module=module, optimizers=optimizers,
+            tally=Tally.new(processes.device), report=report, report_seconds=report_seconds,
+            checkpoint_seconds=checkpoint_seconds,
+        )  # fmt: skip
+        training.check_targets()
+        if not overwrite:
+            training.resume(announce)
+        with (
+            curves(tensorboard if processes.rank == 0 else None, first_step=training.position.steps + 1) as plot,
+            stop_signals(second_ends=processes.count == 1) as stop,
+        ):
+            if overwrite and processes.rank == 0:  # only now: what could be refused has been, and destroyed nothing
+                _discard(folder, announce)
+            processes.wait()
+            training.run_epochs(plot, stop)
 
-    run = Run(
-        folder=folder, dataset=dataset, identity=manifest.identity, model=model_config, objective=objective_config,
-        training=training_config, id_tables=id_tables, metrics=training.metrics(),
-    )  # fmt: skip
-    if isinstance(model.id_embedding, ShardedIdEmbedding):
-        model.id_embedding = model.id_embedding.whole()
-    if processes.rank == 0:
-        run.save(objective)
-        checkpoint.remove(folder)
-    processes.wait()
-    return run
+        run = Run(
+            folder=folder, dataset=dataset, identity=manifest.identity, model=model_config, objective=objective_config,
+            training=training_config, id_tables=id_tables, metrics=training.metrics(),
+        )  # fmt: skip
+        if isinstance(model.id_embedding, ShardedIdEmbedding):
+            model.id_embedding = model.id_embedding.whole()
+        if processes.rank == 0:
+            run.save(objective)
+            checkpoint.remove(folder)
+        processes.wait()
+        return run
+
+
+def _discard(folder: Path, announce: Callable[[str], None]) -> None:
+    """Away with the run in ``folder``, finished or not."""
+    unfinished = checkpoint.newest(folder)
+    if unfinished is not None:
+        announce(f"discarding the unfinished run in {folder}: {checkpoint.position_of(unfinished)}")
+    clear(folder)
+    checkpoint.remove(folder)
+
+
+def _sizes(model: ModelConfig, objective: ObjectiveConfig, training: TrainingConfig) -> dict[str, int]:
+    """What decides how much memory a training takes."""
+    of_model = ("layers", "hidden_width", "id_width", "id_rows", "max_history", "max_offset")
+    of_objective = ("sketch_width", "windows_per_step", "in_batch_negatives", "random_negatives")
+    return (
+        {name: getattr(model, name) for name in of_model}
+        | {name: getattr(objective, name) for name in of_objective}
+        | {"batch_users": training.batch_users}
+    )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -151,6 +187,7 @@ class _Training:
     config: TrainingConfig
     configuration: dict[str, Any]  # what a run must share with the checkpoint it resumes from
     folder: Path
+    overwrite: bool
     objective: Objective
     module: _FabricModule  # the objective as Fabric wraps it: autocast and, among several processes, DDP
     optimizers: list[torch.optim.Optimizer]
@@ -171,10 +208,21 @@ class _Training:
             self.position, self.tally = checkpoint.load(
                 found, self.configuration, self.objective, self.optimizers, self.processes
             )
-            at = f"epoch {self.position.epoch + 1}/{self.config.epochs}, step {self.position.steps:,}"
-            announce(f"resuming the unfinished run in {self.folder}: {at}")
+            announce(f"resuming the unfinished run in {self.folder}: {self.position}")
 
-    def run_epochs(self, plot: Curves) -> None:
+    def check_targets(self) -> None:
+        """Raises ``DataError`` where a process would have nothing to learn from."""
+        config, processes = self.config, self.processes
+        found = has_targets(self.sequences, config, process=processes.rank, num_processes=processes.count)
+        (all_found,) = processes.minimum(found)
+        if not all_found:
+            raise DataError(
+                f"{self.sequences}: there is nothing to learn from: expected, for each of {processes.count} processes, "
+                f"an interaction with an outcome that evaluation_share={config.evaluation_share} and "
+                f"held_out_last={config.held_out_last} leave to train on"
+            )
+
+    def run_epochs(self, plot: Curves, stop: Stop) -> None:
         held_out: list[History] = []
         # Sharded tables are looked up by all processes together, in validation too.
         if self.processes.rank == 0 or self.config.shard_id_tables:
@@ -182,7 +230,7 @@ class _Training:
         self.peak = measured_peak(self.processes.device, self.config.precision)
         self.module.train()
         while self.position.epoch < self.config.epochs:
-            self._train_epoch(plot)
+            self._train_epoch(plot, stop)
             self._end_epoch(held_out, plot)
             if self.position.epoch < self.config.epochs:
                 self._save()
@@ -196,16 +244,19 @@ class _Training:
             "epochs": [dataclasses.asdict(epoch) for epoch in self.position.epochs],
         }
 
-    def _train_epoch(self, plot: Curves) -> None:
+    def _train_epoch(self, plot: Curves, stop: Stop) -> None:
         self.step_started = time.perf_counter()
         with closing(prefetch(self._remaining_batches(), PREFETCHED_BATCHES)) as batches:
             while True:
                 group = list(islice(batches, self.config.accumulate_batches))
-                count, share, due = self._agree(group)
+                count, share, due, stopped = self._agree(group, stop)
                 if not count:
                     return
-                if due:
+                if due or stopped:
                     self._save()
+                if stopped:
+                    command = "the same command without --overwrite" if self.overwrite else "the same command"
+                    raise StoppedError(f"interrupted; {command} goes on from {self.position}")
                 self._step(group[:count], (self.position.epoch + share) / self.config.epochs, plot)
 
     def _remaining_batches(self) -> Iterator[PreparedBatch]:
@@ -218,12 +269,14 @@ class _Training:
         for draw in islice(draws, self.position.batches, None):
             yield prepare(draw, self.catalogue, self.objective.config, self.config.seed, rank, epoch, draw.batch)
 
-    def _agree(self, group: list[PreparedBatch]) -> tuple[int, float, bool]:
-        """How many batches every process has for the next step, the share of the epoch that all go by, and whether a
-        checkpoint is due. The epoch is over once any process has no batch left."""
+    def _agree(self, group: list[PreparedBatch], stop: Stop) -> tuple[int, float, bool, bool]:
+        """How many batches every process has for the next step, the share of the epoch that all go by, whether a
+        checkpoint is due and whether a stop was requested. The epoch is over once any process has no batch left."""
         due = time.perf_counter() - self.last_save >= self.checkpoint_seconds
-        count, share, not_due = self.processes.minimum(len(group), group[-1].share if group else 0.0, not due)
-        return int(count), share, not not_due
+        count, share, not_due, not_stopped = self.processes.minimum(
+            len(group), group[-1].share if group else 0.0, not due, not stop.requested
+        )
+        return int(count), share, not not_due, not not_stopped
 
     def _step(self, group: list[PreparedBatch], share: float, plot: Curves) -> None:
         """One step of the optimiser on the mean gradient of the group's batches, over all processes."""
@@ -275,11 +328,6 @@ class _Training:
 
     def _end_epoch(self, held_out: list[History], plot: Curves) -> None:
         """Sum up over the processes, validate, and turn to the next epoch."""
-        if self.position.steps == 0:
-            raise DataError(
-                f"{self.sequences}: expected, for each of {self.processes.count} processes, an interaction with an "
-                "outcome by a user outside the evaluation share; there is nothing to learn from"
-            )
         tally = self.tally
         mean_of_own = self._loss(tally.loss / tally.batches)
         loss, batches, interactions, flops, peak = self.processes.sum(
@@ -313,10 +361,11 @@ class _Training:
 
     def _loss(self, loss: torch.Tensor | None = None) -> float:
         """The recent loss, or another, read from the device. Raises ``ConfigError`` when it is not finite."""
-        value = float(self.tally.recent_loss if loss is None else loss)
+        value, config = float(self.tally.recent_loss if loss is None else loss), self.config
         if not math.isfinite(value):
             raise ConfigError(
-                f"learning_rate={self.config.learning_rate}: expected one at which the loss stays finite, "
+                f"learning_rate={config.learning_rate}, id_learning_rate={config.id_learning_rate}, "
+                f"weight_decay={config.weight_decay}: expected values at which the loss stays finite, "
                 f"it is {value} at step {self.position.steps:,}"
             )
         return value

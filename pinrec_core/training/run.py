@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +25,11 @@ from pinrec_core.errors import ConfigError, DataError
 from pinrec_core.model_of_variant import generative_model
 from pinrec_core.objective import Objective
 from pinrec_core.sequence_model import ItemModel, SequenceModel
+from pinrec_core.tensor_file import save_tensors
 
 RUN_FILE = "run.json"
 WEIGHTS_FILE = "weights.safetensors"
+LOCK_FILE = ".lock"
 LOG_INVERSE_TEMPERATURE = "log_inverse_temperature"
 ID_TABLES = "model.id_embedding.tables.weight"
 """Their name in the weights of any run."""
@@ -67,10 +72,12 @@ class Run:
             raise DataError(f"{path}: expected what `pinrec train` writes, {error}") from error
 
     def save(self, objective: Objective) -> None:
-        """The weights, then ``run.json``: where that is, the weights beside it are its own."""
+        """The weights, then ``run.json``: where that is, the weights beside it are its own.
+
+        Raises ``StorageError`` or ``OSError`` where they cannot be written.
+        """
         (self.folder / RUN_FILE).unlink(missing_ok=True)
-        weights = {name: value.cpu().contiguous() for name, value in objective.state_dict().items()}
-        safetensors.torch.save_file(weights, self.folder / WEIGHTS_FILE)
+        save_tensors(objective.state_dict(), self.folder / WEIGHTS_FILE)
         plain = {
             "dataset": str(self.dataset.resolve()),
             "identity": asdict(self.identity),
@@ -152,6 +159,17 @@ def make_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise ConfigError(f"out={str(folder)!r}: expected a folder to write to ({error.strerror})") from error
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Raises ``ConfigError`` while another process trains in the folder. The kernel unlocks for one that was killed."""
+    with (folder / LOCK_FILE).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"out={str(folder)!r}: expected no other process to train in it") from None
+        yield
 
 
 def clear(folder: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from pinrec_core.config import Variant
 from pinrec_core.errors import ConfigError, DataError
 from pinrec_core.training import Progress, Run
+from pinrec_core.training.stop_signals import stop_signals
 from tests.pinrec_core.training.small_training import assert_equal_weights, epoch_losses, train_small, weights
 
 
@@ -94,7 +95,7 @@ def test_it_says_that_it_resumes_and_a_folder_has_one_checkpoint(dataset, tmp_pa
     assert sorted(path.name for path in left.iterdir()) == ["rank-0.safetensors", "shared.safetensors", "state.json"]
     (tmp_path / "checkpoint" / ".building").mkdir()  # of a run killed while it wrote the next one
     train_small(dataset, tmp_path, announce=said.append, checkpoint_seconds=0.0)
-    assert said == [f"resuming the unfinished run in {tmp_path}: epoch 1/2, step 4"]
+    assert said == [f"resuming the unfinished run in {tmp_path}: epoch 1, step 4"]
     assert not (tmp_path / "checkpoint").exists()
 
 
@@ -102,7 +103,9 @@ def test_a_run_of_another_configuration_is_not_resumed(dataset, tmp_path):
     losses_until(dataset, tmp_path, kill_at=5, checkpoint_seconds=0.0)
     with pytest.raises(ConfigError, match=r"model.layers=3, training.seed=1: expected 2, 0, as the unfinished run in"):
         train_small(dataset, tmp_path, training={"seed": 1}, model={"layers": 3})
-    train_small(dataset, tmp_path, training={"seed": 1}, overwrite=True)
+    said: list[str] = []
+    train_small(dataset, tmp_path, training={"seed": 1}, overwrite=True, announce=said.append)
+    assert said == [f"discarding the unfinished run in {tmp_path}: epoch 1, step 4"]
     assert Run.load(tmp_path).training.seed == 1
 
 
@@ -133,6 +136,40 @@ def test_a_process_that_is_killed_resumes_when_the_command_is_given_again(datase
     assert_equal_weights(weights(killed), weights(whole))
     got, want = (json.loads((folder / "run.json").read_text())["metrics"] for folder in (killed, whole))
     assert epoch_losses(got) == epoch_losses(want)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("overwrite", [(), ("--overwrite",)])
+def test_an_interrupted_process_loses_nothing(dataset, tmp_path, number, overwrite):
+    process = pinrec_train(dataset, tmp_path / "run", *overwrite)
+    assert process.stderr is not None
+    while "epoch 1/8" not in process.stderr.readline():  # pytest's own timeout bounds it
+        assert process.poll() is None, "it ended before it could be interrupted"
+    process.send_signal(number)
+    _, errors = process.communicate()
+    (left,) = (tmp_path / "run" / "checkpoint").iterdir()
+    epoch, steps = map(int, left.name.split("-"))
+    command = "the same command without --overwrite" if overwrite else "the same command"
+    said = f"pinrec: interrupted; {command} goes on from epoch {epoch + 1}, step {steps:,}"
+    assert (process.returncode, errors.splitlines()[-1]) == (130, said)
+    again = pinrec_train(dataset, tmp_path / "run")
+    _, errors = again.communicate()
+    assert again.returncode == 0, errors
+    assert f"resuming the unfinished run in {tmp_path / 'run'}: epoch {epoch + 1}, step {steps:,}" in errors
+
+
+def test_a_second_signal_ends_at_once():
+    """Also after the first was taken note of, and whatever was in place before is so again behind the block."""
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), stop_signals(second_ends=True) as stop:  # noqa: PT012
+        signal.raise_signal(signal.SIGINT)
+        assert stop.requested
+        signal.raise_signal(signal.SIGINT)
+    with stop_signals(second_ends=False) as stop:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        assert stop.requested
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def pinrec_train(dataset, out, *options: str) -> subprocess.Popen[str]:

@@ -110,7 +110,7 @@ def test_the_command_prints_once_and_a_killed_one_goes_on(dataset, tmp_path):
     metrics = json.loads(written)
     assert metrics["steps"] == Run.load(whole).metrics["steps"] > 0
     assert errors.count("epoch 1/4  loss") == 1
-    assert sorted(path.name for path in whole.iterdir()) == ["run.json", "weights.safetensors"]
+    assert sorted(path.name for path in whole.iterdir()) == [".lock", "run.json", "weights.safetensors"]
 
     process = start(*train_command(dataset, killed, "--checkpoint-seconds", 0))
     while not list((killed / "checkpoint").glob("000001-*")):  # pytest's own timeout bounds it
@@ -125,6 +125,19 @@ def test_the_command_prints_once_and_a_killed_one_goes_on(dataset, tmp_path):
     assert errors.count("resuming the unfinished run") == 1
     assert_equal_weights(weights(killed), weights(whole))
     assert epoch_losses(Run.load(killed).metrics) == epoch_losses(metrics)
+
+
+def test_interrupted_together_they_leave_a_checkpoint_of_one_step(dataset, tmp_path):
+    process = start(*train_command(dataset, tmp_path, "--epochs", 40))
+    assert process.stderr is not None
+    while "epoch 1/40" not in process.stderr.readline():  # pytest's own timeout bounds it
+        assert process.poll() is None, process.communicate()
+    process.send_signal(signal.SIGTERM)  # torchrun passes it on
+    _, errors = process.communicate()
+    assert "pinrec: interrupted; the same command goes on from epoch" in errors
+    (left,) = (tmp_path / "checkpoint").iterdir()
+    assert sorted(path.name for path in left.glob("rank-*")) == ["rank-0.safetensors", "rank-1.safetensors"]
+    assert not (tmp_path / "run.json").exists()
 
 
 def test_a_run_of_two_is_not_resumed_by_one(dataset, tmp_path):

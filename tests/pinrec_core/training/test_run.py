@@ -6,11 +6,13 @@ import json
 import shutil
 
 import pytest
+import safetensors
+import safetensors.torch
 import torch
 
 from pinrec_core.config import ObjectiveConfig, TrainingConfig
-from pinrec_core.errors import ConfigError, DataError
-from pinrec_core.training import Run, train
+from pinrec_core.errors import ConfigError, DataError, StorageError
+from pinrec_core.training import Progress, Run, train
 from tests.pinrec_core.builders import tiny_config
 from tests.pinrec_core.training.small_training import assert_equal_weights, train_small, weights
 
@@ -50,13 +52,16 @@ def test_a_finished_run_is_replaced_only_when_asked_to(dataset, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(dataset, tmp_path):
-    with pytest.raises(ConfigError, match=r"learning_rate=1e\+30: expected one at which the loss stays finite"):
+    with pytest.raises(ConfigError, match=r"learning_rate=1e\+30, .*: expected values at which the loss stays finite"):
         train_small(dataset, tmp_path, training={"learning_rate": 1e30})
+    with pytest.raises(ConfigError, match=r"weight_decay=1e\+30: expected values at which the loss stays finite"):
+        train_small(dataset, tmp_path, training={"weight_decay": 1e30}, overwrite=True)
     assert not (tmp_path / "run.json").exists()
 
 
 def test_nobody_to_train_on_is_a_clear_error(dataset, tmp_path):
-    with pytest.raises(DataError, match="there is nothing to learn from"):
+    message = "there is nothing to learn from: .* evaluation_share=0.3 and held_out_last=1000 leave to train on"
+    with pytest.raises(DataError, match=message):
         train_small(dataset, tmp_path, training={"held_out_last": 1000})
 
 
@@ -115,6 +120,12 @@ def test_an_overwrite_that_is_refused_destroys_nothing(dataset, run, tmp_path):
     folder = shutil.copytree(run.folder, tmp_path / "run")
     with pytest.raises(ConfigError, match="that of the model"):
         train_small(dataset, folder, model={"id_rows": 512}, id_tables=run.folder, overwrite=True)
+    with pytest.raises(DataError, match="nothing to learn from"):
+        train_small(dataset, folder, training={"held_out_last": 1000}, overwrite=True)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"tensorboard='.*file': expected a folder to write to"):
+        train_small(dataset, folder, tensorboard=tmp_path / "file", overwrite=True)
+    assert Run.load(folder).metrics == run.metrics
     assert_equal_weights(weights(folder), weights(run.folder))
     with pytest.raises(ConfigError, match="expected another folder than out"):
         train_small(dataset, folder, id_tables=folder, overwrite=True)
@@ -131,3 +142,39 @@ def test_id_tables_that_saw_what_is_held_out_are_refused(dataset, run, tmp_path,
     """Otherwise the targets of an evaluation are in the tables."""
     with pytest.raises(ConfigError, match=message):
         train_small(dataset, tmp_path, training=held_out, id_tables=run.folder)
+
+
+def test_two_trainings_never_share_a_folder(dataset, run, tmp_path):
+    """The second is refused and the first ends as if it had been alone, whether or not the second would overwrite."""
+    refused = []
+
+    def second(_: Progress) -> None:
+        for overwrite in (False, True):
+            with pytest.raises(ConfigError, match="expected no other process to train in it") as error:
+                train_small(dataset, tmp_path, overwrite=overwrite)
+            refused.append(error)
+
+    first = train_small(dataset, tmp_path, report=second, report_seconds=0.0, checkpoint_seconds=0.0)
+    assert refused
+    assert_equal_weights(weights(first.folder), weights(run.folder))
+
+
+def test_a_full_disk_is_named_and_leaves_no_half_of_a_file(dataset, run, tmp_path, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise safetensors.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(safetensors.torch, "save_file", full)
+        with pytest.raises(StorageError, match=r"rank-0.safetensors: cannot be written .*No space left on device"):
+            train_small(dataset, tmp_path, checkpoint_seconds=0.0)
+        assert not list((tmp_path / "checkpoint").iterdir())
+        with pytest.raises(StorageError, match=r"weights.safetensors: cannot be written .*No space left on device"):
+            train_small(dataset, tmp_path, training={"epochs": 1})
+    assert not (tmp_path / "weights.safetensors").exists()
+    train_small(dataset, tmp_path)
+    assert_equal_weights(weights(tmp_path), weights(run.folder))
+
+
+def test_sizes_beyond_memory_are_named(dataset, tmp_path):
+    with pytest.raises(ConfigError, match=r"id_rows=4294967296, .*: expected sizes that fit into memory \(tried to"):
+        train_small(dataset, tmp_path, model={"id_rows": 1 << 32, "id_width": 1 << 14})
