@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from pinrec_core.cli.demo import demo
 from pinrec_core.cli.evaluate import evaluate
@@ -19,12 +21,21 @@ from pinrec_core.cli.release import release
 from pinrec_core.cli.serve import serve
 from pinrec_core.cli.synth import synth
 from pinrec_core.cli.train import train
-from pinrec_core.errors import PinRecError
+from pinrec_core.errors import PinRecError, StoppedError
 
-INTERRUPTED = 130
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        """Ctrl-C is an error like any other, not the silent exit that typer makes of it."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise StoppedError("interrupted") from None
+
 
 app = typer.Typer(
     name="pinrec",
+    cls=_Commands,
     help="From an event log to recommendations through a Triton Inference Server: "
     "synth → prepare → train → release → serve → recommend.",
     no_args_is_help=True,
@@ -44,9 +55,6 @@ def main() -> None:
     except PinRecError as error:
         print(f"pinrec: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
-        print("pinrec: interrupted", file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
     except BrokenPipeError:  # `pinrec recommend … | head` is not an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # what the machine refuses: a path that cannot be read or written, a full disk

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +12,9 @@ import typer
 from pinrec_core.config import PRESETS, Variant
 
 if TYPE_CHECKING:
-    from pinrec_core.training import EpochMetrics
+    from pinrec_core.training import EpochMetrics, Progress
+
+LINE_SECONDS = 60.0
 
 
 def train(
@@ -37,7 +41,9 @@ def train(
         Path | None,
         typer.Option(help="A run whose ID tables the model starts from: one of --variant dot_product pre-trains them."),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew whatever run is in --out.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Start anew whatever run is in --out, finished or not.")
+    ] = False,
     checkpoint_seconds: Annotated[
         float, typer.Option(help="Time between checkpoints; one more comes after each epoch.", min=0)
     ] = 300.0,
@@ -50,7 +56,7 @@ def train(
 
     Users are split by a hash of their id: a tenth (training.evaluation_share) is never trained on, three quarters of
     it for `pinrec evaluate`, one for choosing settings. A run that was killed goes on from its last checkpoint when
-    the same command is given again.
+    the same command is given again, without --overwrite: that starts anew. Ctrl-C leaves a checkpoint.
 
     Example: pinrec train data/ml100k --out runs/ml100k --preset tiny
 
@@ -68,7 +74,6 @@ def train(
     from pinrec_core.config import with_changes
     from pinrec_core.dataset import DatasetManifest
     from pinrec_core.settings import apply_settings
-    from pinrec_core.training import Progress
     from pinrec_core.training import train as run_training
     from pinrec_core.training.processes import is_first_process
 
@@ -90,37 +95,60 @@ def train(
 
     columns = "loss {task.fields[loss]}  held-out {task.fields[held_out]}  {task.fields[rate]} interactions/s"
     bar = progress(TextColumn(columns + "  MFU {task.fields[mfu]}"))
-    bar.disable = not first
-    with bar:
-        task = bar.add_task("training", total=1.0, loss="–", held_out="–", rate="–", mfu="–")
-        printed = 0
+    bar.disable = not (first and stderr.is_terminal)  # a bar says nothing in a log file: lines do
+    task = bar.add_task("training", total=1.0, loss="–", held_out="–", rate="–", mfu="–")
+    lines = _Lines(training_config.epochs, announce)
 
-        def report(now: Progress) -> None:
-            nonlocal printed
-            if not stderr.is_terminal and len(now.epochs) > printed:  # a bar says nothing in a log file
-                printed = len(now.epochs)
-                announce(_epoch_line(now.epochs[-1], training_config.epochs))
-            bar.update(
-                task,
-                completed=now.share,
-                description=f"epoch {now.epoch + 1}/{training_config.epochs}",
-                loss=f"{now.loss:.3f}",
-                held_out=_optional(now.epochs[-1].held_out_loss if now.epochs else None),
-                rate=f"{now.interactions_per_second:,.0f}",
-                mfu=f"{now.mfu:.0%}",
-            )
+    def report(now: Progress) -> None:
+        if not stderr.is_terminal:
+            lines.report(now)
+        bar.start()  # with the first step: what is refused shows none
+        bar.update(
+            task,
+            completed=now.share,
+            description=f"epoch {now.epoch + 1}/{training_config.epochs}",
+            loss=f"{now.loss:.3f}",
+            held_out=_optional(now.epochs[-1].held_out_loss if now.epochs else None),
+            rate=f"{now.interactions_per_second:,.0f}",
+            mfu=f"{now.mfu:.0%}",
+        )
 
+    try:
         run = run_training(
             dataset, out, model_config=model_config, objective_config=chosen.objective,
             training_config=training_config, device=device, id_tables=id_tables, overwrite=overwrite,
             checkpoint_seconds=checkpoint_seconds, tensorboard=tensorboard, report=report, announce=announce,
         )  # fmt: skip
+    finally:
+        bar.live.stop()
     if not first:
         return
     if json_:
         print_json(run.metrics | {"run": str(out)})
     else:
-        announce(f"run written to {out}; next: pinrec evaluate {out}, pinrec release {out} --releases releases")
+        announce(f"run written to {out}; next: {_next_command(variant, dataset, out)}")
+
+
+class _Lines:
+    """Progress for a log file: a line for every epoch, and about one a minute in between."""
+
+    def __init__(self, epochs: int, announce: Callable[[str], None]) -> None:
+        self._epochs, self._announce = epochs, announce
+        self._printed, self._last = 0, time.monotonic()
+
+    def report(self, now: Progress) -> None:
+        if len(now.epochs) > self._printed:
+            self._printed = len(now.epochs)
+            self._print(_epoch_line(now.epochs[-1], self._epochs))
+        elif time.monotonic() - self._last >= LINE_SECONDS:
+            self._print(
+                f"epoch {now.epoch + 1}/{self._epochs}  {now.share:.0%} of the run  loss {now.loss:.3f}  "
+                f"{now.interactions_per_second:,.0f} interactions/s  MFU {now.mfu:.1%}"
+            )
+
+    def _print(self, line: str) -> None:
+        self._announce(line)
+        self._last = time.monotonic()
 
 
 def _epoch_line(epoch: EpochMetrics, epochs: int) -> str:
@@ -128,6 +156,12 @@ def _epoch_line(epoch: EpochMetrics, epochs: int) -> str:
         f"epoch {epoch.epoch}/{epochs}  loss {epoch.loss:.3f}  held-out {_optional(epoch.held_out_loss)}  "
         f"{epoch.interactions_per_second:,.0f} interactions/s  MFU {epoch.mfu:.1%}  {epoch.seconds:,.0f} s"
     )
+
+
+def _next_command(variant: Variant, dataset: Path, out: Path) -> str:
+    if variant is Variant.DOT_PRODUCT:  # it has ID tables and generates nothing
+        return f"pinrec train {dataset} --out RUN --id-tables {out}"
+    return f"pinrec evaluate {out}, pinrec release {out} --releases releases"
 
 
 def _optional(loss: float | None) -> str:

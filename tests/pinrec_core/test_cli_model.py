@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pyarrow as pa
@@ -19,7 +20,7 @@ from tests.pinrec_core.conftest import train_tiny
 
 @pytest.fixture
 def pinrec(monkeypatch, capsys):
-    """Run ``pinrec <arguments>``: exit code and the last line of stderr."""
+    """Run ``pinrec <arguments>``: exit code and the last line of stderr; all of them are its ``lines``."""
 
     def call(*arguments: object) -> tuple[int, str]:
         monkeypatch.setattr("sys.argv", ["pinrec", *map(str, arguments)])
@@ -28,8 +29,8 @@ def pinrec(monkeypatch, capsys):
             code = 0
         except SystemExit as end:
             code = int(end.code or 0)
-        lines = capsys.readouterr().err.strip().splitlines()
-        return code, lines[-1] if lines else ""
+        call.lines = capsys.readouterr().err.strip().splitlines()
+        return code, call.lines[-1] if call.lines else ""
 
     return call
 
@@ -51,6 +52,12 @@ def test_train_names_what_it_lacks(pinrec, dataset, tmp_path):
         ((dataset, *out, "--set", "objective.window=x"), 2, "window='x': expected a whole number"),
         ((dataset, *out, "--set", "objective.window_reduction=max"), 2, "expected one of ['mean', 'min', 'marginal']"),
         ((dataset, *out, "--preset", "huge"), 2, "preset='huge'"),
+        ((dataset, *out, "--set", "model.layers=abc"), 2, "model.layers='abc': expected a whole number"),
+        (
+            (dataset, *out, "--set", "model.id_rows=1099511627776"),
+            2,
+            "model.id_rows=1099511627776: expected a value of",
+        ),
     ]:
         got, line = pinrec("train", *arguments)
         assert (got, line.startswith("pinrec: "), message in line) == (code, True, True), line
@@ -62,6 +69,28 @@ def test_a_seed_that_was_set_is_not_overridden_by_the_options_default(pinrec, da
     options = [option for setting in settings for option in ("--set", setting)]
     assert pinrec("train", dataset, "--out", tmp_path, "--preset", "tiny", "--epochs", 1, *options)[0] == 0
     assert json.loads((tmp_path / "run.json").read_text())["training"]["seed"] == 7
+
+
+def test_what_train_says_where_there_is_no_terminal(pinrec, dataset, tmp_path, monkeypatch):
+    """One sentence where it is refused; lines in between; and a next command that is not refused."""
+    assert pinrec("train", dataset, "--out", tmp_path, "--device", "nowhere")[0] == 2
+    assert len(pinrec.lines) == 1
+    monkeypatch.setattr("pinrec_core.cli.train.LINE_SECONDS", 0.0)
+    options = ("--preset", "tiny", "--epochs", 1, "--variant", "dot_product")
+    code, line = pinrec("train", dataset, "--out", tmp_path / "ids", *options)
+    assert (code, line) == (
+        0, f"run written to {tmp_path / 'ids'}; next: pinrec train {dataset} --out RUN --id-tables {tmp_path / 'ids'}",
+    )  # fmt: skip
+    assert re.fullmatch(r"epoch 1/1  \d+% of the run  loss .*", pinrec.lines[0])
+
+
+def test_ctrl_c_is_a_sentence_too(pinrec, dataset, monkeypatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pinrec_core.dataset.DatasetManifest.load", interrupted)
+    assert pinrec("train", dataset, "--out", "run") == (130, "pinrec: interrupted")
+    assert pinrec("evaluate", "popularity", "--dataset", dataset) == (130, "pinrec: interrupted")
 
 
 def test_evaluate_and_release_name_what_they_lack(pinrec, run, dataset, tmp_path):
