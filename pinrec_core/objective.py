@@ -45,6 +45,15 @@ class TrainingBatch:
         return TrainingBatch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """How much a forward pass scored: the sizes that follow from what it drew."""
+
+    queries: int
+    in_batch: int  # candidates, by where they are from
+    random: int
+
+
 class Objective(nn.Module):
     """A model with its loss, its learned temperature and its sketch: what one training step runs, and DDP wraps."""
 
@@ -55,6 +64,7 @@ class Objective(nn.Module):
         self.catalogue_size = catalogue_size
         self.log_inverse_temperature = nn.Parameter(torch.tensor(-math.log(config.init_temperature)))
         self.sketch = CountMinSketch(width=config.sketch_width, depth=config.sketch_depth)
+        self.scored = Scored(queries=0, in_batch=0, random=0)  # by the latest forward pass
 
     @property
     def inverse_temperature(self) -> Tensor:
@@ -85,6 +95,7 @@ class Objective(nn.Module):
         condition = self._conditions()[outcome[first], targets.offset[first] - 1]
         target_key = batch.item_key[targets.user, targets.target]
         pool = self._draw_pool(batch, item, is_target)
+        self.scored = Scored(queries=len(first), in_batch=pool.in_batch, random=len(pool.item) - pool.in_batch)
         loss = streamed_sampled_softmax_loss(
             Queries(
                 vector=self.model.head.conditioned(hidden[user, position], condition),

@@ -197,7 +197,7 @@ class _Training:
     checkpoint_seconds: float
     position: Position = field(default_factory=Position)
     throughput: Throughput = field(default_factory=Throughput)
-    peak: float = 1.0  # FLOP/s of this process's device
+    peak: float = 0.0  # FLOP/s of this process's device, the most that was measured
     last_report: float = -math.inf
     last_save: float = field(default_factory=time.perf_counter)
     step_started: float = 0.0
@@ -227,7 +227,6 @@ class _Training:
         # Sharded tables are looked up by all processes together, in validation too.
         if self.processes.rank == 0 or self.config.shard_id_tables:
             held_out = held_out_histories(self.sequences, self.objective.model.config, self.config)
-        self.peak = measured_peak(self.processes.device, self.config.precision)
         self.module.train()
         while self.position.epoch < self.config.epochs:
             self._train_epoch(plot, stop)
@@ -245,6 +244,8 @@ class _Training:
         }
 
     def _train_epoch(self, plot: Curves, stop: Stop) -> None:
+        # Anew for every epoch: what else the machine did while it was measured may have ended.
+        self.peak = max(self.peak, measured_peak(self.processes.device, self.config.precision))
         self.step_started = time.perf_counter()
         with closing(prefetch(self._remaining_batches(), PREFETCHED_BATCHES)) as batches:
             while True:
@@ -289,7 +290,7 @@ class _Training:
                 loss = self.module(prepared.batch.to(self.processes.device))
                 fabric.backward(loss / len(group))
             seen = sum(prepared.lengths)
-            work = training_flops(self.objective.model.config, self.objective.config, prepared.lengths)
+            work = training_flops(self.objective.model.config, prepared.lengths, self.objective.scored)
             self.tally.add(loss, interactions=seen, flops=work)
             interactions, flops = interactions + seen, flops + work
         nn.utils.clip_grad_norm_(network_parameters(self.objective), config.gradient_clip)

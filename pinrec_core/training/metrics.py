@@ -17,7 +17,7 @@ class EpochMetrics:
     held_out_loss: float | None  # on users held out of training; None where there are none
     seconds: float
     interactions_per_second: float
-    mfu: float  # model FLOPs utilisation, in [0, 1]
+    mfu: float  # model FLOPs utilisation: a share of the ceiling measured so far
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
