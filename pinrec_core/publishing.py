@@ -17,11 +17,11 @@ import torch
 from pinrec_core import release as layout
 from pinrec_core.catalogue import ItemCatalogue
 from pinrec_core.errors import ReleaseError
+from pinrec_core.file_writing import save_tensors, writing
 from pinrec_core.indexed_model import IndexedModel
 from pinrec_core.output_folder import built_beside
 from pinrec_core.release import Release, ReleaseManifest
 from pinrec_core.sequence_model import SequenceModel
-from pinrec_core.tensor_file import save_tensors
 
 EXPORT_TOLERANCE = 1e-6
 """TorchScript runs the same kernels on the same numbers; anything above rounding is a fault of the export."""
@@ -54,7 +54,8 @@ def publish(
         _export_weights(serving.model, building, space)
         _export_id_embedder(serving.model, building, space, serving.catalogue)
         report(f"index of {len(serving.index):,} items")
-        serving.index.write(building / layout.INDEX_FILE)
+        with writing(building / layout.INDEX_FILE):
+            serving.index.write(building / layout.INDEX_FILE)
         manifest = ReleaseManifest(
             format=layout.FORMAT,
             release_id=release_id,
@@ -89,10 +90,9 @@ def _export_id_embedder(model: SequenceModel, folder: Path, space: str, catalogu
     """Script, save, load what was saved and compare it with the module it came from."""
     path = folder / layout.ID_EMBEDDER_FILE
     original = model.id_embedding.to("cpu").eval()
-    try:
-        torch.jit.script(original).save(str(path), _extra_files={layout.SPACE_KEY: space})
-    except RuntimeError as error:  # torch's error for a full disk, too
-        raise ReleaseError(f"{path}: the ID embedder cannot be exported ({str(error).splitlines()[0]})") from error
+    exported = torch.jit.script(original).save_to_buffer(_extra_files={layout.SPACE_KEY: space})
+    with writing(path):
+        path.write_bytes(exported)  # where torch writes the file itself, a full disk aborts the process
     loaded = torch.jit.load(str(path)).eval()
     keys = torch.from_numpy(np.array(catalogue.item_key[:4096]))
     with torch.inference_mode():

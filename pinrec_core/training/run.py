@@ -22,10 +22,10 @@ from pinrec_core.config import ModelConfig, ObjectiveConfig, TrainingConfig
 from pinrec_core.dataset import DatasetIdentity
 from pinrec_core.device import torch_device
 from pinrec_core.errors import ConfigError, DataError
+from pinrec_core.file_writing import save_tensors
 from pinrec_core.model_of_variant import generative_model
 from pinrec_core.objective import Objective
 from pinrec_core.sequence_model import ItemModel, SequenceModel
-from pinrec_core.tensor_file import save_tensors
 
 RUN_FILE = "run.json"
 WEIGHTS_FILE = "weights.safetensors"

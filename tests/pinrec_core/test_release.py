@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -10,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from pinrec_core import publishing
 from pinrec_core import release as layout
-from pinrec_core.errors import ConfigError, ReleaseError
+from pinrec_core.errors import ConfigError, ReleaseError, StorageError
 from pinrec_core.publishing import publish
 from pinrec_core.release import PARTS, Release, current_release, represent_catalogue
 from tests.pinrec_core.conftest import indexed_model, train_tiny
@@ -54,6 +56,24 @@ def test_a_release_gives_back_what_was_trained(releases, serving):
 
 def test_current_names_the_latest(releases):
     assert current_release(releases).name.startswith("20260103T")
+
+
+@pytest.mark.parametrize(
+    ("writer", "error", "part"),
+    [
+        ("safetensors.torch.save_file", SafetensorError("I/O error: No space left on device"), layout.MODEL_FILE),
+        ("pathlib.Path.write_bytes", OSError(errno.ENOSPC, "No space left on device"), layout.ID_EMBEDDER_FILE),
+        ("faiss.write_index", RuntimeError("write error: No space left on device"), layout.INDEX_FILE),
+    ],
+)
+def test_a_full_disk_is_named_and_leaves_no_release(serving, dataset, tmp_path, monkeypatch, writer, error, part):
+    def full(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(writer, full)
+    with pytest.raises(StorageError, match=rf"{part}: cannot be written \(.*No space left on device\)"):
+        publish(serving, dataset=dataset, releases=tmp_path, metrics={}, now=NOW)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("part", PARTS)
