@@ -29,13 +29,10 @@ def built_beside(out: Path) -> Iterator[Path]:
         yield building
         if out.exists():
             out.rename(replaced)
-        try:
-            building.rename(out)
-        except OSError:
-            if replaced.exists():
-                replaced.rename(out)
-            raise
+        building.rename(out)
     finally:
+        if replaced.exists() and not out.exists():  # stopped between the two
+            replaced.rename(out)
         shutil.rmtree(building, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
 

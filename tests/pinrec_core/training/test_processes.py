@@ -128,9 +128,9 @@ def test_the_command_prints_once_and_a_killed_one_goes_on(dataset, tmp_path):
 
 
 def test_interrupted_together_they_leave_a_checkpoint_of_one_step(dataset, tmp_path):
-    process = start(*train_command(dataset, tmp_path, "--epochs", 40))
+    process = start(*train_command(dataset, tmp_path, "--epochs", 100_000))
     assert process.stderr is not None
-    while "epoch 1/40" not in process.stderr.readline():  # pytest's own timeout bounds it
+    while "epoch 1/" not in process.stderr.readline():  # pytest's own timeout bounds it
         assert process.poll() is None, process.communicate()
     process.send_signal(signal.SIGTERM)  # torchrun passes it on
     _, errors = process.communicate()
