@@ -19,8 +19,9 @@ from benchmarks.quality.schedule import Piece, in_words, run_pieces
 from benchmarks.quality.study import TIMED, Study, load_study, study_names
 from benchmarks.quality.work_folder import Place, locked, place_of, places_of, settle_outdated, turn
 from benchmarks.quality.worker import new_job
+from pinrec_core.cli import ending
 from pinrec_core.dataset import SEQUENCES
-from pinrec_core.errors import ConfigError, DataError, PinRecError, require
+from pinrec_core.errors import ConfigError, DataError, require
 
 WORK = ROOT / "runs" / "quality"
 DATA = ROOT.parent / "shared" / "data"
@@ -28,6 +29,7 @@ DATA = ROOT.parent / "shared" / "data"
 app = typer.Typer(
     help="Train, judge and report: every figure of docs/results. "
     "Start with `python -m benchmarks.quality run ml100k`, then `python -m benchmarks.quality report`.",
+    cls=ending.Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -255,13 +257,5 @@ def say(line: str) -> None:
     print(f"{time.strftime('%H:%M:%S')}  {line}", file=sys.stderr, flush=True)
 
 
-def main() -> None:
-    try:
-        app()
-    except PinRecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
-
-
 if __name__ == "__main__":
-    main()
+    ending.run(app, "error")

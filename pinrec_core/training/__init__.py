@@ -2,22 +2,23 @@
 
 In reading order::
 
-    loop        the run from its first step to its last: start or resume, epochs, steps
-    batches     sequences on disk to batches of histories
-    optimizer   parameter groups and the schedule of the learning rate
-    processes   device, precision and data-parallel processes
-    checkpoint  what a killed run resumes from
+    start         from configurations to a run folder: what can be refused is, then the loop runs
+    loop          epochs and steps
+    batches       sequences on disk to batches of histories
+    optimizer     parameter groups and the schedule of the learning rate
+    processes     device, precision and data-parallel processes
+    checkpoint    what a killed run resumes from
     stop_signals  a stop between two steps on SIGINT and SIGTERM
-    validation  the loss on held-out users
-    throughput  interactions per second and model FLOPs utilisation
-    metrics     figures of an epoch and of the moment
-    curves      TensorBoard
-    run         the finished run: run.json and weights
+    validation    the loss on held-out users
+    throughput    interactions per second and model FLOPs utilisation
+    metrics       figures of an epoch and of the moment
+    curves        TensorBoard
+    run           the finished run: run.json and weights
 """
 
 from pinrec_core.dataset import SEQUENCES
-from pinrec_core.training.loop import train
 from pinrec_core.training.metrics import EpochMetrics, Progress
 from pinrec_core.training.run import Run
+from pinrec_core.training.start import train
 
 __all__ = ["SEQUENCES", "EpochMetrics", "Progress", "Run", "train"]

@@ -130,6 +130,15 @@ def test_what_is_refused_destroys_nothing(place, datasets, tmp_path):
     assert (tmp_path / "work" / "yelp" / "uc-0" / "held_out" / "spec.json").is_file()
 
 
+def test_a_place_that_cannot_be_written_is_refused_first_and_in_a_sentence(tmp_path):
+    (tmp_path / "file").write_text("", "utf-8")
+    (tmp_path / "mine.toml").write_text(STUDY, "utf-8")
+    command = [sys.executable, "-m", "benchmarks.quality", "run", tmp_path / "mine.toml", "--work", tmp_path / "work"]
+    done = subprocess.run([*command, "--out", tmp_path / "file" / "figures"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, f"error: {tmp_path / 'file' / 'figures'}: Not a directory\n")
+    assert not (tmp_path / "work").exists()
+
+
 def test_a_piece_that_measures_time_waits_for_all_others_and_holds_new_ones_back(tmp_path):
     """Also for pieces of other studies, which another process runs in the same folder."""
     events: list[str] = []
