@@ -142,8 +142,7 @@ MANY = 100_000
 """Epochs that do not end before the signal comes."""
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("overwrite", [(), ("--overwrite",)])
+@pytest.mark.parametrize(("number", "overwrite"), [(signal.SIGINT, ()), (signal.SIGTERM, ("--overwrite",))])
 def test_an_interrupted_process_loses_nothing(dataset, tmp_path, number, overwrite):
     process = pinrec_train(dataset, tmp_path / "run", *overwrite, epochs=MANY)
     assert process.stderr is not None
