@@ -20,7 +20,7 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
         path.unlink(missing_ok=True)
-        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+        reason = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
         raise StorageError(f"{path}: cannot be written ({reason})") from error
 
 

@@ -7,6 +7,8 @@ import fcntl
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -17,11 +19,12 @@ from benchmarks.machine import ROOT
 from benchmarks.quality import claims, judge, report, results
 from benchmarks.quality.schedule import Piece, in_words, run_pieces
 from benchmarks.quality.study import TIMED, Study, load_study, study_names
-from benchmarks.quality.work_folder import Place, locked, place_of, places_of, settle_outdated, turn
+from benchmarks.quality.work_folder import Place, place_of, places_of, settle_outdated, turn
 from benchmarks.quality.worker import new_job
 from pinrec_core.cli import ending
 from pinrec_core.dataset import SEQUENCES
 from pinrec_core.errors import ConfigError, DataError, require
+from pinrec_core.folder_lock import locked
 
 WORK = ROOT / "runs" / "quality"
 DATA = ROOT.parent / "shared" / "data"
@@ -119,7 +122,7 @@ def collect(
     Example: python -m benchmarks.quality collect yelp
     """
     for study in map(load_study, studies):
-        with locked(work, study):
+        with _alone(work, study):
             path = _collect(study, work, prepared(study, data, datasets or work / "datasets"), out)
         say(f"{study.name}: figures in {path}")
 
@@ -149,7 +152,7 @@ def run_study(
     """→ why each piece that failed did. ``given`` is what the study was named as."""
     started = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)  # refused now, not after hours of work
-    with locked(work, study):
+    with _alone(work, study):
         dataset = prepared(study, data, datasets)
         judge.check(study, dataset)
         chosen = places_of(study, study.with_dependencies(only or study.runs), work)
@@ -167,6 +170,15 @@ def run_study(
         else:
             say(f"{study.name}: figures in {path}, after {in_words(time.monotonic() - started)}")
     return {f"{study.name} {piece}": reason for piece, reason in failed.items()}
+
+
+@contextmanager
+def _alone(work: Path, study: Study) -> Iterator[None]:
+    """Raises ``ConfigError`` while another process works on the same study in the same folder."""
+    folder = work / study.name
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder, refusal=f"{folder}: expected no other process to work on it"):
+        yield
 
 
 def _collect(study: Study, work: Path, dataset: Path, out: Path) -> Path:

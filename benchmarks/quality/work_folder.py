@@ -116,19 +116,6 @@ def write_json(path: Path, plain: Any) -> None:
 
 
 @contextmanager
-def locked(work: Path, study: Study) -> Iterator[None]:
-    """Raises ``ConfigError`` while another process works on the same study in the same folder."""
-    folder = work / study.name
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"{folder}: expected no other process to work on it") from None
-        yield
-
-
-@contextmanager
 def turn(work: Path, *, alone: bool, waiting: Callable[[], None]) -> Iterator[None]:
     """Pieces of work of all studies in a folder run side by side, but one that measures time runs ``alone``.
 

@@ -3,13 +3,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +26,6 @@ from pinrec_core.sequence_model import ItemModel, SequenceModel
 
 RUN_FILE = "run.json"
 WEIGHTS_FILE = "weights.safetensors"
-LOCK_FILE = ".lock"
 LOG_INVERSE_TEMPERATURE = "log_inverse_temperature"
 ID_TABLES = "model.id_embedding.tables.weight"
 """Their name in the weights of any run."""
@@ -159,17 +155,6 @@ def make_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise ConfigError(f"out={str(folder)!r}: expected a folder to write to ({error.strerror})") from error
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Raises ``ConfigError`` while another process trains in the folder. The kernel unlocks for one that was killed."""
-    with (folder / LOCK_FILE).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"out={str(folder)!r}: expected no other process to train in it") from None
-        yield
 
 
 def clear(folder: Path) -> None:

@@ -19,6 +19,7 @@ from pinrec_core.config import ModelConfig, ObjectiveConfig, TrainingConfig
 from pinrec_core.dataset import SEQUENCES, DatasetManifest
 from pinrec_core.device import torch_device, within_memory
 from pinrec_core.errors import ConfigError, DataError
+from pinrec_core.folder_lock import locked
 from pinrec_core.model_of_variant import trainable_model
 from pinrec_core.objective import Objective
 from pinrec_core.sequences import BatchInfo
@@ -27,7 +28,7 @@ from pinrec_core.training.curves import curves
 from pinrec_core.training.loop import TrainingLoop
 from pinrec_core.training.metrics import Progress, Tally
 from pinrec_core.training.optimizer import new_optimizers
-from pinrec_core.training.run import RUN_FILE, Run, clear, load_id_tables, locked, make_writable
+from pinrec_core.training.run import RUN_FILE, Run, clear, load_id_tables, make_writable
 from pinrec_core.training.sharded_tables import ShardedIdEmbedding, shard_id_tables
 from pinrec_core.training.stop_signals import stop_signals
 
@@ -80,7 +81,8 @@ def train(
     from pinrec_core.training.processes import Processes, is_first_process
 
     sizes = _sizes(model_config, objective_config, training_config)
-    with locked(folder) if is_first_process() else nullcontext(), within_memory(**sizes):
+    refusal = f"out={str(folder)!r}: expected no other process to train in it"
+    with locked(folder, refusal=refusal) if is_first_process() else nullcontext(), within_memory(**sizes):
         if (folder / RUN_FILE).is_file() and not overwrite:
             raise ConfigError(f"out={str(folder)!r}: expected no finished run; --overwrite replaces it")
         processes = Processes.launch(target_device, training_config.precision)
