@@ -85,7 +85,7 @@ def spark_session(*, name: str, master: str, driver_memory: str, shuffle_partiti
         environment = spark_environment(find_java(), Path(folder))
         if master.startswith("local"):  # or Spark looks its own host's name up, and dies where there is no network
             environment["SPARK_LOCAL_IP"] = "127.0.0.1"
-        logging.getLogger().addFilter(_not_by_py4j)  # to stay: objects of Java are freed after it has ended
+        _silence_py4j()  # to stay: objects of Java are freed after it has ended
         try:
             session = _start(name, master, settings, environment)
             yield session
@@ -94,8 +94,17 @@ def spark_session(*, name: str, master: str, driver_memory: str, shuffle_partiti
             _end_java()
 
 
+def _silence_py4j() -> None:
+    """Py4J logs the traceback of what it raises all the same, an interrupt among it, and of what Java leaves unsaid.
+
+    It does so through loggers of its own and, here and there, straight through the root logger, which then gets a
+    handler that prints what the others say, too. Whoever wants to read them adds a handler to ``py4j``.
+    """
+    logging.getLogger().addFilter(_not_by_py4j)  # a logger's filter does not see what other loggers hand up to it
+    logging.getLogger("py4j").propagate = False
+
+
 def _not_by_py4j(record: logging.LogRecord) -> bool:
-    """Py4J logs the traceback of what it raises all the same, an interrupt among it, and of what Java leaves unsaid."""
     return Path(record.pathname).parent.name != "py4j"
 
 

@@ -38,7 +38,7 @@ def bars(figures: Mapping[str, Mapping[str, Any]], label: str) -> Figure:
     names = list(figures)
     value = np.array([figures[name]["value"] for name in names])
     bounds = [figures[name]["ci95"] or (v, v) for name, v in zip(names, value, strict=True)]
-    error = np.abs(np.array(bounds).T - value)
+    error = np.abs(np.array(bounds).T - value).tolist()  # Matplotlib takes a first column for a number, and NumPy warns
     drawing, axes = _new(height=0.9 + 0.32 * len(names))
     at = np.arange(len(names))[::-1]
     axes.barh(at, value, xerr=error, color=_COLOURS[0], height=0.62, error_kw={"elinewidth": 1, "capsize": 2})

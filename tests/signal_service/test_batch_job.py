@@ -162,7 +162,7 @@ def test_what_java_says_when_spark_does_not_start_becomes_a_sentence(monkeypatch
 @pytest.mark.parametrize("moment", ["while it starts", "while it computes"])
 def test_an_interrupt_is_quiet_and_leaves_no_java_behind(moment):
     script = (
-        "import os, signal, sys, threading; from pathlib import Path; from pyspark.sql import functions as F\n"
+        "import logging, os, signal, sys, threading; from pathlib import Path; from pyspark.sql import functions as F\n"
         "from signal_service.spark_session import spark_session\n"
         "interrupt = threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT))\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
@@ -172,6 +172,8 @@ def test_an_interrupt_is_quiet_and_leaves_no_java_behind(moment):
         "        interrupt.start()\n"
         "        spark.range(10**13).select(F.sum(F.sqrt('id'))).collect()\n"
         "except KeyboardInterrupt:\n"
+        # as Py4J does where Java, spoken to after an interrupt, is quicker to close the connection
+        "    logging.basicConfig(); logging.getLogger('py4j.clientserver').error('while shutting down')\n"
         "    print('children', Path(f'/proc/self/task/{os.getpid()}/children').read_text().split())\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
