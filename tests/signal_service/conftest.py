@@ -19,7 +19,7 @@ from tests.signal_service.builders import EVENTS, write_prepared
 @pytest.fixture(scope="session")
 def spark_up() -> Iterator[None]:
     """One Spark for all tests of a run; ``run_batch_job`` uses the session it finds."""
-    with spark_session(name="tests", master="local[2]", driver_memory="1g", shuffle_partitions=2):
+    with spark_session(name="tests", master="local[2]", driver_memory="1g", shuffle_partitions=2, quick=True):
         yield
 
 

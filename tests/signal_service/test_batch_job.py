@@ -143,6 +143,12 @@ def test_a_master_that_answers_is_taken():
         check_spark(f"spark://127.0.0.1:1,127.0.0.1:{server.getsockname()[1]}")
 
 
+def test_java_compiles_quickly_for_a_quick_session(spark_up):
+    management = SparkSession.builder.getOrCreate()._jvm.java.lang.management.ManagementFactory
+    arguments = management.getRuntimeMXBean().getInputArguments()  # what Java itself was started with
+    assert "-XX:TieredStopAtLevel=1" in list(arguments)
+
+
 def test_what_java_says_when_spark_does_not_start_becomes_a_sentence(monkeypatch):
     def fail(_: object) -> None:
         raise Py4JError(
