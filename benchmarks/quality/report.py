@@ -58,8 +58,8 @@ run it again](#run-it-again).
   on the users for validation, after a first study with others, and two seeds of a second with that batch size, had
   been judged: the first missed the goal for users without a history, the second's two seeds fell on either side. Leave
   one out judges the last item of every user, which no training saw; its settings were chosen by the item before that,
-  but figures of the last items were known when MovieLens-1M's number of epochs was set, after the training loss, and
-  when Amazon's headline went from two stages to one.
+  but figures of the last items were known when MovieLens-1M's number of epochs was set, after the training loss, when
+  four layers were tried there, and when Amazon's headline went from two stages to one.
 - **The same budget**: all variants of a log have the same data, epochs and settings, chosen for the generative ones. A
   multi-token window has more targets, so that {MT,OC} trains up to twice as long; for `yelp` [the others at as many
   minutes](yelp.md#as-many-minutes-instead-of-epochs) stand beside. PinnerFormer and SASRec were not tuned on their own,
