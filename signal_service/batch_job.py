@@ -27,7 +27,7 @@ from signal_service.spark_session import spark_session
 SECONDS_PER_DAY = 86_400
 PARTITION_BYTES = 64 << 20
 QUICK_BYTES = 512 << 20
-"""Up to here starting sooner outweighs running slower, by .6 of the time at 30 MiB and .9 at 490 (docs/log.md)."""
+"""Up to here starting sooner outweighs running slower: .6 of the time at 30 MiB, .9 at 490 (docs/log.md)."""
 ROW_GROUP_BYTES = 16 << 20  # what a reader holds at a time
 
 Progress = Callable[[str], None]
