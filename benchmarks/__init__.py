@@ -1,6 +1,7 @@
 """How long each stage takes, and the whole ensemble: beside a floor, a named baseline and the machine's card.
 
-``python -m benchmarks`` runs them all. Nothing here asserts a time.
+``python -m benchmarks`` runs them all; ``benchmarks.quality`` measures how good the answers are. Nothing here asserts a
+time, and nothing imports it.
 """
 
 import os

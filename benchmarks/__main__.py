@@ -21,9 +21,9 @@ from benchmarks.demo import Prepared
 from benchmarks.machine import machine_card
 from benchmarks.options import Options, Progress
 from benchmarks.report import RESULTS, Result, document, print_card, print_result, save
-from pinrec_core.config import preset as preset_named
+from pinrec_core.config.presets import preset as preset_named
 from pinrec_core.errors import PinRecError
-from pinrec_core.serving.deployment import default_threads
+from pinrec_serving.deployment import default_threads
 
 TABLE_WIDTH = 160  # where there is no terminal whose width could be asked
 

@@ -33,9 +33,9 @@ from benchmarks.timing import Timing, time_together
 from load_tests import server_statistics
 from load_tests.server_statistics import ModelTime
 from pinrec_core.contract import PIPELINE
-from pinrec_core.dataset import DatasetManifest
+from pinrec_core.dataset.manifest import DatasetManifest
+from pinrec_core.dataset.sequences import iter_histories
 from pinrec_core.errors import ServerError
-from pinrec_core.sequences import iter_histories
 
 BASELINE = "in process"
 SERVED = "client → Triton"

@@ -20,20 +20,25 @@ from benchmarks.generator_twins import MatmulFlops, generate_by_recomputing, gpt
 from benchmarks.options import Options, Progress
 from benchmarks.report import Result, Row, compare
 from benchmarks.timing import time_together
-from pinrec_core.collate import collate
-from pinrec_core.config import PRESETS, GenerationConfig, ModelConfig, Variant
-from pinrec_core.decoder import KeyValueCache
-from pinrec_core.generation import (
+from pinrec_core.config.presets import PRESETS
+from pinrec_core.config.sections import GenerationConfig, ModelConfig, Variant
+from pinrec_core.generation.generate import (
     RequestContext,
     condition_of_step,
-    draw_feedback_outcomes,
-    embeddings_of_step,
+    decode_step,
+    fed_back,
     generate,
+    prefill,
+    step_embeddings,
 )
+from pinrec_core.generation.inputs import request_context
+from pinrec_core.generation.retrieval_plan import plan_retrieval
 from pinrec_core.history import History
-from pinrec_core.model import PinRec
-from pinrec_core.retrieval_plan import plan_retrieval
-from pinrec_core.sequence_model import HistoryBatch, SequenceModel
+from pinrec_core.model.collate import collate
+from pinrec_core.model.decoder import KeyValueCache
+from pinrec_core.model.pinrec import PinRec
+from pinrec_core.model.sequence_model import HistoryBatch, SequenceModel
+from pinrec_core.request import Request
 
 BASELINE = "recompute (no cache)"
 GPT2 = "GPT2Model (transformers)"
@@ -94,28 +99,26 @@ def functions(case: Case) -> dict[str, Callable[[], object]]:
     torch.manual_seed(0)
     config = case.config
     model = PinRec(config).eval()
-    histories, id_embedding = _histories(case)
+    requests, id_embedding = _requests(case)
+    histories = [request.history for request in requests]
     batch = collate(histories, id_embedding)
-    request = _request(case)
+    context = request_context(requests, steps=case.S, device=torch.device("cpu"))
     offsets = tuple(range(1, case.W + 1))
-    embedding = generate(model, batch, request, offsets)
+    embedding = generate(model, batch, context, offsets)
     generation = GenerationConfig(steps=case.S, offsets=offsets)
-    budgets = [np.full(OUTCOMES, 1 / OUTCOMES)] * case.B
     timed: dict[str, Callable[[], object]] = {
-        "generate": lambda: generate(model, batch, request, offsets),
-        BASELINE: lambda: generate_by_recomputing(model, batch, request, offsets),
+        "generate": lambda: generate(model, batch, context, offsets),
+        BASELINE: lambda: generate_by_recomputing(model, batch, context, offsets),
     }
     if importlib.util.find_spec("transformers") is not None:
         timed[GPT2] = gpt2_stepping(config, case.B, config.max_history, case.S)
-    prefill, decode, head = _phases(model, batch, request, offsets)
+    prefill, decode, head = _phases(model, batch, context, offsets)
     return timed | {
         "· collate": lambda: collate(histories, id_embedding),
         "· prefill": prefill,
         "· decode steps": decode,
         "· head": head,
-        "· compress + allocate": lambda: plan_retrieval(
-            embedding, budgets, [NUM_ITEMS] * case.B, [0] * case.B, generation
-        ),
+        "· compress + allocate": lambda: plan_retrieval(embedding, requests, generation),
     }
 
 
@@ -129,44 +132,40 @@ def _flops_by_row(needed: MatmulFlops) -> dict[str, int]:
 
 
 def _phases(
-    model: SequenceModel, batch: HistoryBatch, request: RequestContext, offsets: tuple[int, ...]
+    model: SequenceModel, batch: HistoryBatch, context: RequestContext, offsets: tuple[int, ...]
 ) -> tuple[Callable[[], object], ...]:
     """The phases of ``generate`` apart: prefill, all decode steps, all head calls. The cache of one prefill is decoded
     over and over: later positions are overwritten, earlier ones stay."""
     B, T, _ = batch.feature.shape
-    steps = request.feedback_outcome.shape[1] + 1
-    row = torch.arange(B)
+    steps = context.feedback_outcome.shape[1] + 1
 
     @torch.inference_mode()
-    def prefill() -> tuple[KeyValueCache, Tensor]:
+    def filled() -> tuple[KeyValueCache, Tensor]:
         cache = KeyValueCache.allocate(model.decoder, B, T + steps)
-        hidden, _ = model(batch, cache)
-        cache.advance(1 + batch.length)
-        return cache, hidden[row, batch.length]
+        return cache, prefill(model, batch, cache)
 
-    filled, hidden = prefill()
+    whole, hidden = filled()
     with torch.inference_mode():
-        fed_back = embeddings_of_step(model, hidden, offsets)[:, 0, 0]
+        embedding = step_embeddings(model, hidden, condition_of_step(model, offsets))
+        item = fed_back(embedding, context.feedback_outcome[:, 0], offsets)
 
     @torch.inference_mode()
     def decode() -> None:
-        cache = KeyValueCache(key=filled.key, value=filled.value, length=filled.length)
+        cache = KeyValueCache(key=whole.key, value=whole.value, length=whole.length)
         for _ in range(steps - 1):
-            token = model.tokens(fed_back, request.surface, request.timestamp, request.timestamp)
-            model.decoder(token.unsqueeze(1), cache)
-            cache.advance(1)
+            decode_step(model, item, context, context.timestamp, cache)
 
     @torch.inference_mode()
     def head() -> None:
         condition = condition_of_step(model, offsets)
         for _ in range(steps):
-            model.head.conditioned(hidden[:, None, None, :], condition)
+            step_embeddings(model, hidden, condition)
 
-    return prefill, decode, head
+    return filled, decode, head
 
 
-def _histories(case: Case) -> tuple[list[History], Tensor]:
-    """B random histories of full length, with their ID embeddings ``[B, T, I]``."""
+def _requests(case: Case) -> tuple[list[Request], Tensor]:
+    """B requests with random histories of full length, and their ID embeddings ``[B, T, I]``."""
     random = np.random.default_rng(0)
     T = case.config.max_history
     histories = [
@@ -181,14 +180,11 @@ def _histories(case: Case) -> tuple[list[History], Tensor]:
         )
         for _ in range(case.B)
     ]
-    return histories, torch.randn(case.B, T, case.config.id_width) * 0.02
-
-
-def _request(case: Case) -> RequestContext:
-    budget = np.full(OUTCOMES, 1 / OUTCOMES)
-    feedback = np.stack([draw_feedback_outcomes(budget, case.S, seed) for seed in range(case.B)])
-    return RequestContext(
-        surface=torch.ones(case.B, dtype=torch.int64),
-        timestamp=torch.full((case.B,), TIME),
-        feedback_outcome=torch.from_numpy(feedback),
-    )
+    requests = [
+        Request(
+            history=history, surface=1, time=TIME, seed=seed, budget=np.full(OUTCOMES, 1 / OUTCOMES),
+            num_items=NUM_ITEMS,
+        )
+        for seed, history in enumerate(histories)
+    ]  # fmt: skip
+    return requests, torch.randn(case.B, T, case.config.id_width) * 0.02

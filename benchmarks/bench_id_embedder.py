@@ -13,8 +13,8 @@ from benchmarks.floors import Floor, copy_floor
 from benchmarks.options import Options, Progress
 from benchmarks.report import Result, Row, compare
 from benchmarks.timing import time_together
-from pinrec_core.config import PRESETS
-from pinrec_core.id_embedding import HashedIdEmbedding
+from pinrec_core.config.presets import PRESETS
+from pinrec_core.representations.id_embedding import HashedIdEmbedding
 
 BASELINE = "nn.Embedding"
 POSITIONS = (128, 512)

@@ -19,13 +19,13 @@ from benchmarks.options import Options, Progress
 from benchmarks.pipeline import Pipeline, request_tensors
 from benchmarks.report import Result, Row, Value, compare
 from benchmarks.timing import time_together
-from pinrec_core.config import GenerationConfig
+from pinrec_core.config.sections import GenerationConfig
 from pinrec_core.contract import GENERATOR
-from pinrec_core.item_index import ItemIndex
-from pinrec_core.item_softmax import ItemSoftmax
-from pinrec_core.merging import MergeByMixture, MergeRule, RankedItems, merge_by_quota, retrieve
-from pinrec_core.retrieval_plan import RetrievalPlan
-from pinrec_core.sequences import iter_histories
+from pinrec_core.dataset.sequences import iter_histories
+from pinrec_core.generation.retrieval_plan import RetrievalPlan
+from pinrec_core.retrieval.item_index import ItemIndex
+from pinrec_core.retrieval.item_softmax import ItemSoftmax
+from pinrec_core.retrieval.merging import MergeByMixture, MergeRule, RankedItems, merge_by_quota, retrieve
 
 BASELINE = "brute force (IndexFlatIP)"
 BATCHES = (1, 16)

@@ -20,14 +20,14 @@ from benchmarks.options import Options, Progress
 from benchmarks.pipeline import request_tensors
 from benchmarks.report import Result, Row, compare
 from benchmarks.timing import time_together
-from pinrec_core.catalogue import ItemCatalogue
-from pinrec_core.dataset import DatasetManifest
+from pinrec_core.dataset.catalogue import ItemCatalogue
+from pinrec_core.dataset.manifest import DatasetManifest
+from pinrec_core.dataset.sequences import BatchInfo, iter_histories
 from pinrec_core.history import DTYPES, History, ItemType
 from pinrec_core.ids import user_store_key
-from pinrec_core.release import Release
-from pinrec_core.sequences import BatchInfo, iter_histories
+from pinrec_core.release.format import Release
+from pinrec_core.representations.text_encoder import text_encoder
 from pinrec_core.stages.base import Tensors, run_batch
-from pinrec_core.text import text_encoder
 from signal_service.event_history import EventHistoryBuilder
 from signal_service.fetch_stage import SignalFetchStage
 from signal_service.request import RequestParser

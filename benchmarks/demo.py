@@ -11,7 +11,8 @@ from functools import cached_property
 from pathlib import Path
 
 from pinrec_core.errors import ConfigError, ServerError
-from pinrec_core.release import Release, current_release
+from pinrec_core.release.current import current_release
+from pinrec_core.release.format import Release
 from pinrec_core.stages.base import StageParameters
 
 
@@ -63,7 +64,7 @@ class Folders:
 
 def pinrec_command() -> list[str]:
     """``pinrec`` of this very environment."""
-    return [sys.executable, "-c", "from pinrec_core.cli.main import main; main()"]
+    return [sys.executable, "-c", "from pinrec_cli.main import main; main()"]
 
 
 def _release_folder(path: Path) -> Path:

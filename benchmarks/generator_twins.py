@@ -9,10 +9,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from pinrec_core import time_features
-from pinrec_core.config import ModelConfig
-from pinrec_core.generation import RequestContext, embeddings_of_step
-from pinrec_core.sequence_model import HistoryBatch, SequenceModel
+from pinrec_core.config.sections import ModelConfig
+from pinrec_core.generation.generate import RequestContext, condition_of_step, fed_back, step_embeddings
+from pinrec_core.model.sequence_model import HistoryBatch, SequenceModel
+from pinrec_core.representations import time_features
 
 
 @torch.inference_mode()
@@ -26,18 +26,18 @@ def generate_by_recomputing(
     B, T, _ = history.feature.shape
     if not (history.length == T).all():
         raise ValueError(f"history.length={history.length.tolist()}: expected {T} for every row")
-    row = torch.arange(B, device=history.length.device)
     steps = request.feedback_outcome.shape[1] + 1
     tokens = model.history_tokens(history, model.represent_items(history))
     previous = history.timestamp[:, -1]
+    condition = condition_of_step(model, offsets)
     generated = []
     for step in range(steps):
-        embedding = embeddings_of_step(model, model.decoder(tokens)[:, -1], offsets)
+        embedding = step_embeddings(model, model.decoder(tokens)[:, -1], condition)
         generated.append(embedding)
         if step == steps - 1:
             break
-        fed_back = embedding[row, request.feedback_outcome[:, step], offsets.index(1)]
-        token = model.tokens(fed_back, request.surface, request.timestamp, previous)
+        item = fed_back(embedding, request.feedback_outcome[:, step], offsets)
+        token = model.tokens(item, request.surface, request.timestamp, previous)
         tokens = torch.cat([tokens, token.unsqueeze(1)], dim=1)
         previous = request.timestamp
     return torch.cat(generated, dim=2)

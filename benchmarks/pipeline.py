@@ -9,7 +9,7 @@ import numpy as np
 
 from id_embedder.stage import IdEmbedderStage
 from pinrec_core.contract import FAISS_RETRIEVAL, GENERATOR, ID_EMBEDDER, PIPELINE, SIGNAL_FETCH, StageSpec
-from pinrec_core.dataset import DatasetManifest
+from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.errors import PinRecError
 from pinrec_core.ids import IdKind
 from pinrec_core.stages.base import Stage, StageParameters, Tensors, run_batch

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from pinrec_core.errors import PinRecError
-from pinrec_core.release import Release
+from pinrec_core.release.format import Release
 from pinrec_core.stages.base import StageParameters, Tensors
 
 

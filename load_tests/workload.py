@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow.dataset as pads
 from pinrec_client import Event, RecommendRequest
 
-from pinrec_core.catalogue import ItemCatalogue
-from pinrec_core.dataset import DatasetManifest
+from pinrec_core.dataset.catalogue import ItemCatalogue
+from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.errors import DataError
 from pinrec_core.ids import IdKind
 

@@ -1,22 +1,26 @@
-"""PinRec: generative retrieval. Each section of the paper is a module; read them in this order.
+"""PinRec: generative retrieval. The model package: everything from a prepared log to a release, and no server.
 
-==  ==========================  =====================================================================
-1   history, ids, quantization  what one interaction is
-2   id_embedding                hashed ID tables
-    item_embedder               per-type embedders into the item space
-    time_features, decoder      GPT-2-style causal decoder with surface and time, K/V cache
-    output_head                 conditioned output head
-    model                       the whole, one forward pass
-3   count_min_sketch            how often an item is drawn as a negative
-    sampled_softmax             eq. 2: sampled softmax with logQ correction and masks
-    objective                   eq. 3 and 5: next-token and windowed multi-token targets
-4   generation                  prefill, decode steps, what feeds back
-    compression                 merging of near-equal embeddings, per outcome
-    budget                      budget → quota per outcome and embedding
-    item_index, merging         IVF-HNSW lookup, de-duplication, top-up
-5   stages, serving             the same as stages of a Triton ensemble
-6   evaluation                  unordered recall, diversity, baselines
-==  ==========================  =====================================================================
+A reader of the paper finds its sections in these folders, each of which imports only those above it in this table:
 
-Shapes are written with the letters of ``pinrec_core.contract.DIMENSIONS``.
+=================  ==============================================================================
+words              ``errors``, ``history``, ``ids``, ``contract``, ``request``, ``validation``:
+                   what everybody speaks
+config, files      settings with their bounds; files and folders that are whole or not there
+representations    text, ids and time as numbers; the embedder into the items' space
+dataset            a prepared log: its manifest, its items, its sequences, who is held out
+model              decoder and head: PinRec, and the baselines that share its form
+preparation        a log becomes a dataset
+objective          targets, negatives with their correction, sampled softmax (eq. 2, 3 and 5)
+generation         prefill, decode steps, compression, the budget's quotas
+retrieval          the index, and how the finds of several embeddings become one list
+training           a dataset becomes a run
+baselines          what counts instead of learning
+release            a run becomes a release; a model that answers requests
+stages             the same as the stages of a pipeline
+evaluation         unordered recall and what else is measured (eq. 6)
+simulation         a synthetic world that writes logs
+=================  ==============================================================================
+
+It may not know Triton, sockets, the command line or the signal stores. Shapes are written with the letters of
+``pinrec_core.contract.DIMENSIONS``.
 """

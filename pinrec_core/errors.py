@@ -9,7 +9,7 @@ from __future__ import annotations
 class PinRecError(Exception):
     """Base of every error this project raises on purpose.
 
-    ``code`` is a gRPC status name; ``pinrec_core.serving.triton_boundary`` maps it to Triton's codes and the CLI to
+    ``code`` is a gRPC status name; ``pinrec_serving.triton_boundary`` maps it to Triton's codes and the CLI to
     an exit code. Anything that is not a ``PinRecError`` is unforeseen and answered as INTERNAL.
     """
 

@@ -17,11 +17,11 @@ from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, Observation, SparkSession, Window
 from pyspark.sql import functions as F
 
-from pinrec_core.dataset import DatasetManifest
+from pinrec_core.dataset.manifest import DatasetManifest
+from pinrec_core.dataset.sequences import BatchInfo, is_batch
 from pinrec_core.errors import DataError, PinRecError, ServerError, require
+from pinrec_core.files.output_folder import output_folder
 from pinrec_core.history import NO_OUTCOME, ItemType
-from pinrec_core.output_folder import output_folder
-from pinrec_core.sequences import BatchInfo, is_batch
 from signal_service.spark_session import spark_session
 
 SECONDS_PER_DAY = 86_400

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from rocksdict import AccessType, BlockBasedOptions, DBCompressionType, Options, Rdict, WriteBatch, WriteOptions
 
-from pinrec_core.dataset import DatasetManifest
+from pinrec_core.dataset.manifest import DatasetManifest
+from pinrec_core.dataset.sequences import BatchInfo, is_batch, iter_histories
 from pinrec_core.errors import DataError, PinRecError, StoreError
+from pinrec_core.files.output_folder import output_folder
 from pinrec_core.history import History
 from pinrec_core.ids import user_store_key
-from pinrec_core.output_folder import output_folder
-from pinrec_core.sequences import BatchInfo, is_batch, iter_histories
 from signal_service.history_codec import decode_history, encode_history
 
 SEQUENCES = "sequences"

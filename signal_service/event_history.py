@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pinrec_core.catalogue import ItemCatalogue
-from pinrec_core.dataset import DatasetManifest
+from pinrec_core.dataset.catalogue import ItemCatalogue
+from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.history import DTYPES, NO_OUTCOME, History, ItemType
-from pinrec_core.quantization import quantize_int8
-from pinrec_core.text import TextEncoder
+from pinrec_core.representations.quantization import quantize_int8
+from pinrec_core.representations.text_encoder import TextEncoder
 from signal_service.store import Event
 
 

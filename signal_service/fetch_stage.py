@@ -13,8 +13,8 @@ import numpy as np
 from pinrec_core.errors import PinRecError, StoreError
 from pinrec_core.history import DTYPES, NO_OUTCOME, History, ItemType
 from pinrec_core.ids import string_key
-from pinrec_core.quantization import quantize_int8
-from pinrec_core.release import Release
+from pinrec_core.release.format import Release
+from pinrec_core.representations.quantization import quantize_int8
 from pinrec_core.stages.base import StageParameters, Tensors
 from signal_service.merge import newest, seen_item_keys
 from signal_service.request import RecommendRequest, RequestParser

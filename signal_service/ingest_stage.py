@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from pinrec_core.contract import SIGNAL_INGEST
-from pinrec_core.dataset import DatasetManifest
+from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError, require
 from pinrec_core.history import ItemType
 from pinrec_core.ids import IdKind, item_keys, string_key, user_store_key

@@ -11,9 +11,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from pinrec_core.config import GenerationConfig, ModelConfig
+from pinrec_core.config.sections import GenerationConfig, ModelConfig
 from pinrec_core.contract import BUDGET_TOLERANCE
-from pinrec_core.dataset import UNKNOWN_SURFACE, DatasetManifest
+from pinrec_core.dataset.manifest import UNKNOWN_SURFACE, DatasetManifest
 from pinrec_core.errors import InvalidRequestError, require
 from pinrec_core.ids import IdKind, user_store_key
 from pinrec_core.stages.base import Tensors, scalar, text

@@ -16,7 +16,7 @@ from typing import cast
 from rocksdict import AccessType, BlockBasedOptions, Options, Rdict, WriteBatch, WriteOptions
 
 from pinrec_core.errors import StoreError
-from pinrec_core.temporary_folder import TemporaryFolder
+from pinrec_core.files.temporary_folder import TemporaryFolder
 from signal_service.event_codec import decode_event, event_key, event_value, range_start
 from signal_service.store import Event
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pinrec_core.catalogue import ItemCatalogue
-from pinrec_core.dataset import DatasetManifest
+from pinrec_core.dataset.catalogue import ItemCatalogue
+from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.errors import ReleaseError
 from pinrec_core.history import History
-from pinrec_core.text import TextEncoder, text_encoder
+from pinrec_core.representations.text_encoder import TextEncoder, text_encoder
 from signal_service.batch_view import BatchView
 from signal_service.event_history import EventHistoryBuilder
 from signal_service.merge import merge_histories

@@ -1,4 +1,4 @@
-"""The direction of imports: the model package knows nothing of Triton, sockets or the command line."""
+"""The structure of the code: data flows one way at every level, and each package knows no more than it may."""
 
 from __future__ import annotations
 
@@ -8,55 +8,82 @@ from pathlib import Path
 import pytest
 
 from pinrec_core import contract
+from tests.import_graph import ROOT, imports, inside, modules, packages
 
-ROOT = Path(__file__).parent.parent
-OUTER = {"tritonclient", "triton_python_backend_utils", "socket", "argparse", "typer", "grpc", "rich", "pinrec_client"}
-SERVICES = {"signal_service", "id_embedder"}
+MODULES = modules(ROOT)
+IMPORTS = imports(ROOT)
+SERVERS = {"tritonclient", "triton_python_backend_utils", "grpc"}
+INTERFACES = {"argparse", "typer", "rich", "pinrec_cli", "pinrec_client"}
+SERVICES = {"signal_service", "id_embedder", "pinrec_serving"}
+MAY_NOT_KNOW = {
+    "pinrec_core": SERVERS | INTERFACES | SERVICES | {"socket"},
+    "signal_service": SERVERS | {"pinrec_serving", "pinrec_cli", "pinrec_client"},
+    "id_embedder": SERVERS | INTERFACES | {"pinrec_serving", "signal_service"},
+    "pinrec_serving": {"pinrec_cli", "pinrec_client", "signal_service", "id_embedder"},
+    "pinrec_client": {"pinrec_core", "torch", "faiss", "pyarrow", *SERVICES},
+    "load_tests": {"torch", "faiss", *SERVICES},
+}
+"""What no module of a package imports, at the top of a file or within a function."""
 
 
-def imports(path: Path) -> set[str]:
+def imported_packages(path: Path) -> set[str]:
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.add(node.module)
-    return names
+    return {name.partition(".")[0] for name in names}
 
 
-def files(package: str, *, without: tuple[str, ...] = ()) -> list[Path]:
-    return [p for p in sorted((ROOT / package).rglob("*.py")) if not any(f"/{w}/" in str(p) for w in without)]
+@pytest.mark.parametrize("package", packages(ROOT), ids=lambda name: name or "project")
+def test_no_arrow_runs_up_and_there_is_no_circle_at_any_level(package):
+    graph = inside(package, IMPORTS)
+    assert graph.circles == []
+    assert graph.up == []
 
 
-@pytest.mark.parametrize(
-    "path", files("pinrec_core", without=("serving", "cli")), ids=lambda p: str(p.relative_to(ROOT))
-)
-def test_the_model_package_imports_no_server_and_no_service(path):
-    top = {name.split(".")[0] for name in imports(path)}
-    assert not top & (OUTER | SERVICES)
-    assert not {n for n in imports(path) if n.startswith(("pinrec_core.serving", "pinrec_core.cli"))}
+def test_a_circle_and_its_arrows_are_found():
+    """The test above can fail: through a function, through type checking, between packages, and within one."""
+    graph = inside("", {("a.x", "b.y"), ("b.z", "a.x"), ("c.d", "a.x")})
+    assert graph.circles == [["a", "b"]]
+    assert graph.up == [("a", "b"), ("b", "a")]
+    assert graph.floors == {"a": 1, "b": 1, "c": 2}
+    assert inside("b", {("a.x", "b.y"), ("b.z", "a.x")}).circles == []
 
 
-@pytest.mark.parametrize("package", ["signal_service", "id_embedder"])
-def test_services_import_the_model_package_and_no_server(package):
-    for path in files(package):
-        names = imports(path)
-        assert not {n for n in names if n.startswith(("tritonclient", "pinrec_core.serving", "pinrec_core.cli"))}, path
+def test_every_import_is_seen(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "client").mkdir()
+    for name in ("__init__", "b", "c", "d", "e"):
+        (tmp_path / "a" / f"{name}.py").write_text("")
+    (tmp_path / "a" / "b.py").write_text(
+        "import a.c\nfrom a import d\nif TYPE_CHECKING:\n    from a.e import Name\n"
+        "def f():\n    from a.c import g\n    import os\n"
+    )
+    assert imports(tmp_path) == {("a.b", "a.c"), ("a.b", "a.d"), ("a.b", "a.e")}
 
 
-def test_the_client_stands_alone():
-    for path in files("client/pinrec_client"):
-        top = {name.split(".")[0] for name in imports(path)}
-        assert not top & {"pinrec_core", "torch", "faiss", "pyarrow", "signal_service"}, path
+@pytest.mark.parametrize("package", MAY_NOT_KNOW)
+def test_a_package_knows_no_more_than_it_may(package):
+    for name, path in MODULES.items():
+        if name.partition(".")[0] == package:
+            assert not imported_packages(path) & MAY_NOT_KNOW[package], name
+
+
+def test_every_package_says_what_lives_in_it():
+    for name in packages(ROOT)[1:]:
+        described = ast.get_docstring(ast.parse(MODULES[name].read_text("utf-8")))
+        assert described is not None, f"{name}: expected a docstring in its __init__.py"
+        assert len(described) > 40, name
 
 
 def test_no_pickle_and_no_path_edits_anywhere():
-    for package in ("pinrec_core", "signal_service", "id_embedder", "client", "load_tests", "model_repository"):
-        for path in files(package):
-            assert "pickle" not in {n.split(".")[0] for n in imports(path)}, path
-            text = path.read_text("utf-8")
-            assert "torch.load(" not in text, path
-            assert "sys.path." not in text, path
+    for name, path in MODULES.items():
+        assert "pickle" not in imported_packages(path), name
+        text = path.read_text("utf-8")
+        assert "torch.load(" not in text, name
+        assert "sys.path." not in text, name
 
 
 def test_contract_uses_only_letters_of_the_table():

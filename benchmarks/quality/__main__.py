@@ -21,10 +21,10 @@ from benchmarks.quality.schedule import Piece, in_words, run_pieces
 from benchmarks.quality.study import TIMED, Study, load_study, study_names
 from benchmarks.quality.work_folder import Place, place_of, places_of, settle_outdated, turn
 from benchmarks.quality.worker import new_job
-from pinrec_core.cli import ending
-from pinrec_core.dataset import SEQUENCES
+from pinrec_cli import ending
+from pinrec_core.dataset.manifest import SEQUENCES
 from pinrec_core.errors import ConfigError, DataError, require
-from pinrec_core.folder_lock import locked
+from pinrec_core.files.folder_lock import locked
 
 WORK = ROOT / "runs" / "quality"
 DATA = ROOT.parent / "shared" / "data"

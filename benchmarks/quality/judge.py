@@ -19,23 +19,27 @@ import numpy as np
 from benchmarks.machine import machine_card
 from benchmarks.quality.study import EvaluationSettings, RunSpec, Study
 from benchmarks.quality.work_folder import FIGURES_FILE, MACHINE_FILE, RESULTS, SPEC_FILE, Place, write_json
-from pinrec_core.catalogue import ItemCatalogue
-from pinrec_core.config import ModelConfig, Variant
-from pinrec_core.data.report import FILE_NAME as PREPARE_REPORT
-from pinrec_core.dataset import DatasetManifest
+from pinrec_core.config.sections import ModelConfig, Variant
+from pinrec_core.dataset.catalogue import ItemCatalogue
+from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.errors import ConfigError, require
-from pinrec_core.evaluation.budget_sweep import count_outcomes, sweep_budget
 from pinrec_core.evaluation.cases import EvaluationCase
-from pinrec_core.evaluation.controllability import hits_by_desired_outcome
-from pinrec_core.evaluation.embeddings_per_step import sweep_embeddings_per_step
-from pinrec_core.evaluation.precision import compare_precisions
+from pinrec_core.evaluation.judging import judge
+from pinrec_core.evaluation.opening import open_run, open_subject
+from pinrec_core.evaluation.protocol import EvaluationTask, Protocol
 from pinrec_core.evaluation.result import EvaluationResult
-from pinrec_core.evaluation.setting import Protocol, Setting, judge, open_run, open_subject
+from pinrec_core.evaluation.studies.budget_sweep import count_outcomes, sweep_budget
+from pinrec_core.evaluation.studies.controllability import hits_by_desired_outcome
+from pinrec_core.evaluation.studies.embeddings_per_step import sweep_embeddings_per_step
+from pinrec_core.evaluation.studies.precision import compare_precisions
 from pinrec_core.evaluation.subjects import ModelSubject, Subject
-from pinrec_core.evaluation.user_embeddings import with_embeddings
-from pinrec_core.indexed_model import default_generation
-from pinrec_core.output_folder import built_beside
-from pinrec_core.training import Progress, Run, train
+from pinrec_core.files.output_folder import built_beside
+from pinrec_core.generation.defaults import default_generation, with_embeddings
+from pinrec_core.preparation.report import FILE_NAME as PREPARE_REPORT
+from pinrec_core.training.metrics import Progress
+from pinrec_core.training.run import Run
+from pinrec_core.training.start import train
+from pinrec_core.validation import to_plain
 
 CHECKPOINT_SECONDS = 60.0
 _PROTOCOLS = {
@@ -87,14 +91,14 @@ def _check_somebody_is_judged(study: Study, dataset: Path, manifest: DatasetMani
     catalogue = ItemCatalogue.open(dataset)
     kinds = {kind for run in study.runs.values() for kind in run.evaluations}
     for protocol in sorted({_PROTOCOLS.get(kind, Protocol.HELD_OUT) for kind in kinds}):
-        setting = _setting(study, dataset, manifest, protocol)
-        require(next(setting.cases(catalogue), None) is not None, "evaluation.targets", study.evaluation.targets,
+        task = _task(study, dataset, manifest, protocol)
+        require(next(task.cases(catalogue), None) is not None, "evaluation.targets", study.evaluation.targets,
                 f"so few that a user for the protocol {protocol} has them, with "
                 f"split.evaluation_share={study.evaluation_share}", error=ConfigError)  # fmt: skip
 
 
-def _setting(study: Study, dataset: Path, manifest: DatasetManifest, protocol: Protocol) -> Setting:
-    return Setting(
+def _task(study: Study, dataset: Path, manifest: DatasetManifest, protocol: Protocol) -> EvaluationTask:
+    return EvaluationTask(
         dataset=dataset, manifest=manifest, protocol=protocol, evaluation_share=study.evaluation_share,
         held_out_last=study.held_out_last, targets=study.evaluation.targets,
         max_users=None if protocol.left_out else study.evaluation.max_users,
@@ -165,7 +169,7 @@ def training_figures(place: Place) -> dict[str, Any]:
     if place.run.recommender is not None:
         return {}
     run = Run.load(place.training)
-    return {**run.metrics, "model": run.model.to_dict(), "objective": run.objective.to_dict()}
+    return {**run.metrics, "model": to_plain(run.model), "objective": to_plain(run.objective)}
 
 
 class _Judge:
@@ -244,7 +248,7 @@ class _Judge:
             self._model("budget"), self.cases, from_outcome=self.manifest.outcomes.index(start),
             to_outcome=self.manifest.outcomes.index(end), num_items=self.settings.num_items,
             item_outcomes=count_outcomes(
-                self._setting(Protocol.HELD_OUT).training_histories(), self.catalogue, len(self.manifest.outcomes)
+                self._task(Protocol.HELD_OUT).training_histories(), self.catalogue, len(self.manifest.outcomes)
             ),
         )  # fmt: skip
         return Findings(figures={"from": start, "to": end, "points": [point.to_dict() for point in points]})
@@ -259,30 +263,30 @@ class _Judge:
     @cached_property
     def cases(self) -> list[EvaluationCase]:
         """The held-out users, whom all evaluations but ``_lists`` go over."""
-        return list(self._setting(Protocol.HELD_OUT).cases(self.catalogue))
+        return list(self._task(Protocol.HELD_OUT).cases(self.catalogue))
 
     def _lists(self, kind: str) -> Findings:
-        settings, setting = self.settings, self._setting(_PROTOCOLS[kind])
+        settings, task = self.settings, self._task(_PROTOCOLS[kind])
         result = judge(
-            self._subject(kind, setting), setting, k=settings.k, equal_embeddings=settings.embeddings,
+            self._subject(kind, task), task, k=settings.k, equal_embeddings=settings.embeddings,
             num_items=settings.num_items,
         )  # fmt: skip
         return Findings(figures=result.metrics, users={kind: result})
 
-    def _setting(self, protocol: Protocol) -> Setting:
-        return _setting(self.place.study, self.dataset, self.manifest, protocol)
+    def _task(self, protocol: Protocol) -> EvaluationTask:
+        return _task(self.place.study, self.dataset, self.manifest, protocol)
 
-    def _subject(self, kind: str, setting: Setting) -> Subject:
+    def _subject(self, kind: str, task: EvaluationTask) -> Subject:
         if self.place.run.recommender is not None:
-            return open_subject(self.place.run.recommender, setting)
-        return self._model(kind, setting)
+            return open_subject(self.place.run.recommender, task)
+        return self._model(kind, task)
 
-    def _model(self, kind: str, setting: Setting | None = None) -> ModelSubject:
+    def _model(self, kind: str, task: EvaluationTask | None = None) -> ModelSubject:
         """The trained model, indexed and calibrated for what this evaluation generates."""
         model = Run.load(self.place.training).model
         embeddings, offsets = _generated(kind, model, self.settings)[0]
         subject = open_run(
-            str(self.place.training), setting or self._setting(Protocol.HELD_OUT), embeddings=embeddings,
+            str(self.place.training), task or self._task(Protocol.HELD_OUT), embeddings=embeddings,
             offsets=offsets, device=self.device,
         )  # fmt: skip
         subject.name = self.place.run.name

@@ -12,7 +12,7 @@ from benchmarks.quality.markdown import interval, number, sentence, slug, table
 from benchmarks.quality.measures import Measure
 from benchmarks.quality.protocols import log_filter, protocol, run_again
 from benchmarks.quality.results import LIST_MEASURES, StudyResult, ablation_evaluation
-from pinrec_core.config import Variant
+from pinrec_core.config.sections import Variant
 
 MOST_SURFACES = 8
 _ABLATED = {

@@ -21,10 +21,10 @@ from benchmarks.quality.judge import dataset_card, training_figures
 from benchmarks.quality.measures import Measure, Seeds, comparison, figure
 from benchmarks.quality.study import EVALUATIONS, Study
 from benchmarks.quality.work_folder import FIGURES_FILE, MACHINE_FILE, RESULTS, Place, write_json
-from pinrec_core.config import Variant
+from pinrec_core.config.sections import Variant
 from pinrec_core.errors import DataError
-from pinrec_core.evaluation.controllability import controllability_matrix
 from pinrec_core.evaluation.result import EvaluationResult
+from pinrec_core.evaluation.studies.controllability import controllability_matrix
 
 FOLDER = Path(__file__).parents[1] / "results" / "quality"
 CONTROL_REFERENCE = "uc"

@@ -7,23 +7,24 @@ says holds for all runs that say nothing else.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 
-from pinrec_core.config import Preset, TrainingConfig, Variant, preset, with_changes
+from pinrec_core.config.presets import Preset, preset
+from pinrec_core.config.sections import TrainingConfig, Variant
+from pinrec_core.config.settings import apply_settings
 from pinrec_core.errors import ConfigError, require
-from pinrec_core.evaluation.setting import BASELINES
-from pinrec_core.settings import apply_settings
+from pinrec_core.evaluation.opening import BASELINES
+from pinrec_core.validation import ListOf, check, from_plain, read_toml, to_plain, validated
 
 STUDIES = Path(__file__).parent / "studies"
 
 _LISTS = ("targets", "k", "embeddings", "offsets", "max_users", "num_items")
-EVALUATIONS: dict[str, tuple[str, ...]] = {
+EVALUATIONS: dict[str, ListOf[str]] = {
     "held_out": _LISTS,
     "cold": _LISTS,
     "held_out_offline": _LISTS,
@@ -40,33 +41,32 @@ OF_LISTS = ("held_out", "cold", "held_out_offline", "leave_one_out")
 """Those that a baseline without embeddings can take."""
 
 Spec = dict[str, Any]
-T = TypeVar("T")
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 """Of a run or an ablation: part of the names of folders and files."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@validated()
 class EvaluationSettings:
     """How the runs of a study are judged."""
 
     targets: Count = 8  # Z: a user's last distinct items
     k: Count = 10  # items per embedding
     embeddings: Count = 12  # E: the same for all variants; a baseline of one embedding keeps its one
-    offsets: tuple[Count, ...] = (1,)  # δ of a multi-token variant, as far as its Δmax reaches
+    offsets: ListOf[Count] = (1,)  # δ of a multi-token variant, as far as its Δmax reaches
     outcome_embeddings: Count = 4  # that the budget on one outcome buys: controllability
-    offsets_per_step: tuple[Count, ...] = (1, 2, 4, 8, 16)  # W of the sweep
+    offsets_per_step: ListOf[Count] = (1, 2, 4, 8, 16)  # W of the sweep
     sweep_embeddings: Count = 96  # its total per outcome: six steps, as in production, of 16 each
     latency_requests: Count = 200
-    budget: tuple[str, ...] = ()  # the outcomes that the budget sweep moves from and to
+    budget: ListOf[str] = ()  # the outcomes that the budget sweep moves from and to
     max_users: Count | None = None  # None: all
     num_items: Count = 100  # served
 
     def __post_init__(self) -> None:
-        require(len(self.budget) in (0, 2), "budget", self.budget, "two outcomes: from, to", error=ConfigError)
+        check(len(self.budget) in (0, 2), "budget", self.budget, "two outcomes: from, to")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@validated()
 class RunSpec:
     """A model to train, or a counting baseline to fit, once for every seed."""
 
@@ -75,31 +75,26 @@ class RunSpec:
     variant: str | None = None
     recommender: str | None = None  # instead of a variant: a name of BASELINES
     preset: str = "small"
-    settings: tuple[str, ...] = ()  # as after ``pinrec train --set``; the study's own come first
+    settings: ListOf[str] = ()  # as after ``pinrec train --set``; the study's own come first
     epochs: Count = 10
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
+    seeds: ListOf[Annotated[int, Field(ge=0)]] = (0,)
     id_tables: str | None = None  # the run whose ID tables it starts from
-    evaluations: tuple[str, ...] = ("held_out",)
+    evaluations: ListOf[str] = ("held_out",)
 
     def __post_init__(self) -> None:
-        where = f"runs.{self.name}"
-        require((self.variant is None) != (self.recommender is None), f"{where}.variant", self.variant,
-                "a variant or a recommender, one of the two", error=ConfigError)  # fmt: skip
+        one_of_two = (self.variant is None) != (self.recommender is None)
+        check(one_of_two, "variant", self.variant, "a variant or a recommender, one of the two")
         unknown = [name for name in self.evaluations if name not in EVALUATIONS]
-        require(not unknown, f"{where}.evaluations", unknown, f"only {list(EVALUATIONS)}", error=ConfigError)
-        require(len(set(self.seeds)) == len(self.seeds) > 0, f"{where}.seeds", self.seeds, "distinct seeds",
-                error=ConfigError)  # fmt: skip
+        check(not unknown, "evaluations", unknown, f"only {list(EVALUATIONS)}")
+        check(len(set(self.seeds)) == len(self.seeds) > 0, "seeds", self.seeds, "distinct seeds")
         if self.recommender is not None:
-            require(self.recommender in BASELINES, f"{where}.recommender", self.recommender,
-                    f"one of {list(BASELINES)}", error=ConfigError)  # fmt: skip
+            check(self.recommender in BASELINES, "recommender", self.recommender, f"one of {list(BASELINES)}")
             too_much = [name for name in self.evaluations if name not in OF_LISTS]
-            require(not too_much, f"{where}.evaluations", too_much, f"only {list(OF_LISTS)}: it has no embeddings",
-                    error=ConfigError)  # fmt: skip
+            check(not too_much, "evaluations", too_much, f"only {list(OF_LISTS)}: it has no embeddings")
             object.__setattr__(self, "seeds", (0,))  # counting draws nothing
         else:
             variants = [variant.value for variant in Variant]
-            require(self.variant in variants, f"{where}.variant", self.variant, f"one of {variants}",
-                    error=ConfigError)  # fmt: skip
+            check(self.variant in variants, "variant", self.variant, f"one of {variants}")
             self.configuration()  # refused now, not after hours of other runs
             if self.variant == Variant.DOT_PRODUCT:  # it has nothing to judge
                 object.__setattr__(self, "evaluations", ())
@@ -109,19 +104,19 @@ class RunSpec:
         return apply_settings(preset(self.preset), self.settings)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@validated()
 class Ablation:
     """Runs that differ in one thing, shown as one table against their reference."""
 
     name: Name
     title: str
     reference: str
-    runs: tuple[str, ...]
+    runs: ListOf[str]
     note: str = ""
     loss_curves: bool = False  # also draw training and held-out loss by epoch
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@validated()
 class Study:
     """``dataset`` names a mapping of ``pinrec prepare --preset``."""
 
@@ -132,7 +127,7 @@ class Study:
     held_out_last: Annotated[int, Field(ge=0)]
     evaluation: EvaluationSettings
     runs: Annotated[dict[str, RunSpec], Field(min_length=1)]
-    ablations: tuple[Ablation, ...] = field(default=())
+    ablations: ListOf[Ablation] = ()
     filter: str = ""  # of the log by its publisher, in words
 
     def __post_init__(self) -> None:
@@ -175,8 +170,7 @@ class Study:
             "epochs": run.epochs, "seed": seed, "evaluation_share": self.evaluation_share,
             "held_out_last": self.held_out_last,
         }  # fmt: skip
-        config: TrainingConfig = with_changes(run.configuration().training, changes)
-        return config
+        return replace(run.configuration().training, **changes)
 
     def training_spec(self, run: RunSpec, seed: int) -> Spec:
         """What decides what a training comes to, presets and defaults resolved, as plain data.
@@ -195,7 +189,7 @@ class Study:
         chosen = run.configuration()
         return {
             "dataset": self.dataset, "variant": run.variant, "model": dict(chosen.model),
-            "objective": chosen.objective.to_dict(), "training": self.training_config(run, seed).to_dict(),
+            "objective": to_plain(chosen.objective), "training": to_plain(self.training_config(run, seed)),
             "id_tables": source,
         }  # fmt: skip
 
@@ -215,16 +209,16 @@ def load_study(name: str) -> Study:
     path = Path(name) if name.endswith(".toml") else STUDIES / f"{name}.toml"
     if not path.is_file():
         raise ConfigError(f"STUDY={name!r}: expected one of {study_names()}, or the path of a TOML file")
+    raw = read_toml(path, error=ConfigError, what="a study")
     try:
-        raw = tomllib.loads(path.read_text("utf-8"))
-        return _study(path.stem, raw)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: expected TOML, {error}") from error
+        plain = _plain_study(path.stem, raw)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+    return from_plain(Study, plain, source=path)
 
 
-def _study(name: str, raw: Mapping[str, Any]) -> Study:
+def _plain_study(name: str, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file says, as the fields of ``Study``: what ``[training]`` says is part of every run."""
     sections = dict(raw)
     for key, kind, written in (
         ("training", dict, "[training]"), ("split", dict, "[split]"), ("evaluation", dict, "[evaluation]"),
@@ -233,36 +227,13 @@ def _study(name: str, raw: Mapping[str, Any]) -> Study:
         require(isinstance(sections.get(key, kind()), kind), key, raw.get(key), f"{written}", error=ConfigError)
     shared = dict(sections.pop("training", {}))
     settings = shared.pop("settings", [])
-    runs = {}
+    runs: dict[str, Any] = {}
     for given in sections.pop("runs", []):
         merged = {"title": given.get("name"), **({} if "recommender" in given else shared), **given}
         if "recommender" not in given:
             merged["settings"] = [*settings, *given.get("settings", [])]
-        run = _build(RunSpec, "runs", merged)
-        require(run.name not in runs, "runs.name", run.name, "a name of its own", error=ConfigError)
-        runs[run.name] = run
-    return _build(
-        Study, "study",
-        {"evaluation_share": 0.1, "held_out_last": 0}
-        | sections.pop("split", {})
-        | {
-            "name": name, "runs": runs,
-            "evaluation": _build(EvaluationSettings, "evaluation", sections.pop("evaluation", {})),
-            "ablations": tuple(_build(Ablation, "ablations", entry) for entry in sections.pop("ablations", [])),
-        }
-        | sections,
-    )  # fmt: skip
-
-
-def _build(kind: type[T], where: str, raw: Mapping[str, Any]) -> T:
-    known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
-    unknown = sorted(set(raw) - set(known))
-    require(not unknown, f"{where} keys", unknown, f"only {known}", error=ConfigError)
-    try:
-        return TypeAdapter(kind).validate_python(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, (where, *first["loc"])))
-        what = first["msg"].removeprefix("Input should be ")
-        got = "" if first["type"] == "missing" else f"={first['input']!r}"
-        raise ConfigError(f"{place}{got}: expected {what[0].lower()}{what[1:]}") from error
+        key = str(given.get("name"))
+        require(key not in runs, "runs.name", key, "a name of its own", error=ConfigError)
+        runs[key] = merged
+    split = {"evaluation_share": 0.1, "held_out_last": 0} | sections.pop("split", {})
+    return {"name": name, "runs": runs, "evaluation": {}} | split | sections

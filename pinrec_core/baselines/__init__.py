@@ -1,4 +1,6 @@
-"""What the model has to beat: popularity, item-to-item co-occurrence, SASRec and PinnerFormer.
+"""What a model has to beat without learning anything: ``popularity`` and ``co_occurrence``, counted in
+``sparse_counts``; ``recommender`` says what they have in common.
 
-PinnerFormer has no module: it is ``PinRec`` unconditioned, trained on ``targets.draw_all_actions``.
+They answer requests, as a model does, and may not know how they are judged. The baselines that are trained are models:
+``SASRec`` is ``model.sasrec``, PinnerFormer is ``PinRec`` unconditioned, trained on ``targets.draw_all_actions``.
 """

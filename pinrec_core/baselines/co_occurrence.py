@@ -16,9 +16,9 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from pinrec_core.baselines.sparse_counts import SparseCounts
-from pinrec_core.catalogue import ItemCatalogue
-from pinrec_core.evaluation.cases import EvaluationCase
+from pinrec_core.dataset.catalogue import ItemCatalogue
 from pinrec_core.history import NO_OUTCOME, History
+from pinrec_core.request import Request
 
 WINDOW = 10
 NEIGHBOURS = 200
@@ -94,9 +94,9 @@ class CoOccurrence:
         span = slice(self._start[row], self._start[row + 1])
         return self._neighbour[span], self._similarity[span]
 
-    def scores(self, cases: Sequence[EvaluationCase]) -> np.ndarray:
+    def scores(self, requests: Sequence[Request]) -> np.ndarray:
         """float32 ``[B, V]``, as ``Recommender.scores``."""
-        return np.stack([self._scores(case.history) for case in cases]).astype(np.float32)
+        return np.stack([self._scores(request.history) for request in requests]).astype(np.float32)
 
     def _scores(self, history: History) -> np.ndarray:
         row = self._catalogue.rows_of(history.item_key[history.outcome != NO_OUTCOME])

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from pinrec_core.baselines.sparse_counts import SparseCounts
-from pinrec_core.catalogue import ItemCatalogue
-from pinrec_core.evaluation.cases import EvaluationCase
+from pinrec_core.dataset.catalogue import ItemCatalogue
 from pinrec_core.history import NO_OUTCOME, History
+from pinrec_core.request import Request
 
 
 class Popularity:
@@ -29,9 +29,9 @@ class Popularity:
             np.add.at(count, row[row >= 0], 1)
         return Popularity(count)
 
-    def scores(self, cases: Sequence[EvaluationCase]) -> np.ndarray:
+    def scores(self, requests: Sequence[Request]) -> np.ndarray:
         """float32 ``[B, V]``, as ``Recommender.scores``."""
-        return np.repeat(self.count[None].astype(np.float32), len(cases), axis=0)
+        return np.repeat(self.count[None].astype(np.float32), len(requests), axis=0)
 
 
 class PopularityBySurface:
@@ -57,10 +57,10 @@ class PopularityBySurface:
             counts.add((history.surface[target].astype(np.int64) * len(catalogue) + row)[row >= 0])
         return PopularityBySurface(*counts.counts(), len(catalogue))
 
-    def scores(self, cases: Sequence[EvaluationCase]) -> np.ndarray:
+    def scores(self, requests: Sequence[Request]) -> np.ndarray:
         """float32 ``[B, V]``, as ``Recommender.scores``."""
-        of_surface = {surface: self._ranks(surface) for surface in {case.request_surface for case in cases}}
-        return np.stack([of_surface[case.request_surface] for case in cases])
+        of_surface = {surface: self._ranks(surface) for surface in {request.surface for request in requests}}
+        return np.stack([of_surface[request.surface] for request in requests])
 
     def _ranks(self, surface: int) -> np.ndarray:
         """Both criteria in one number: places in the order by (count here, count overall), equal where both are."""

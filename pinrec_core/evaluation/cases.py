@@ -19,19 +19,27 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from pinrec_core.catalogue import ItemCatalogue
-from pinrec_core.dataset import SEQUENCES
+from pinrec_core.dataset.catalogue import ItemCatalogue
+from pinrec_core.dataset.manifest import SEQUENCES
+from pinrec_core.dataset.sequences import iter_histories
+from pinrec_core.dataset.splits import is_evaluation_user, is_validation_user, sampling_order, without_last
 from pinrec_core.errors import ConfigError, require
 from pinrec_core.history import NO_OUTCOME, History
-from pinrec_core.sequences import is_evaluation_user, is_validation_user, iter_histories, sampling_order, without_last
+from pinrec_core.request import Request
 
 LONGEST_HISTORY = 1024
 """Interactions kept of a history: no model reads more. What was seen before them is in ``seen_row`` all the same."""
 
 
+SERVED_ITEMS = 100
+"""N of a request, unless an evaluation asks for another number."""
+ANY_BUDGET = np.ones(1)
+"""Of requests to what knows no outcomes: a counting baseline."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationCase:
-    """One user: the history up to the cut, the Z target items after it, and the request that asks for them."""
+    """One user: the history up to the cut, and the Z target items after it."""
 
     user_id: int | str
     history: History
@@ -42,10 +50,19 @@ class EvaluationCase:
     request_surface: int
     request_time: int
 
-    @property
-    def seed(self) -> int:
-        """Of the request's random draws: the user's own, so that the answer does not depend on the batch."""
-        return xxhash.xxh32_intdigest(str(self.user_id).encode("utf-8"))
+    def request(
+        self, budget: np.ndarray = ANY_BUDGET, *, num_items: int = SERVED_ITEMS, exclude_seen: bool = False
+    ) -> Request:
+        """The request that asks for the targets. Its random draws are seeded by the user."""
+        return Request(
+            history=self.history,
+            surface=self.request_surface,
+            time=self.request_time,
+            seed=xxhash.xxh32_intdigest(str(self.user_id).encode("utf-8")),
+            budget=budget,
+            num_items=num_items,
+            **({"seen_row": self.seen_row} if exclude_seen else {}),
+        )
 
 
 def held_out_cases(
@@ -106,13 +123,6 @@ def ahead_of_request(case: EvaluationCase) -> EvaluationCase:
     if not len(history):
         return case
     return replace(case, request_surface=int(history.surface[-1]), request_time=int(history.timestamp[-1]))
-
-
-def training_histories(dataset: Path, *, share: float, held_out_last: int = 0) -> Iterator[History]:
-    """What a model of this split may learn from: users not held out, without their last ``held_out_last``."""
-    for user_id, history in iter_histories(dataset / SEQUENCES):
-        if not is_evaluation_user(user_id, share):
-            yield without_last(history, held_out_last)
 
 
 def _held_out(dataset: Path, share: float, validation: bool) -> Iterator[tuple[int | str, History]]:

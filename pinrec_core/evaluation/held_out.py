@@ -16,9 +16,8 @@ import numpy as np
 
 from pinrec_core.errors import ConfigError, DataError, require
 from pinrec_core.evaluation.bootstrap import mean_interval
-from pinrec_core.evaluation.cases import EvaluationCase
+from pinrec_core.evaluation.cases import SERVED_ITEMS, EvaluationCase
 from pinrec_core.evaluation.result import EvaluationResult
-from pinrec_core.evaluation.served import SERVED_ITEMS
 from pinrec_core.evaluation.subjects import Subject
 from pinrec_core.evaluation.unordered_recall import RetrievedItems, list_ranks, recalled
 

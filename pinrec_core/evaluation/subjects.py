@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from pinrec_core.catalogue import ItemCatalogue
-from pinrec_core.compression import compress
+from pinrec_core.baselines.recommender import Recommender, top
+from pinrec_core.dataset.catalogue import ItemCatalogue
 from pinrec_core.evaluation.cases import EvaluationCase
-from pinrec_core.evaluation.recommender import Recommender, top
-from pinrec_core.evaluation.served import serve
 from pinrec_core.evaluation.unordered_recall import retrieved_lists
-from pinrec_core.evaluation.user_embeddings import generate_for, serving_budget
-
-if TYPE_CHECKING:
-    from pinrec_core.indexed_model import IndexedModel
+from pinrec_core.generation.compression import compress
+from pinrec_core.release.indexed_model import IndexedModel
+from pinrec_core.validation import to_plain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,14 +56,14 @@ class ModelSubject:
     def __init__(self, name: str, indexed: IndexedModel, budget: np.ndarray | None = None) -> None:
         self.name = name
         self.indexed = indexed
-        self.budget = serving_budget(indexed.model, indexed.dataset) if budget is None else budget
+        self.budget = indexed.default_budget if budget is None else budget
         generation = indexed.generation
         self.embeddings = indexed.model.config.num_conditions * generation.steps * len(generation.offsets)
         self.catalogue = indexed.catalogue
 
     @property
     def settings(self) -> dict[str, Any]:
-        return self.indexed.generation.to_dict()
+        return to_plain(self.indexed.generation)
 
     @cached_property
     def items(self) -> np.ndarray:
@@ -78,8 +75,9 @@ class ModelSubject:
     ) -> Answers:
         """As ``Subject.answer``: the lists by exact search, the served items by the serving path."""
         indexed = self.indexed
-        embedding = generate_for(indexed.model, indexed.embed_ids, cases, self.budget, indexed.generation)
-        served = serve(indexed, embedding, cases, self.budget, num_items=num_items, exclude_seen=exclude_seen)
+        requests = [case.request(self.budget, num_items=num_items, exclude_seen=exclude_seen) for case in cases]
+        embedding = indexed.generate(requests)
+        served = indexed.retrieve(embedding, requests)
         return Answers(
             retrieved=retrieved_lists(embedding, self.items, depth),
             served=[answer.item_row for answer in served],
@@ -90,9 +88,8 @@ class ModelSubject:
     def scores(self, cases: Sequence[EvaluationCase]) -> np.ndarray:
         """Expected similarity of the next item: the first step's embeddings at δ = 1, averaged over outcomes by the
         budget. With one outcome this is the plain inner product."""
-        indexed = self.indexed
-        first_step = replace(indexed.generation, steps=1, offsets=(1,))
-        embedding = generate_for(indexed.model, indexed.embed_ids, cases, self.budget, first_step)
+        first_step = replace(self.indexed.generation, steps=1, offsets=(1,))
+        embedding = replace(self.indexed, generation=first_step).generate([case.request(self.budget) for case in cases])
         first = embedding[:, :, 0].float().cpu().numpy()  # [B, O, D]
         return np.einsum("o,bod->bd", self.budget, first).astype(np.float32) @ self.items.T
 
@@ -112,12 +109,13 @@ class ListSubject:
         self, cases: Sequence[EvaluationCase], *, depth: int, num_items: int, exclude_seen: bool = False
     ) -> Answers:
         """As ``Subject.answer``."""
+        requests = [case.request(exclude_seen=exclude_seen) for case in cases]
         return Answers(
-            retrieved=top(self.recommender, cases, depth)[:, None],
-            served=list(top(self.recommender, cases, num_items, exclude_seen=exclude_seen)),
+            retrieved=top(self.recommender, [case.request() for case in cases], depth)[:, None],
+            served=list(top(self.recommender, requests, num_items)),
             kept=np.ones(len(cases), np.int64),
         )
 
     def scores(self, cases: Sequence[EvaluationCase]) -> np.ndarray:
         """The recommender's own."""
-        return self.recommender.scores(cases)
+        return self.recommender.scores([case.request() for case in cases])

@@ -9,10 +9,10 @@ import faiss
 import numpy as np
 
 from pinrec_core.errors import InvalidRequestError, PinRecError
+from pinrec_core.generation.retrieval_plan import RetrievalPlan
 from pinrec_core.ids import IdKind
-from pinrec_core.merging import merge_rule, retrieve
-from pinrec_core.release import Release
-from pinrec_core.retrieval_plan import RetrievalPlan
+from pinrec_core.release.format import Release
+from pinrec_core.retrieval.merging import merge_rule, retrieve
 from pinrec_core.stages.base import StageParameters, Tensors
 
 ANY_OUTCOME = "any"

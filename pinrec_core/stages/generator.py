@@ -8,26 +8,23 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pinrec_core.collate import collate, pad
 from pinrec_core.errors import InvalidRequestError, PinRecError
-from pinrec_core.generation import RequestContext, draw_feedback_outcomes, generate
+from pinrec_core.generation.generate import generate
+from pinrec_core.generation.inputs import request_context
+from pinrec_core.generation.retrieval_plan import plan_retrieval
 from pinrec_core.history import DTYPES, NO_OUTCOME, History
-from pinrec_core.release import Release
-from pinrec_core.retrieval_plan import plan_retrieval
+from pinrec_core.model.collate import collate, pad
+from pinrec_core.release.format import Release
+from pinrec_core.request import Request
 from pinrec_core.stages.base import StageParameters, Tensors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GeneratorRequest:
-    """One request as the model needs it."""
+class GeneratorRow:
+    """One request as the model needs it. What the user has seen is the index's concern: the request has none of it."""
 
-    history: History
+    request: Request
     id_embedding: np.ndarray  # float16 [T, I]
-    surface: int
-    time: int
-    budget: np.ndarray  # float [O]
-    num_items: int
-    seed: int
 
 
 class GeneratorStage:
@@ -39,7 +36,7 @@ class GeneratorStage:
         self.model = release.load_model(parameters.device)
         self.generation = release.manifest.generation
 
-    def parse(self, tensors: Tensors) -> GeneratorRequest:
+    def parse(self, tensors: Tensors) -> GeneratorRow:
         key = np.zeros(len(tensors["history_item_type"]), DTYPES["item_key"])  # the model reads ID embeddings, not keys
         outcome = np.full(len(key), NO_OUTCOME, DTYPES["outcome"])
         parts = {name: tensors[f"history_{name}"] for name in ("item_type", "surface", "timestamp", "feature", "scale")}
@@ -53,35 +50,30 @@ class GeneratorStage:
             raise InvalidRequestError(
                 f"history_id_embedding has shape {list(id_embedding.shape)}: expected {list(expected)}"
             )
-        return GeneratorRequest(
-            history=History(item_key=key, outcome=outcome, **parts),
+        return GeneratorRow(
+            request=Request(
+                history=History(item_key=key, outcome=outcome, **parts),
+                surface=int(tensors["resolved_surface"][0]),
+                time=int(tensors["resolved_time"][0]),
+                seed=int(tensors["resolved_seed"][0]),
+                budget=tensors["resolved_budget"].astype(np.float64),
+                num_items=int(tensors["resolved_num_items"][0]),
+            ),
             id_embedding=id_embedding,
-            surface=int(tensors["resolved_surface"][0]),
-            time=int(tensors["resolved_time"][0]),
-            budget=tensors["resolved_budget"].astype(np.float64),
-            num_items=int(tensors["resolved_num_items"][0]),
-            seed=int(tensors["resolved_seed"][0]),
         )
 
-    def run(self, rows: Sequence[GeneratorRequest]) -> Sequence[Tensors | PinRecError]:
+    def run(self, rows: Sequence[GeneratorRow]) -> Sequence[Tensors | PinRecError]:
         weight = self.model.start_token
-        id_embedding = pad([row.id_embedding for row in rows]).to(weight.device, weight.dtype)
-        surface, time = [row.surface for row in rows], [row.time for row in rows]
-        history = collate([row.history for row in rows], id_embedding, request_surface=surface, request_time=time)
-        feedback = [draw_feedback_outcomes(row.budget, self.generation.steps, row.seed) for row in rows]
-        context = RequestContext(
-            surface=torch.tensor(surface, device=weight.device),
-            timestamp=torch.tensor(time, device=weight.device),
-            feedback_outcome=torch.from_numpy(np.stack(feedback)).to(weight.device),
+        requests = [row.request for row in rows]
+        history = collate(
+            [request.history for request in requests],
+            pad([row.id_embedding for row in rows]).to(weight.device, weight.dtype),
+            request_surface=[request.surface for request in requests],
+            request_time=[request.time for request in requests],
         )
+        context = request_context(requests, steps=self.generation.steps, device=weight.device)
         embedding = generate(self.model, history, context, self.generation.offsets)
-        plans = plan_retrieval(
-            embedding,
-            [row.budget for row in rows],
-            [row.num_items for row in rows],
-            [row.seed for row in rows],
-            self.generation,
-        )
+        plans = plan_retrieval(embedding, requests, self.generation)
         return [
             {
                 "embedding": plan.embedding,

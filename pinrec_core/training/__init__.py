@@ -2,7 +2,7 @@
 
 In reading order::
 
-    start         from configurations to a run folder: what can be refused is, then the loop runs
+    start         from configurations to a run folder; what cannot work is refused before the loop runs
     loop          epochs and steps
     batches       sequences on disk to batches of histories
     optimizer     parameter groups and the schedule of the learning rate
@@ -14,11 +14,6 @@ In reading order::
     metrics       figures of an epoch and of the moment
     curves        TensorBoard
     run           the finished run: run.json and weights
+
+It may not know how a run is judged, indexed or served.
 """
-
-from pinrec_core.dataset import SEQUENCES
-from pinrec_core.training.metrics import EpochMetrics, Progress
-from pinrec_core.training.run import Run
-from pinrec_core.training.start import train
-
-__all__ = ["SEQUENCES", "EpochMetrics", "Progress", "Run", "train"]

@@ -18,12 +18,13 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from pinrec_core.catalogue import ItemCatalogue
-from pinrec_core.collate import collate, pad
-from pinrec_core.config import ModelConfig, ObjectiveConfig, TrainingConfig
+from pinrec_core.config.sections import ModelConfig, ObjectiveConfig, TrainingConfig
+from pinrec_core.dataset.catalogue import ItemCatalogue
+from pinrec_core.dataset.sequences import iter_histories
+from pinrec_core.dataset.splits import is_evaluation_user, is_validation_user, sampling_order, without_last
 from pinrec_core.history import NO_OUTCOME, History
-from pinrec_core.objective import TrainingBatch
-from pinrec_core.sequences import is_evaluation_user, is_validation_user, iter_histories, sampling_order, without_last
+from pinrec_core.model.collate import collate, pad
+from pinrec_core.objective.objective import TrainingBatch
 
 T = TypeVar("T")
 

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from pinrec_core.errors import ConfigError, DataError
-from pinrec_core.file_writing import save_tensors
-from pinrec_core.objective import Objective
+from pinrec_core.files.file_writing import save_tensors
+from pinrec_core.objective.objective import Objective
 from pinrec_core.training.metrics import EpochMetrics, Tally
 from pinrec_core.training.run import ID_TABLES
 from pinrec_core.training.sharded_tables import ShardedIdEmbedding

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from pinrec_core.catalogue import ItemCatalogue
-from pinrec_core.config import TrainingConfig
+from pinrec_core.config.sections import TrainingConfig
+from pinrec_core.dataset.catalogue import ItemCatalogue
 from pinrec_core.errors import ConfigError, DataError, StoppedError
 from pinrec_core.history import History
-from pinrec_core.objective import Objective
+from pinrec_core.objective.objective import Objective
 from pinrec_core.training import checkpoint
 from pinrec_core.training.batches import (
     PreparedBatch,

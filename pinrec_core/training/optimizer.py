@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pinrec_core.config import TrainingConfig
-from pinrec_core.objective import Objective
+from pinrec_core.config.sections import TrainingConfig
+from pinrec_core.objective.objective import Objective
 
 
 def new_optimizers(objective: Objective, config: TrainingConfig) -> list[torch.optim.Optimizer]:

@@ -17,7 +17,7 @@ from lightning_fabric.plugins.precision import MixedPrecision
 from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor
 
-from pinrec_core.config import Precision
+from pinrec_core.config.sections import Precision
 from pinrec_core.errors import ConfigError
 
 

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,15 @@ import safetensors
 import safetensors.torch
 import torch
 
-from pinrec_core.config import ModelConfig, ObjectiveConfig, TrainingConfig
-from pinrec_core.dataset import DatasetIdentity
-from pinrec_core.device import torch_device
+from pinrec_core.config.sections import ModelConfig, ObjectiveConfig, TrainingConfig
+from pinrec_core.dataset.manifest import DatasetIdentity
 from pinrec_core.errors import ConfigError, DataError
-from pinrec_core.file_writing import save_tensors
-from pinrec_core.model_of_variant import generative_model
-from pinrec_core.objective import Objective
-from pinrec_core.sequence_model import ItemModel, SequenceModel
+from pinrec_core.files.file_writing import save_tensors
+from pinrec_core.model.device import torch_device
+from pinrec_core.model.sequence_model import ItemModel, SequenceModel
+from pinrec_core.model.variants import generative_model
+from pinrec_core.objective.objective import Objective
+from pinrec_core.validation import from_plain, read_json, to_plain, validated
 
 RUN_FILE = "run.json"
 WEIGHTS_FILE = "weights.safetensors"
@@ -31,9 +32,9 @@ ID_TABLES = "model.id_embedding.tables.weight"
 """Their name in the weights of any run."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@validated(DataError)
 class Run:
-    """A finished training run, as ``run.json`` describes it."""
+    """A finished training run: its folder, and what ``run.json`` in it says."""
 
     folder: Path
     dataset: Path
@@ -48,24 +49,8 @@ class Run:
     def load(folder: Path) -> Run:
         """Raises ``DataError`` when ``run.json`` is absent or not what ``train`` writes."""
         path = Path(folder) / RUN_FILE
-        if not path.is_file():
-            raise DataError(f"{path}: expected a finished training run; make one with `pinrec train`")
-        try:
-            raw = json.loads(path.read_text("utf-8"))
-            return Run(
-                folder=Path(folder),
-                dataset=Path(raw["dataset"]),
-                identity=DatasetIdentity(**raw["identity"]),
-                model=ModelConfig.from_dict(raw["model"]),
-                objective=ObjectiveConfig.from_dict(raw["objective"]),
-                training=TrainingConfig.from_dict(raw["training"]),
-                metrics=raw["metrics"],
-                id_tables=Path(raw["id_tables"]) if raw.get("id_tables") else None,
-            )
-        except KeyError as error:
-            raise DataError(f"{path}: key {error} is missing: expected what `pinrec train` writes") from error
-        except (ValueError, TypeError, ConfigError) as error:
-            raise DataError(f"{path}: expected what `pinrec train` writes, {error}") from error
+        raw = read_json(path, error=DataError, what="a finished training run", absent="make one with `pinrec train`")
+        return from_plain(Run, {**raw, "folder": str(folder)}, error=DataError, source=path)
 
     def save(self, objective: Objective) -> None:
         """The weights, then ``run.json``: where that is, the weights beside it are its own.
@@ -74,15 +59,9 @@ class Run:
         """
         (self.folder / RUN_FILE).unlink(missing_ok=True)
         save_tensors(objective.state_dict(), self.folder / WEIGHTS_FILE)
-        plain = {
-            "dataset": str(self.dataset.resolve()),
-            "identity": asdict(self.identity),
-            "model": self.model.to_dict(),
-            "objective": self.objective.to_dict(),
-            "training": self.training.to_dict(),
-            "id_tables": None if self.id_tables is None else str(self.id_tables.resolve()),
-            "metrics": self.metrics,
-        }
+        id_tables = None if self.id_tables is None else self.id_tables.resolve()
+        plain = to_plain(replace(self, dataset=self.dataset.resolve(), id_tables=id_tables))
+        del plain["folder"]  # a run may be moved
         beside = self.folder / f".{RUN_FILE}.{os.getpid()}"
         beside.write_text(json.dumps(plain, indent=2) + "\n", "utf-8")
         beside.rename(self.folder / RUN_FILE)

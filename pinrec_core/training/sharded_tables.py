@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pinrec_core.errors import ConfigError, require
-from pinrec_core.id_embedding import HashedIdEmbedding, rows_of_tables
-from pinrec_core.objective import Objective
+from pinrec_core.objective.objective import Objective
+from pinrec_core.representations.id_embedding import HashedIdEmbedding, rows_of_tables
 
 
 class ShardedIdEmbedding(HashedIdEmbedding):

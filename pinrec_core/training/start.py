@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pinrec_core.catalogue import ItemCatalogue
-from pinrec_core.config import ModelConfig, ObjectiveConfig, TrainingConfig
-from pinrec_core.dataset import SEQUENCES, DatasetManifest
-from pinrec_core.device import torch_device, within_memory
+from pinrec_core.config.sections import ModelConfig, ObjectiveConfig, TrainingConfig
+from pinrec_core.dataset.catalogue import ItemCatalogue
+from pinrec_core.dataset.manifest import SEQUENCES, DatasetManifest
+from pinrec_core.dataset.sequences import BatchInfo
 from pinrec_core.errors import ConfigError, DataError
-from pinrec_core.folder_lock import locked
-from pinrec_core.model_of_variant import trainable_model
-from pinrec_core.objective import Objective
-from pinrec_core.sequences import BatchInfo
+from pinrec_core.files.folder_lock import locked
+from pinrec_core.model.device import torch_device, within_memory
+from pinrec_core.model.variants import trainable_model
+from pinrec_core.objective.objective import Objective
 from pinrec_core.training import checkpoint
 from pinrec_core.training.curves import curves
 from pinrec_core.training.loop import TrainingLoop
@@ -31,6 +31,7 @@ from pinrec_core.training.optimizer import new_optimizers
 from pinrec_core.training.run import RUN_FILE, Run, clear, load_id_tables, make_writable
 from pinrec_core.training.sharded_tables import ShardedIdEmbedding, shard_id_tables
 from pinrec_core.training.stop_signals import stop_signals
+from pinrec_core.validation import to_plain
 
 if TYPE_CHECKING:
     from pinrec_core.training.processes import Processes
@@ -97,9 +98,9 @@ def train(
         configuration = {
             "dataset": str(dataset.resolve()),
             "sequences": dataclasses.asdict(info),
-            "model": model_config.to_dict(),
-            "objective": objective_config.to_dict(),
-            "training": training_config.to_dict(),
+            "model": to_plain(model_config),
+            "objective": to_plain(objective_config),
+            "training": to_plain(training_config),
             "id_tables": None if id_tables is None else str(id_tables.resolve()),
             "processes": processes.count,
         }

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 
 import torch
 
-from pinrec_core import time_features
-from pinrec_core.config import ModelConfig, Precision, Variant
-from pinrec_core.objective import Scored
+from pinrec_core.config.sections import ModelConfig, Precision, Variant
+from pinrec_core.objective.objective import Scored
+from pinrec_core.representations import time_features
 
 WINDOW_SECONDS = 30.0
 MEASURE_SECONDS = 0.05

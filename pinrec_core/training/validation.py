@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pinrec_core.catalogue import ItemCatalogue
-from pinrec_core.config import TrainingConfig
+from pinrec_core.config.sections import TrainingConfig
+from pinrec_core.dataset.catalogue import ItemCatalogue
 from pinrec_core.history import History
-from pinrec_core.objective import Objective
+from pinrec_core.objective.objective import Objective
 from pinrec_core.training.batches import Draw, prepare
 
 if TYPE_CHECKING:

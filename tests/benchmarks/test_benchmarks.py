@@ -17,12 +17,12 @@ from benchmarks.machine import machine_card
 from benchmarks.options import Options
 from benchmarks.report import compare, document, save
 from benchmarks.timing import Timing, time_together
-from pinrec_core.collate import collate
-from pinrec_core.config import Variant
+from pinrec_core.config.sections import Variant
 from pinrec_core.errors import ConfigError
-from pinrec_core.generation import condition_of_step, generate
-from pinrec_core.merging import merge_by_quota, retrieve
-from pinrec_core.model import PinRec
+from pinrec_core.generation.generate import condition_of_step, generate
+from pinrec_core.model.collate import collate
+from pinrec_core.model.pinrec import PinRec
+from pinrec_core.retrieval.merging import merge_by_quota, retrieve
 
 TOLERANCE = 2e-5  # float32 sums in another order; embeddings are unit vectors
 CASE = Case(preset="tiny", variant=Variant.MT_OC, B=2, S=4, W=3)

@@ -46,7 +46,7 @@ def string_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn
 
 def _service(folder: Path, id_type: str) -> Iterator[StandIn]:
     # Imported here: the tests that need no server also run where the server's requirements are not installed.
-    from pinrec_core.serving.runtime import Endpoint, TritonServer
+    from pinrec_serving.runtime import Endpoint, TritonServer
 
     grpc_port, http_port, metrics_port = _free_ports(3)
     endpoint = Endpoint(grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port)

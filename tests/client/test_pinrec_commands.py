@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 from typer.testing import CliRunner, Result
 
-from pinrec_core.catalogue import write_catalogue
-from pinrec_core.cli.main import app
+from pinrec_cli.main import app
+from pinrec_core.dataset.catalogue import write_catalogue
 from pinrec_core.errors import DataError, InvalidRequestError, PinRecError, ServerError
 from tests.client.conftest import StandIn
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from pinrec_core.cli.main import app
+from pinrec_cli.main import app
 from pinrec_core.contract import ENSEMBLE
-from pinrec_core.serving.installation import MIN_SHARED_MEMORY
+from pinrec_serving.installation import MIN_SHARED_MEMORY
 
 ROOT = Path(__file__).resolve().parents[2]
 

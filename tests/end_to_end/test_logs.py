@@ -8,7 +8,7 @@ import time
 import pytest
 from pinrec_client import Event, UnavailableError
 
-from pinrec_core.sequences import iter_histories
+from pinrec_core.dataset.sequences import iter_histories
 from tests.end_to_end.conftest import make_release, pinrec, serving
 
 pytestmark = pytest.mark.triton
@@ -22,7 +22,7 @@ def trivago(data_root, tmp_path_factory):
 
 
 def test_search_on_a_surface_with_the_text_and_with_its_embedding(trivago, tmp_path):
-    from pinrec_core.text import text_encoder
+    from pinrec_core.representations.text_encoder import text_encoder
 
     manifest = json.loads((trivago.dataset / "dataset.json").read_text())
     surface = manifest["surfaces"][1]

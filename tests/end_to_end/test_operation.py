@@ -9,7 +9,7 @@ import time
 import pytest
 from pinrec_client import PinRecClientError, UnavailableError
 
-from pinrec_core.release import current_release, point_current
+from pinrec_core.release.current import current_release, point_current
 from tests.end_to_end.conftest import Prepared, pinrec, serving
 
 pytestmark = pytest.mark.triton

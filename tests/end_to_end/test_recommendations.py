@@ -11,9 +11,9 @@ import pytest
 import tritonclient.grpc
 from pinrec_client import Event, InvalidRequestError, RecommendRequest
 
-from pinrec_core.catalogue import ItemCatalogue
-from pinrec_core.release import current_release
-from pinrec_core.sequences import iter_histories
+from pinrec_core.dataset.catalogue import ItemCatalogue
+from pinrec_core.dataset.sequences import iter_histories
+from pinrec_core.release.current import current_release
 from tests.end_to_end.conftest import pinrec, readme_commands
 
 pytestmark = pytest.mark.triton

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pinrec_core.catalogue import write_catalogue
-from pinrec_core.dataset import DatasetManifest
+from pinrec_core.dataset.catalogue import write_catalogue
+from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.ids import IdKind, item_keys
 from tests.client.conftest import integer_service  # noqa: F401  (a fixture)
 

@@ -9,16 +9,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from pinrec_core.catalogue import write_catalogue
-from pinrec_core.collate import collate
-from pinrec_core.config import PRESETS, ModelConfig, Variant
-from pinrec_core.dataset import DatasetManifest
+from pinrec_core.config.presets import PRESETS
+from pinrec_core.config.sections import ModelConfig, Variant
+from pinrec_core.dataset.catalogue import write_catalogue
+from pinrec_core.dataset.manifest import SEQUENCES, DatasetManifest
+from pinrec_core.dataset.sequences import BatchInfo
 from pinrec_core.history import NO_OUTCOME, History, ItemType
 from pinrec_core.ids import IdKind
-from pinrec_core.model import HistoryBatch, PinRec
-from pinrec_core.quantization import quantize_int8
-from pinrec_core.sequences import BatchInfo
-from pinrec_core.training import SEQUENCES
+from pinrec_core.model.collate import collate
+from pinrec_core.model.pinrec import HistoryBatch, PinRec
+from pinrec_core.representations.quantization import quantize_int8
 
 F, O, SURFACES = 12, 3, 4
 

@@ -5,10 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pinrec_core.config import ObjectiveConfig, TrainingConfig
+from pinrec_core.config.sections import ObjectiveConfig, TrainingConfig
+from pinrec_core.dataset.catalogue import ItemCatalogue
+from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.evaluation.cases import held_out_cases
-from pinrec_core.indexed_model import IndexedModel, default_compression_target, default_generation
-from pinrec_core.training import Run, train
+from pinrec_core.generation.defaults import default_budget, default_compression_target, default_generation
+from pinrec_core.release.calibration import KnownRequest, index_run
+from pinrec_core.release.indexed_model import IndexedModel
+from pinrec_core.training.run import Run
+from pinrec_core.training.start import train
 from tests.pinrec_core.builders import tiny_config, write_dataset
 
 EVALUATION_SHARE = 0.3
@@ -43,11 +48,11 @@ def run(dataset, tmp_path_factory) -> Run:
 
 
 def indexed_model(run: Run, dataset) -> IndexedModel:
-    from pinrec_core.catalogue import ItemCatalogue
-
     cases = held_out_cases(dataset, ItemCatalogue.open(dataset), share=EVALUATION_SHARE, targets=4)
-    return IndexedModel.from_run(
-        run, dataset, list(cases),
+    budget = default_budget(run.model, DatasetManifest.load(dataset).outcome_share)
+    known = [KnownRequest(request=case.request(budget), target_row=case.target_row) for case in cases]
+    return index_run(
+        run, dataset, known, protocol="held-out", unseen=True,
         generation=default_generation(run.model), compression_target=default_compression_target(run.model),
     )  # fmt: skip
 

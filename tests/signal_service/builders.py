@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pinrec_core.catalogue import write_catalogue
-from pinrec_core.dataset import DatasetManifest
+from pinrec_core.dataset.catalogue import write_catalogue
+from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.history import DTYPES, NO_OUTCOME, History, ItemType
 from pinrec_core.ids import IdKind, string_key
-from pinrec_core.quantization import quantize_int8
-from pinrec_core.text import text_encoder
+from pinrec_core.representations.quantization import quantize_int8
+from pinrec_core.representations.text_encoder import text_encoder
 
 ENCODER = "hashed_ngram:16"
 TITLES = {key: f"item number {key}" for key in range(100, 140)}

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pinrec_core.catalogue import ItemCatalogue
-from pinrec_core.dataset import DatasetManifest
+from pinrec_core.dataset.catalogue import ItemCatalogue
+from pinrec_core.dataset.manifest import DatasetManifest
 from signal_service.batch_job import run_batch_job
 from signal_service.batch_view import build_batch_view
 from signal_service.spark_session import spark_session

@@ -19,13 +19,13 @@ from py4j.protocol import Py4JError
 from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
-from pinrec_core.data.prepare import prepare_dataset
-from pinrec_core.data.schema import load_preset
-from pinrec_core.dataset import DatasetManifest
+from pinrec_core.dataset.manifest import DatasetManifest
+from pinrec_core.dataset.sequences import BatchInfo, iter_histories
 from pinrec_core.errors import ConfigError, DataError, ServerError
 from pinrec_core.history import DTYPES, History
 from pinrec_core.ids import IdKind
-from pinrec_core.sequences import BatchInfo, iter_histories
+from pinrec_core.preparation.prepare import prepare_dataset
+from pinrec_core.preparation.schema import load_preset
 from signal_service.batch_job import run_batch_job
 from signal_service.spark_session import check_spark, spark_session
 from tests.signal_service.builders import EVENTS, content_features, expected_sequences, random_log, write_prepared

@@ -9,10 +9,10 @@ import sys
 import numpy as np
 import pytest
 
+from pinrec_core.dataset.sequences import iter_histories
 from pinrec_core.errors import DataError
 from pinrec_core.history import DTYPES
 from pinrec_core.ids import IdKind, user_store_key
-from pinrec_core.sequences import iter_histories
 from signal_service import batch_view
 from signal_service.batch_view import BatchView, build_batch_view
 

@@ -8,16 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pinrec_core.catalogue import ItemCatalogue
-from pinrec_core.config import GenerationConfig, Variant, preset
+from pinrec_core.config.presets import preset
+from pinrec_core.config.sections import GenerationConfig, Variant
 from pinrec_core.contract import SIGNAL_FETCH, DType
-from pinrec_core.dataset import DatasetManifest
+from pinrec_core.dataset.catalogue import ItemCatalogue
+from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.errors import ConfigError, InvalidRequestError, ReleaseError
 from pinrec_core.history import NO_OUTCOME, ItemType
 from pinrec_core.ids import IdKind, string_key
-from pinrec_core.quantization import dequantize_int8
+from pinrec_core.representations.quantization import dequantize_int8
+from pinrec_core.representations.text_encoder import text_encoder
 from pinrec_core.stages.base import StageParameters, run_batch
-from pinrec_core.text import text_encoder
 from signal_service.batch_job import run_batch_job
 from signal_service.batch_view import BatchView, build_batch_view
 from signal_service.event_history import EventHistoryBuilder

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pinrec_core import contract
-from pinrec_core.serving import triton_boundary
+from pinrec_serving import triton_boundary
 
 
 class TritonPythonModel:

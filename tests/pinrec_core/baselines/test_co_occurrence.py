@@ -9,7 +9,7 @@ import pytest
 
 from pinrec_core.baselines import co_occurrence
 from pinrec_core.baselines.co_occurrence import POPULARITY_POWER, RECENCY_POWER, SOURCE_POWER, CoOccurrence
-from pinrec_core.evaluation.recommender import top
+from pinrec_core.baselines.recommender import top
 from tests.pinrec_core.evaluation.builders import case_of, catalogue_of, history_of
 
 LOG = [[0, 1, 2], [0, 1], [0, 3, 3]]
@@ -39,12 +39,12 @@ def test_similarities_by_hand(catalogue):
 def test_scores_add_up_over_the_recent_items_with_the_user_s_own_among_them(catalogue):
     fitted = CoOccurrence.fit(histories(LOG), catalogue, window=1)
     returns = 1 / 8  # one of eight interactions comes back to its item
-    score = fitted.scores([case_of([2, 0], [1])])[0]
+    score = fitted.scores([case_of([2, 0], [1]).request()])[0]
     of_0, of_2 = (dict(zip(*(values.tolist() for values in fitted.similar(row)), strict=True)) for row in (0, 2))
     earlier = 2**-RECENCY_POWER
     expected = [returns, of_0[1] + earlier * of_2[1], earlier * returns, of_0[3], 0, 0]
     assert score == pytest.approx(expected, abs=2e-6)  # the tie-break is at most a millionth
-    assert top(fitted, [case_of([], [1])], 4)[0].tolist() == [0, 1, 3, 2]  # without a history: popularity
+    assert top(fitted, [case_of([], [1]).request()], 4)[0].tolist() == [0, 1, 3, 2]  # without a history: popularity
 
 
 @pytest.mark.parametrize("window", [1, 3, 10])
@@ -79,4 +79,4 @@ def test_only_the_nearest_are_kept(catalogue):
 
 def test_an_empty_log_leaves_ties(catalogue):
     fitted = CoOccurrence.fit([], catalogue)
-    assert not fitted.scores([case_of([1], [2])]).any()
+    assert not fitted.scores([case_of([1], [2]).request()]).any()

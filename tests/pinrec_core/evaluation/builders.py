@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pinrec_core.catalogue import ItemCatalogue, write_catalogue
+from pinrec_core.dataset.catalogue import ItemCatalogue, write_catalogue
 from pinrec_core.evaluation.cases import EvaluationCase
 from pinrec_core.history import History
 

@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pinrec_core.catalogue import ItemCatalogue
-from pinrec_core.collate import collate, pad
-from pinrec_core.dataset import SEQUENCES
+from pinrec_core.dataset.catalogue import ItemCatalogue
+from pinrec_core.dataset.manifest import SEQUENCES
 from pinrec_core.evaluation.cases import held_out_cases, leave_one_out_cases
-from pinrec_core.evaluation.user_embeddings import generate_for, history_batch
+from pinrec_core.generation.inputs import embedded_histories
 from pinrec_core.history import DTYPES
+from pinrec_core.model.collate import collate, pad
 from tests.pinrec_core.conftest import EVALUATION_SHARE
 
 Z = 4
@@ -62,15 +62,11 @@ def test_a_canary_after_the_cut_changes_nothing_that_a_model_is_given(dataset, w
             for field in DTYPES:
                 np.testing.assert_array_equal(getattr(before.history, field), getattr(after.history, field))
             np.testing.assert_array_equal(before.seen_row, after.seen_row)
-            assert (before.request_time, before.request_surface, before.seed) == (
-                after.request_time, after.request_surface, after.seed,
-            )  # fmt: skip
+            first, second = before.request(), after.request()
+            assert (first.time, first.surface, first.seed) == (second.time, second.surface, second.seed)
             assert before.history.timestamp.max(initial=0) <= before.request_time
-        indexed = subject.indexed
         for side in (plain, canary):
-            side[name] = generate_for(
-                indexed.model, indexed.embed_ids, side[name][:32], subject.budget, indexed.generation
-            )
+            side[name] = subject.indexed.generate([case.request(subject.budget) for case in side[name][:32]])
         assert torch.equal(plain[name], canary[name]), name
 
 
@@ -98,7 +94,8 @@ def test_hidden_states_do_not_see_what_comes_after_them(subject, cases):
 
 def test_the_batch_of_a_case_ends_with_its_history(subject, cases):
     limit = subject.indexed.model.config.max_history
-    batch = history_batch(subject.indexed.model, subject.indexed.embed_ids, cases[:5])
+    requests = [case.request() for case in cases[:5]]
+    batch = embedded_histories(subject.indexed.model, subject.indexed.embed_ids, requests)
     for b, case in enumerate(cases[:5]):
         length = int(batch.length[b])
         assert length == min(len(case.history), limit)

@@ -7,17 +7,13 @@ from functools import partial
 import numpy as np
 import pytest
 
-from pinrec_core.catalogue import ItemCatalogue
-from pinrec_core.dataset import SEQUENCES
+from pinrec_core.dataset.catalogue import ItemCatalogue
+from pinrec_core.dataset.manifest import SEQUENCES
+from pinrec_core.dataset.sequences import iter_histories
+from pinrec_core.dataset.splits import is_evaluation_user, training_histories
 from pinrec_core.errors import ConfigError
-from pinrec_core.evaluation.cases import (
-    EvaluationCase,
-    held_out_cases,
-    leave_one_out_cases,
-    training_histories,
-)
+from pinrec_core.evaluation.cases import EvaluationCase, held_out_cases, leave_one_out_cases
 from pinrec_core.history import History
-from pinrec_core.sequences import is_evaluation_user, iter_histories
 from tests.pinrec_core.conftest import EVALUATION_SHARE
 
 Z = 4
@@ -118,8 +114,8 @@ def test_a_sample_of_users_is_taken_from_the_whole_file(dataset, catalogue, make
 def test_a_draw_is_seeded_by_the_user_alone(dataset, catalogue):
     few = list(held_out_cases(dataset, catalogue, share=EVALUATION_SHARE, targets=Z, max_users=3))
     many = list(held_out_cases(dataset, catalogue, share=EVALUATION_SHARE, targets=Z))
-    seeds = {case.user_id: case.seed for case in many}
-    assert [case.seed for case in few] == [seeds[case.user_id] for case in few]
+    seeds = {case.user_id: case.request().seed for case in many}
+    assert [case.request().seed for case in few] == [seeds[case.user_id] for case in few]
     assert len(set(seeds.values())) == len(many)
 
 

@@ -53,10 +53,8 @@ def test_hit_rate_and_ndcg_by_hand(tmp_path):
 
 
 def test_a_model_ranks_by_the_outcomes_mixture(subject, cases):
-    from pinrec_core.evaluation.user_embeddings import generate_for
-
     indexed = subject.indexed
-    embedding = generate_for(indexed.model, indexed.embed_ids, cases, subject.budget, indexed.generation).numpy()
+    embedding = indexed.generate([case.request(subject.budget) for case in cases]).numpy()
     W = len(indexed.generation.offsets)
     first = embedding[:, :, :W][:, :, indexed.generation.offsets.index(1)]  # the first step, δ = 1
     score = subject.scores(cases)

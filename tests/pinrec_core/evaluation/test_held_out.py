@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from pinrec_core.baselines.popularity import Popularity
+from pinrec_core.baselines.recommender import top
 from pinrec_core.errors import ConfigError, DataError
 from pinrec_core.evaluation.held_out import evaluate
-from pinrec_core.evaluation.recommender import top
 from pinrec_core.evaluation.result import EvaluationResult, compare, compare_at_equal_distinct_items
 from pinrec_core.evaluation.subjects import ListSubject
 from tests.pinrec_core.evaluation.builders import case_of, catalogue_of
@@ -53,8 +53,8 @@ def test_ties_go_to_the_earlier_row_and_seen_items_come_last():
     recommender = Popularity(np.array([1, 2, 2, 0, 2]))
     case = case_of([1], [0])
     for n in range(1, 6):
-        assert top(recommender, [case], n)[0].tolist() == [1, 2, 4, 0, 3][:n]
-        assert top(recommender, [case], n, exclude_seen=True)[0].tolist() == [2, 4, 0, 3, 1][:n]
+        assert top(recommender, [case.request()], n)[0].tolist() == [1, 2, 4, 0, 3][:n]
+        assert top(recommender, [case.request(exclude_seen=True)], n)[0].tolist() == [2, 4, 0, 3, 1][:n]
 
 
 def test_a_result_reads_back_as_it_was_written(popular, tmp_path):

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pinrec_core.compression import compress, compression_ratio
 from pinrec_core.evaluation.held_out import evaluate
 from pinrec_core.evaluation.unordered_recall import RetrievedItems, list_ranks, recalled, top_k
-from pinrec_core.evaluation.user_embeddings import generate_for
+from pinrec_core.generation.compression import compress, compression_ratio
 
 K = 3
 
@@ -42,7 +41,8 @@ def test_unordered_recall_against_brute_force(subject, cases):
     result = evaluate(
         subject, cases, outcomes=indexed.dataset.outcomes, surfaces=indexed.dataset.surfaces, k=K, batch=7
     )
-    embedding = generate_for(indexed.model, indexed.embed_ids, cases, subject.budget, indexed.generation).numpy()
+    generated = indexed.generate([case.request(subject.budget) for case in cases])
+    embedding = generated.numpy()
     items = indexed.index.reconstruct(np.arange(len(indexed.index)))
     hits, retrieved, places, distinct = [], set(), 0, []
     for case, vectors in zip(cases, embedding.reshape(len(cases), -1, items.shape[1]), strict=True):
@@ -66,9 +66,7 @@ def test_unordered_recall_against_brute_force(subject, cases):
         chosen = np.array(hits)[outcome == number]
         assert metrics["by_outcome"][name]["unordered_recall"] == pytest.approx(chosen.mean())
         assert metrics["by_outcome"][name]["targets"] == len(chosen)
-    merged = compress(generate_for(
-        indexed.model, indexed.embed_ids, cases, subject.budget, indexed.generation
-    ), indexed.generation.merge_cosine)  # fmt: skip
+    merged = compress(generated, indexed.generation.merge_cosine)
     assert metrics["compression_ratio"] == pytest.approx(compression_ratio(merged))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pinrec_core.training import Run
+from pinrec_core.training.run import Run
 from tests.pinrec_core.training.small_training import train_small
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from pinrec_core.catalogue import ItemCatalogue
-from pinrec_core.config import ObjectiveConfig, Precision, TrainingConfig, Variant
-from pinrec_core.objective import Objective
+from pinrec_core.config.sections import ObjectiveConfig, Precision, TrainingConfig, Variant
+from pinrec_core.dataset.catalogue import ItemCatalogue
+from pinrec_core.objective.objective import Objective
 from pinrec_core.training.batches import generator_of, training_batch
 from pinrec_core.training.optimizer import new_optimizers
 from pinrec_core.training.processes import Processes

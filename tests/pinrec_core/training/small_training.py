@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
 
-from pinrec_core.config import ObjectiveConfig, TrainingConfig, Variant, with_changes
-from pinrec_core.training import Run, train
+from pinrec_core.config.sections import ObjectiveConfig, TrainingConfig, Variant
+from pinrec_core.training.run import Run
+from pinrec_core.training.start import train
 from tests.pinrec_core.builders import tiny_config
 
 EVALUATION_SHARE = 0.3
@@ -27,7 +29,7 @@ def train_small(
         folder,
         model_config=tiny_config(variant, **{"max_history": 6, "max_steps": 3, "dropout": 0.1} | (model or {})),
         objective_config=ObjectiveConfig(in_batch_negatives=64, random_negatives=64, windows_per_step=64, window=2),
-        training_config=with_changes(SMALL, training or {}),
+        training_config=replace(SMALL, **(training or {})),
         **options,
     )
 

@@ -10,10 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pinrec_core.config import TrainingConfig
+from pinrec_core.config.sections import TrainingConfig
+from pinrec_core.dataset.manifest import SEQUENCES
+from pinrec_core.dataset.sequences import BatchInfo, iter_histories
+from pinrec_core.dataset.splits import is_evaluation_user, is_validation_user
 from pinrec_core.history import NO_OUTCOME
-from pinrec_core.sequences import BatchInfo, is_evaluation_user, is_validation_user, iter_histories
-from pinrec_core.training import SEQUENCES, batches
+from pinrec_core.training import batches
 from pinrec_core.training.batches import epoch_batches, held_out_histories, prefetch, segments
 from tests.pinrec_core.builders import random_history, tiny_config
 from tests.pinrec_core.training.small_training import EVALUATION_SHARE

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from pinrec_core.config import Variant
+from pinrec_core.config.sections import Variant
 from pinrec_core.errors import ConfigError, DataError
-from pinrec_core.training import Progress, Run
+from pinrec_core.training.metrics import Progress
+from pinrec_core.training.run import Run
 from pinrec_core.training.stop_signals import stop_signals
 from tests.pinrec_core.training.small_training import assert_equal_weights, epoch_losses, train_small, weights
 

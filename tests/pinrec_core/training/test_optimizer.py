@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pinrec_core.config import ObjectiveConfig, TrainingConfig
-from pinrec_core.objective import Objective
+from pinrec_core.config.sections import ObjectiveConfig, TrainingConfig
+from pinrec_core.objective.objective import Objective
 from pinrec_core.training.optimizer import learning_rate_factor, new_optimizers, schedule
 from tests.pinrec_core.builders import tiny_model
 

@@ -14,11 +14,11 @@ import pytest
 import safetensors.torch
 import torch
 
-from pinrec_core.config import ObjectiveConfig, Precision, Variant
+from pinrec_core.config.sections import ObjectiveConfig, Precision, Variant
 from pinrec_core.errors import ConfigError
-from pinrec_core.objective import Objective
-from pinrec_core.training import Run
+from pinrec_core.objective.objective import Objective
 from pinrec_core.training.processes import Processes
+from pinrec_core.training.run import Run
 from pinrec_core.training.sharded_tables import shard_id_tables
 from tests.pinrec_core.builders import tiny_model
 from tests.pinrec_core.training.one_of_two import USERS_PER_PROCESS, gradients

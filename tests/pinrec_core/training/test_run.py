@@ -10,9 +10,11 @@ import safetensors
 import safetensors.torch
 import torch
 
-from pinrec_core.config import ObjectiveConfig, TrainingConfig
+from pinrec_core.config.sections import ObjectiveConfig, TrainingConfig
 from pinrec_core.errors import ConfigError, DataError, StorageError
-from pinrec_core.training import Progress, Run, train
+from pinrec_core.training.metrics import Progress
+from pinrec_core.training.run import Run
+from pinrec_core.training.start import train
 from tests.pinrec_core.builders import tiny_config
 from tests.pinrec_core.training.small_training import assert_equal_weights, train_small, weights
 
@@ -69,9 +71,9 @@ def test_a_damaged_run_is_named(run, tmp_path):
     folder = shutil.copytree(run.folder, tmp_path / "run")
     good = json.loads((folder / "run.json").read_text())
     for text, message in [
-        ("{", "expected what `pinrec train` writes"),
-        ("[]", "expected what `pinrec train` writes"),
-        ("{}", "key '.*' is missing"),
+        ("{", "run.json: expected a finished training run as JSON"),
+        ("[]", "run.json: expected a finished training run, a table"),
+        ("{}", "dataset is missing: expected a value"),
         (json.dumps(good | {"model": good["model"] | {"variant": "x"}}), "variant='x': expected one of"),
     ]:
         (folder / "run.json").write_text(text)

@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pinrec_core import time_features
-from pinrec_core.catalogue import ItemCatalogue
-from pinrec_core.config import ObjectiveConfig, Precision, Variant, preset
-from pinrec_core.model_of_variant import trainable_model
-from pinrec_core.objective import Objective, Scored
+from pinrec_core.config.presets import preset
+from pinrec_core.config.sections import ObjectiveConfig, Precision, Variant
+from pinrec_core.dataset.catalogue import ItemCatalogue
+from pinrec_core.model.variants import trainable_model
+from pinrec_core.objective.objective import Objective, Scored
+from pinrec_core.representations import time_features
 from pinrec_core.training import throughput
 from pinrec_core.training.batches import training_batch
 from pinrec_core.training.throughput import Throughput, measured_peak, training_flops

@@ -7,10 +7,10 @@ import copy
 import pytest
 import torch
 
-from pinrec_core.catalogue import ItemCatalogue
-from pinrec_core.config import ObjectiveConfig, Precision
-from pinrec_core.objective import Objective
-from pinrec_core.training import SEQUENCES
+from pinrec_core.config.sections import ObjectiveConfig, Precision
+from pinrec_core.dataset.catalogue import ItemCatalogue
+from pinrec_core.dataset.manifest import SEQUENCES
+from pinrec_core.objective.objective import Objective
 from pinrec_core.training.batches import held_out_histories
 from pinrec_core.training.processes import Processes
 from pinrec_core.training.validation import held_out_loss

@@ -1,0 +1,91 @@
+"""``pinrec release``: a training run to a published release."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pinrec_cli.generation_options import Embeddings, Offsets, options_without_use, parse_offsets
+
+
+def release(
+    run: Annotated[Path, typer.Argument(help="A run folder made by `pinrec train`.", show_default=False)],
+    releases: Annotated[Path, typer.Option(help="Folder that holds the releases.")] = Path("releases"),
+    dataset: Annotated[
+        Path | None, typer.Option(help="Prepared dataset, where it moved since training.", show_default=False)
+    ] = None,
+    make_current: Annotated[
+        bool, typer.Option(help="Point releases/current at it, so that `pinrec serve` takes it.")
+    ] = True,
+    embeddings: Embeddings = None,
+    offsets: Offsets = None,
+    evaluate: Annotated[bool, typer.Option(help="Evaluate first and record the figures in the release.")] = True,
+    targets: Annotated[
+        int,
+        typer.Option(help="Z: items per held-out user to be recalled. Calibration takes 8 at most, fewer if need be."),
+    ] = 8,
+    device: Annotated[str, typer.Option(help="Torch device of the model: cpu, cuda, cuda:1 …")] = "cpu",
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Freeze a run into a release: weights, ID embedder, index, catalogue, vocabularies, checksums.
+
+    The release is written beside and renamed into place; a failure leaves nothing behind. It is calibrated and judged
+    on held-out users or, where training held out none (--set training.evaluation_share=0), on the last items of all
+    (--set training.held_out_last=2). Where there are neither, a warning says so; the manifest says who it was.
+
+    pinrec release runs/ml100k --releases releases
+
+    What is served is what was evaluated with the same options:
+    pinrec release runs/ml100k --embeddings 12 --offsets 1,3
+    """
+    import datetime
+
+    from pinrec_cli.console import print_json, stderr, stdout
+    from pinrec_cli.evaluation_progress import users_progress
+    from pinrec_cli.evaluation_tables import metrics_table
+    from pinrec_core.errors import ConfigError, DataError
+    from pinrec_core.evaluation.judging import NoCasesError, judge
+    from pinrec_core.evaluation.opening import calibration_warning, held_out_of, open_run, task_for_release
+    from pinrec_core.release.format import MANIFEST_FILE
+    from pinrec_core.release.publishing import publish
+    from pinrec_core.training.run import Run
+
+    if (run / MANIFEST_FILE).is_file():
+        raise DataError(f"{run}: a release, expected a run, the folder that `pinrec train` wrote")
+    training_run = Run.load(run)
+    variant = training_run.model.variant
+    wanted = parse_offsets(offsets)
+    if unused := options_without_use(variant, embeddings=embeddings, offsets=wanted):
+        raise ConfigError(f"{', '.join(unused)}: expected none for {run}, a {variant} model has no use for it")
+    task = task_for_release(training_run, dataset=dataset, targets=targets, max_users=2000)
+    with stderr.status("indexing and calibrating"):
+        subject = open_run(str(run), task, embeddings=embeddings, offsets=wanted, device=device)
+    if warning := calibration_warning(subject.indexed.calibration.calibrated_on):
+        stderr.print(f"warning: {warning}", soft_wrap=True)
+    result = None
+    if evaluate:
+        try:
+            with users_progress() as begin:
+                result = judge(subject, task, report=begin("evaluating users", task.max_users))
+        except NoCasesError as error:
+            stderr.print(f"warning: the release holds no figures: {error}", soft_wrap=True)
+    with stderr.status("publishing") as status:
+        published = publish(
+            subject.indexed,
+            dataset=task.dataset,
+            releases=releases,
+            training=held_out_of(training_run),
+            metrics={"protocol": result.protocol} | result.metrics if result else {},
+            now=datetime.datetime.now(datetime.UTC),
+            make_current=make_current,
+            report=lambda what: status.update(f"publishing: {what}"),
+        )
+    if json_:
+        print_json({"release": published.manifest.release_id, "folder": str(published.folder)})
+        return
+    if result:
+        stdout.print(metrics_table([result], task))
+    stdout.print(f"release {published.manifest.release_id} in {published.folder}", soft_wrap=True)
+    stderr.print(f"next: pinrec serve --releases {releases} --signals {task.dataset}/signals", soft_wrap=True)

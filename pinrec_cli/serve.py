@@ -1,0 +1,132 @@
+"""``pinrec serve``: the real Triton Inference Server with one release of the ensemble."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def serve(
+    signals: Annotated[
+        Path, typer.Option(help="Signals folder of a prepared dataset (DATASET/signals).", show_default=False)
+    ],
+    release: Annotated[Path | None, typer.Option(help="The release folder to serve.", show_default=False)] = None,
+    releases: Annotated[
+        Path | None,
+        typer.Option(
+            help="Or: a folder of releases; serves the one its `current` file names, and looks again on SIGHUP.",
+            show_default=False,
+        ),
+    ] = None,
+    realtime: Annotated[
+        Path | None, typer.Option(help="Folder of the real-time store.", show_default="SIGNALS/realtime")
+    ] = None,
+    batch_only: Annotated[
+        bool, typer.Option("--batch-only", help="Serve without a real-time store: no event is read or accepted.")
+    ] = False,
+    grpc_port: Annotated[int, typer.Option(min=1, max=65535, help="Port for recommendations and events.")] = 8001,
+    http_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port for the same over HTTP, and for health.")
+    ] = 8000,
+    metrics_port: Annotated[int, typer.Option(min=1, max=65535, help="Port for Prometheus.")] = 8002,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every interface.")] = "127.0.0.1",
+    device: Annotated[str, typer.Option(help="Where the generator runs: cpu, cuda, cuda:1.")] = "cpu",
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of each stage process.", show_default="half of the cores")
+    ] = None,
+    instances: Annotated[
+        list[str] | None, typer.Option(help="Processes of a stage, e.g. generator=2. Repeatable.", show_default=False)
+    ] = None,
+    model_repository: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the model templates.", show_default="model_repository beside the package"),
+    ] = None,
+    log_dir: Annotated[
+        Path | None, typer.Option(help="Folder for triton.log.", show_default="a temporary folder")
+    ] = None,
+    drain_timeout: Annotated[
+        float, typer.Option(min=0.0, help="Seconds to finish accepted requests when stopping.")
+    ] = 30.0,
+    triton: Annotated[
+        str, typer.Option(help="Which Triton: image (/opt/tritonserver), wheel (nvidia-pytriton), or auto.")
+    ] = "auto",
+    json_: Annotated[bool, typer.Option("--json", help="When ready, print one line of JSON.")] = False,
+    command: Annotated[
+        list[str] | None,
+        typer.Argument(help="After --: a command to run once ready; serving ends with it and takes its exit code."),
+    ] = None,
+) -> None:
+    """Serve a release: start Triton, load the ensemble, say where it listens, drain and stop on SIGTERM or Ctrl-C.
+
+    Example: pinrec serve --releases releases --signals data/ml100k/signals
+    """
+    import tempfile
+
+    from pinrec_cli.console import print_json, stderr, stdout
+    from pinrec_core.errors import ConfigError, DataError, require
+    from pinrec_serving.companion import Companion
+    from pinrec_serving.deployment import ServingOptions, default_threads, parse_instances
+    from pinrec_serving.installation import TritonSource
+    from pinrec_serving.model_repository import default_templates
+    from pinrec_serving.runtime import Endpoint, TritonServer
+
+    if (release is None) == (releases is None):
+        raise ConfigError("expected exactly one of --release, --releases")
+    require(not (signals / "signals").is_dir(), "--signals", str(signals), "the folder `signals` within it",
+            error=DataError)  # fmt: skip
+    require(triton in set(TritonSource), "--triton", triton, f"one of {', '.join(TritonSource)}")
+    require(not (batch_only and realtime), "--realtime", str(realtime), "no folder with --batch-only")
+    options = ServingOptions(
+        signals=signals,
+        realtime=None if batch_only else (realtime or signals / "realtime"),
+        device=device,
+        threads=threads if threads is not None else default_threads(),
+        instances=parse_instances(instances or []),
+    )
+    endpoint = Endpoint(host=host, grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port)
+    server = TritonServer(
+        endpoint=endpoint,
+        log_folder=log_dir or Path(tempfile.gettempdir()) / f"pinrec-serve-{grpc_port}",
+        source=TritonSource(triton),
+    )
+    from pinrec_core.release.current import current_release
+    from pinrec_core.release.format import Release  # imports torch: after the checks that need no wait
+    from pinrec_serving.service import run_service
+
+    def ready(served: Release) -> None:
+        release_id = served.manifest.release_id
+        if json_:
+            print_json(
+                {
+                    "release": release_id,
+                    "grpc": endpoint.grpc,
+                    "http": endpoint.http,
+                    "metrics": endpoint.metrics,
+                    "log": str(server.log_file),
+                }
+            )
+        else:
+            stdout.print(f"serving release {release_id}", soft_wrap=True)
+            stdout.print(f"  gRPC     {endpoint.grpc}")
+            stdout.print(f"  HTTP     {endpoint.http}")
+            stdout.print(f"  metrics  {endpoint.metrics}")
+            stdout.print(f"  log      {server.log_file}", soft_wrap=True)
+            stdout.print("Ctrl-C drains and stops it.")
+        stdout.file.flush()
+        if command:
+            companion.start(command)
+
+    companion = Companion()
+    run_service(
+        server=server,
+        templates=model_repository or default_templates(),
+        options=options,
+        choose_release=lambda: release if release is not None else current_release(releases or Path()),
+        drain_timeout=drain_timeout,
+        ready=ready,
+        report=lambda sentence: stderr.print(sentence, soft_wrap=True),
+    )
+    if companion.exit_code:
+        raise typer.Exit(companion.exit_code)

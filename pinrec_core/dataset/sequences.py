@@ -1,0 +1,130 @@
+"""The sequences that the Spark job writes, read back in bounded memory. Training and the serving view read them here.
+
+A sequences folder holds ``part-*.parquet``, one row per user (``user_id`` and one list per field of ``History``), and
+``batch.json`` (``BatchInfo``). This module knows the layout, not who wrote it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from pinrec_core.errors import DataError
+from pinrec_core.history import DTYPES, History
+from pinrec_core.validation import ListOf, load_json, save_json, validated
+
+BATCH_INFO_NAME = "batch.json"
+SEQUENCE_COLUMNS = ("user_id", *DTYPES)
+NO_SEQUENCES = "run `pinrec prepare` without --skip-signals"
+
+KeepUser = Callable[[int | str], bool]
+
+
+@validated(DataError)
+class BatchInfo:
+    """What one run of the Spark job covered. Events from ``end_time`` (exclusive, Unix seconds) on are not in it."""
+
+    end_time: int
+    feature_space: str
+    outcomes: ListOf[str]
+    surfaces: ListOf[str]
+    num_users: Annotated[int, Field(ge=0)]
+    num_interactions: Annotated[int, Field(ge=0)]
+
+    @staticmethod
+    def load(folder: Path) -> BatchInfo:
+        """Read ``folder/batch.json``. Raises ``DataError`` when it is absent, damaged or has other keys."""
+        path = Path(folder) / BATCH_INFO_NAME
+        return load_json(BatchInfo, path, error=DataError, what="the description of a batch", absent=NO_SEQUENCES)
+
+    def save(self, folder: Path) -> None:
+        save_json(self, Path(folder) / BATCH_INFO_NAME)
+
+
+def is_batch(folder: Path) -> bool:
+    """Whether a folder holds a batch (sequences, or the view of them) that a newer one may replace."""
+    return (Path(folder) / BATCH_INFO_NAME).is_file()
+
+
+def iter_histories(
+    sequences: Path, *, keep_user: KeepUser | None = None, batch_users: int = 64
+) -> Iterator[tuple[int | str, History]]:
+    """Every user's (``user_id``, history), part by part.
+
+    At most ``batch_users`` rows are decoded at a time. The arrays are read-only views of Arrow's buffers: one that is
+    kept keeps its whole batch, so copy what has to outlive the loop. ``keep_user`` skips users before anything of
+    theirs is touched. Raises ``DataError`` on a folder without sequences or a row whose lists disagree.
+    """
+    parts = sorted(Path(sequences).glob("part-*.parquet"))
+    if not parts:
+        raise DataError(f"{sequences}: expected part-*.parquet files; {NO_SEQUENCES}")
+    for part in parts:
+        for batch in _batches(part, batch_users):
+            yield from _histories_of(batch, keep_user, part)
+
+
+def _batches(part: Path, batch_users: int) -> Iterator[pa.RecordBatch]:
+    try:
+        # Without pre_buffer, which reads whole row groups ahead: memory is bound by one batch and the open pages.
+        with pq.ParquetFile(part, pre_buffer=False, buffer_size=1 << 20) as file:
+            missing = sorted(set(SEQUENCE_COLUMNS) - set(file.schema_arrow.names))
+            if missing:
+                raise DataError(f"{part}: columns {missing} are missing: expected {list(SEQUENCE_COLUMNS)}")
+            for name in DTYPES:
+                _check_type(part, name, file.schema_arrow.field(name).type)
+            yield from file.iter_batches(batch_users, columns=list(SEQUENCE_COLUMNS))
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{part}: expected a readable parquet file, {error}") from error
+
+
+def _check_type(part: Path, name: str, got: pa.DataType) -> None:
+    """Where sizes agree, bits are taken as they are (``_numbers``): another kind of value would become nonsense."""
+    element = got.value_type if pa.types.is_list(got) else None
+    if name == "feature":
+        fits, expected = element is not None and pa.types.is_binary(element), "binary"
+    else:
+        same_kind = pa.types.is_floating if DTYPES[name].kind == "f" else pa.types.is_integer
+        fits, expected = element is not None and same_kind(element), f"numbers that fit {DTYPES[name]}"
+    if not fits:
+        raise DataError(f"{part}: {name} is {got}: expected a list of {expected}")
+
+
+def _histories_of(batch: pa.RecordBatch, keep_user: KeepUser | None, part: Path) -> Iterator[tuple[int | str, History]]:
+    first = batch.column("item_key").offsets.to_numpy()
+    columns: dict[str, np.ndarray] = {}
+    for name, dtype in DTYPES.items():
+        column = batch.column(name)
+        if not np.array_equal(column.offsets.to_numpy() - column.offsets[0].as_py(), first - first[0]):
+            raise DataError(f"{part}: {name} and item_key differ in length: expected one value per interaction")
+        values = column.flatten()
+        if values.null_count:
+            raise DataError(f"{part}: {name} holds {values.null_count} nulls: expected none")
+        columns[name] = _feature_matrix(values, part) if name == "feature" else _numbers(values, dtype)
+    for row, user_id in enumerate(batch.column("user_id").to_pylist()):
+        if keep_user is None or keep_user(user_id):
+            span = slice(first[row] - first[0], first[row + 1] - first[0])
+            yield user_id, History(**{name: values[span] for name, values in columns.items()})
+
+
+def _numbers(values: pa.Array, dtype: np.dtype) -> np.ndarray:
+    """Without a copy where the element size agrees: Spark has no unsigned byte, so item types arrive as int8."""
+    array = values.to_numpy()
+    return array.view(dtype) if array.dtype.itemsize == dtype.itemsize else array.astype(dtype)
+
+
+def _feature_matrix(values: pa.Array, part: Path) -> np.ndarray:
+    """list<binary> → int8 ``[n, F]``, a view of Arrow's data buffer."""
+    if len(values) == 0:
+        return np.empty((0, 0), np.int8)
+    offsets = np.frombuffer(values.buffers()[1], np.int32)[values.offset : values.offset + len(values) + 1]
+    widths = np.unique(np.diff(offsets))
+    if len(widths) != 1:
+        raise DataError(f"{part}: features of {widths[:3].tolist()} bytes: expected one width")
+    data = np.frombuffer(values.buffers()[2], np.int8)[offsets[0] : offsets[-1]]
+    return data.reshape(len(values), int(widths[0]))

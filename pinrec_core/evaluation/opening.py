@@ -1,0 +1,195 @@
+"""Opening what is to be judged: a training run (indexed and calibrated now), a release (as frozen) or a counting
+baseline (counted now, on what the models were trained on). And the task in which all of them can be judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pinrec_core.baselines.co_occurrence import CoOccurrence
+from pinrec_core.baselines.popularity import Popularity, PopularityBySurface
+from pinrec_core.config.sections import TrainingConfig
+from pinrec_core.dataset.catalogue import ItemCatalogue
+from pinrec_core.dataset.manifest import DatasetManifest
+from pinrec_core.errors import ConfigError, DataError
+from pinrec_core.evaluation.protocol import EvaluationTask, Protocol
+from pinrec_core.evaluation.subjects import ListSubject, ModelSubject, Subject
+from pinrec_core.generation.defaults import (
+    default_budget,
+    default_compression_target,
+    default_generation,
+    with_embeddings,
+)
+from pinrec_core.release.calibration import KnownRequest, index_run
+from pinrec_core.release.format import MANIFEST_FILE, CalibratedOn, HeldOut, Release
+from pinrec_core.release.indexed_model import IndexedModel
+from pinrec_core.training.run import Run
+
+BASELINES = {fit.name: fit for fit in (Popularity, PopularityBySurface, CoOccurrence)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """What a training kept out of its dataset."""
+
+    dataset: Path | None  # None: a release does not know its own
+    held_out: HeldOut
+
+
+def task_for_subjects(
+    subjects: Sequence[str],
+    *,
+    dataset: Path | None = None,
+    protocol: Protocol = Protocol.HELD_OUT,
+    targets: int = 8,
+    max_users: int | None = None,
+) -> EvaluationTask:
+    """The task at which all ``subjects`` can be judged: users that none of them was trained on.
+
+    Raises ``ConfigError`` where no dataset is known, several are, or a training saw the item that is left out.
+    """
+    splits = {name: split_of(name) for name in subjects if name not in BASELINES}
+    known = {split.dataset.resolve() for split in splits.values() if split.dataset is not None}
+    if dataset is None and len(known) != 1:
+        what = "were trained on several" if known else "do not name one"
+        raise ConfigError(f"--dataset: expected the prepared dataset to judge on; {list(subjects)} {what}")
+    held_out = {name: split.held_out for name, split in splits.items()}
+    for name, kept in held_out.items():
+        _check_something_is_held_out(name, kept, protocol)
+    folder = dataset or known.pop()
+    return EvaluationTask(
+        dataset=folder,
+        manifest=DatasetManifest.load(folder),
+        protocol=protocol,
+        # Held-out users are chosen by hash, so those of the smallest share are held out of all.
+        evaluation_share=min(
+            (kept.evaluation_share for kept in held_out.values()),
+            default=0.0 if protocol.left_out else TrainingConfig().evaluation_share,
+        ),
+        held_out_last=max((kept.held_out_last for kept in held_out.values()), default=protocol.left_out),
+        targets=targets,
+        max_users=max_users,
+    )
+
+
+def task_for_release(
+    run: Run, *, dataset: Path | None = None, targets: int = 8, max_users: int | None = None
+) -> EvaluationTask:
+    """The task at which a release of ``run`` is judged: users held out or, where it was trained on all of them, the
+    last item of each. ``judge`` refuses where training saw that too."""
+    folder = dataset or run.dataset
+    return EvaluationTask(
+        dataset=folder,
+        manifest=DatasetManifest.load(folder),
+        protocol=Protocol.HELD_OUT if run.training.evaluation_share else Protocol.LEAVE_ONE_OUT,
+        evaluation_share=run.training.evaluation_share,
+        held_out_last=run.training.held_out_last,
+        targets=targets,
+        max_users=max_users,
+    )
+
+
+def split_of(subject: str) -> Split:
+    """What a run or a release says of its training. Raises ``DataError`` for a folder that is neither."""
+    folder = Path(subject)
+    if not folder.exists():
+        raise DataError(f"{subject}: expected the folder of a run or release, or one of {sorted(BASELINES)}")
+    if (folder / MANIFEST_FILE).is_file():
+        return Split(dataset=None, held_out=Release.open(folder).manifest.training)
+    run = Run.load(folder)
+    return Split(dataset=run.dataset, held_out=held_out_of(run))
+
+
+def held_out_of(run: Run) -> HeldOut:
+    return HeldOut(evaluation_share=run.training.evaluation_share, held_out_last=run.training.held_out_last)
+
+
+def open_subject(
+    name: str,
+    task: EvaluationTask,
+    *,
+    embeddings: int | None = None,
+    offsets: Sequence[int] | None = None,
+    device: str = "cpu",
+) -> Subject:
+    """A run's or release's folder, or the name of a baseline. ``embeddings`` and ``offsets``: see ``with_embeddings``.
+
+    Raises ``DataError`` for a folder that is neither or that does not fit the dataset.
+    """
+    if name in BASELINES:
+        catalogue = ItemCatalogue.open(task.dataset)
+        return ListSubject(BASELINES[name].fit(task.training_histories(), catalogue), catalogue)
+    if (Path(name) / MANIFEST_FILE).is_file():
+        release = Release.open(Path(name))
+        _check_release(release, task)
+        indexed = IndexedModel.from_release(release, device)
+        generation = with_embeddings(indexed.generation, indexed.model.config, embeddings=embeddings, offsets=offsets)
+        return ModelSubject(name, replace(indexed, generation=generation))
+    return open_run(name, task, embeddings=embeddings, offsets=offsets, device=device)
+
+
+def open_run(
+    name: str,
+    task: EvaluationTask,
+    *,
+    embeddings: int | None = None,
+    offsets: Sequence[int] | None = None,
+    device: str = "cpu",
+) -> ModelSubject:
+    """A run, indexed, and calibrated on users of its dataset. Raises ``DataError`` where it is not one."""
+    run = Run.load(Path(name))
+    generation = with_embeddings(default_generation(run.model), run.model, embeddings=embeddings, offsets=offsets)
+    budget = default_budget(run.model, task.manifest.outcome_share)
+    known = [
+        KnownRequest(request=case.request(budget), target_row=case.target_row)
+        for case in task.calibration_cases(ItemCatalogue.open(task.dataset))
+    ]
+    indexed = index_run(
+        run, task.dataset, known, generation=generation, compression_target=default_compression_target(run.model),
+        protocol=str(task.for_calibration.protocol), unseen=task.for_calibration.unseen, device=device,
+    )  # fmt: skip
+    return ModelSubject(name, indexed)
+
+
+def calibration_warning(on: CalibratedOn) -> str | None:
+    """What a person should know of the users on whom a model was calibrated; None where nothing is wrong with them."""
+    if not on.users:
+        return (
+            f"calibrated on nobody: no user of --protocol {on.protocol} has a history and an item after it, so "
+            "nprobe and the merge threshold are those of catalogue vectors and later steps are not discounted; train "
+            "with a larger --set training.evaluation_share"
+        )
+    if not on.unseen:
+        return (
+            "calibrated on items that training has seen: it held out no users and fewer than two items of each, so "
+            "later steps may weigh too much; train with --set training.evaluation_share=0.1 or "
+            "--set training.held_out_last=2"
+        )
+    return None
+
+
+def _check_something_is_held_out(name: str, kept: HeldOut, protocol: Protocol) -> None:
+    if not protocol.left_out and not kept.evaluation_share:
+        instead = (
+            f"judge it with --protocol {Protocol.LEAVE_ONE_OUT}"
+            if kept.held_out_last
+            else "train with --set training.evaluation_share=0.1, or with --set training.held_out_last=2 for "
+            f"--protocol {Protocol.LEAVE_ONE_OUT}"
+        )
+        raise ConfigError(
+            f"{name}: trained with evaluation_share=0, expected users held out for --protocol {protocol}; " + instead
+        )
+    if protocol.left_out > kept.held_out_last:
+        raise ConfigError(
+            f"{name}: trained with held_out_last={kept.held_out_last}, expected at least {protocol.left_out} "
+            f"for --protocol {protocol}; train with --set training.held_out_last=2"
+        )
+
+
+def _check_release(release: Release, task: EvaluationTask) -> None:
+    for name in ("outcomes", "surfaces", "item_id_kind", "feature_space"):
+        got, expected = getattr(task.manifest, name), getattr(release.manifest.dataset, name)
+        if got != expected:
+            raise DataError(f"{task.dataset}: {name}={got!r}, expected {expected!r}, which the release was made with")

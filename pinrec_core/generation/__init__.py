@@ -1,0 +1,6 @@
+"""From a request to the queries of the index: ``inputs`` (what the model reads), ``generate`` (prefill and decode
+steps), ``compression`` (near-equal embeddings merge), ``budget`` (quotas that sum to N), ``retrieval_plan`` (all of
+it for a batch) and ``defaults`` (what is generated unless somebody says otherwise).
+
+It may not know the index or what it holds.
+"""

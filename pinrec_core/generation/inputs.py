@@ -1,0 +1,55 @@
+"""Requests to what the model reads: a padded batch of histories, and the context of the tokens to be generated.
+
+The generator stage and everything that generates in process come through here, so that they cannot differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pinrec_core.generation.generate import RequestContext
+from pinrec_core.model.collate import collate, pad
+from pinrec_core.model.sequence_model import HistoryBatch, SequenceModel
+from pinrec_core.request import Request
+
+EmbedIds = Callable[[Tensor], Tensor]
+"""Keys int64 ``[n]`` → ID embeddings ``[n, I]``."""
+
+
+def embedded_histories(model: SequenceModel, embed_ids: EmbedIds, requests: Sequence[Request]) -> HistoryBatch:
+    """The last ``max_history`` interactions of each request as the generator stage gets them.
+
+    The ID embedder runs on the CPU and its result passes through FP16, as between the stages of the service.
+    """
+    histories = [request.history.take(slice(-model.config.max_history, None)) for request in requests]
+    key = pad([history.item_key for history in histories])
+    with torch.inference_mode():
+        id_embedding = embed_ids(key.flatten()).half().unflatten(0, key.shape)
+    return collate(
+        histories,
+        id_embedding.to(model.start_token.device, model.start_token.dtype),
+        request_surface=[request.surface for request in requests],
+        request_time=[request.time for request in requests],
+    )
+
+
+def request_context(requests: Sequence[Request], *, steps: int, device: torch.device) -> RequestContext:
+    """Surface, time and the outcomes that feed back, which each request's own seed draws."""
+    feedback = [draw_feedback_outcomes(request.budget, steps, request.seed) for request in requests]
+    return RequestContext(
+        surface=torch.tensor([request.surface for request in requests], device=device),
+        timestamp=torch.tensor([request.time for request in requests], device=device),
+        feedback_outcome=torch.from_numpy(np.stack(feedback)).to(device),
+    )
+
+
+def draw_feedback_outcomes(budget: np.ndarray, steps: int, seed: int) -> np.ndarray:
+    """Outcomes that feed back after each step but the last, drawn from one request's budget ``[O]``: int64 ``[S − 1]``.
+
+    Per request and from its own seed, so that a request is answered alike whatever batch it lands in.
+    """
+    return np.random.default_rng(seed).choice(len(budget), size=steps - 1, p=budget / budget.sum())

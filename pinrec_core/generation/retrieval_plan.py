@@ -1,0 +1,48 @@
+"""From generated embeddings to retrieval queries: compress, then share the budget out (PinRec, generation)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pinrec_core.config.sections import GenerationConfig
+from pinrec_core.generation.budget import allocate
+from pinrec_core.generation.compression import compress
+from pinrec_core.request import Request
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetrievalPlan:
+    """The M embeddings of one request that are looked up, each with the number of items it is to bring."""
+
+    embedding: np.ndarray  # float [M, D]
+    outcome: np.ndarray  # int32 [M]
+    quota: np.ndarray  # int32 [M], each above zero; their sum is N
+
+
+def plan_retrieval(embedding: Tensor, requests: Sequence[Request], config: GenerationConfig) -> list[RetrievalPlan]:
+    """Embeddings ``[B, O, n, D]`` of B requests → one plan per request.
+
+    n is steps times offsets. An embedding counts ``step_discount`` times as much as one of the step before.
+    """
+    n = embedding.shape[2]
+    step = torch.arange(n, device=embedding.device) // len(config.offsets)
+    kept = compress(embedding, config.merge_cosine, config.step_discount ** step.double())
+    weights = kept.cpu().numpy()  # the plan is made on the host, once per batch
+    on_host = embedding.float().cpu().numpy()
+    plans = []
+    for vectors, weight, request in zip(on_host, weights, requests, strict=True):
+        quota = allocate(request.budget, weight, request.num_items, config.allocation, request.seed)
+        outcome, position = np.nonzero(quota)
+        plans.append(
+            RetrievalPlan(
+                embedding=vectors[outcome, position],
+                outcome=outcome.astype(np.int32),
+                quota=quota[outcome, position].astype(np.int32),
+            )
+        )
+    return plans

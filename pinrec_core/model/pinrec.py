@@ -1,0 +1,84 @@
+"""The PinRec model: items to tokens, tokens to hidden states, these to embeddings in item space.
+
+Training calls ``forward``; ``pinrec_core.generation.generate`` calls the parts. The model knows nothing of losses,
+budgets or the index.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pinrec_core.config.sections import ModelConfig
+from pinrec_core.history import ItemType
+from pinrec_core.model.decoder import CONTEXT_SCALE
+from pinrec_core.model.output_head import OutputHead
+from pinrec_core.model.sequence_model import HistoryBatch, SequenceModel
+from pinrec_core.representations import time_features
+from pinrec_core.representations.item_embedder import ItemEmbedder
+
+
+class PinRec(SequenceModel):
+    """Embedders, decoder and head of one ``ModelConfig``."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.pin_embedder = ItemEmbedder(
+            input_width=config.feature_width + config.id_width,
+            item_width=config.item_width,
+            layers=config.embedder_layers,
+        )
+        self.query_embedder = ItemEmbedder(
+            input_width=config.feature_width, item_width=config.item_width, layers=config.embedder_layers
+        )
+        self.surface_embedding = nn.Embedding(config.num_surfaces, config.hidden_width)
+        self.time_projection = nn.Linear(time_features.WIDTH, config.hidden_width)
+        self.head = OutputHead(
+            hidden_width=config.hidden_width, item_width=config.item_width,
+            num_conditions=config.num_conditions, max_offset=config.max_offset,
+        )  # fmt: skip
+        self.head.start_as_inverse(self.token_projection)
+        nn.init.normal_(self.surface_embedding.weight, std=CONTEXT_SCALE)
+        # Sines and cosines: the squares of the features sum to about WIDTH / 2.
+        nn.init.normal_(self.time_projection.weight, std=CONTEXT_SCALE / (time_features.WIDTH / 2) ** 0.5)
+        nn.init.zeros_(self.time_projection.bias)
+
+    def item_space_modules(self) -> dict[str, nn.Module]:
+        embedders = {"pin_embedder": self.pin_embedder, "query_embedder": self.query_embedder}
+        return super().item_space_modules() | embedders
+
+    def represent_pins(self, feature: Tensor, scale: Tensor, id_embedding: Tensor) -> Tensor:
+        """INT8 content ``[..., F]`` with scales ``[...]`` and ID embeddings ``[..., I]`` → item space ``[..., D]``."""
+        return self.pin_embedder(torch.cat([self._dequantize(feature, scale), self.id_dropout(id_embedding)], dim=-1))
+
+    def represent_items(self, batch: HistoryBatch) -> Tensor:
+        """A history's pins and queries → item space ``[B, T, D]``.
+
+        Both embedders run on every position: static shapes cost less than a gather by type.
+        """
+        pin = self.represent_pins(batch.feature, batch.scale, batch.id_embedding)
+        query = self.query_embedder(self._dequantize(batch.feature, batch.scale))
+        return torch.where((batch.item_type == ItemType.QUERY).unsqueeze(-1), query, pin)
+
+    def _dequantize(self, feature: Tensor, scale: Tensor) -> Tensor:
+        dtype = self.start_token.dtype
+        return feature.to(dtype) * scale.to(dtype).unsqueeze(-1)
+
+    def tokens(self, item: Tensor, surface: Tensor, timestamp: Tensor, previous_timestamp: Tensor) -> Tensor:
+        """Item representations ``[B, T, D]`` with surface and time ``[B, T]`` → decoder tokens ``[B, T, H]``."""
+        return self.token_projection(item) + self.context(surface, timestamp, previous_timestamp)
+
+    def context(self, surface: Tensor, timestamp: Tensor, previous_timestamp: Tensor) -> Tensor:
+        """Surface and time ``[...]`` → their share of a token ``[..., H]``."""
+        time = time_features.time_features(timestamp, previous_timestamp).to(self.start_token.dtype)
+        return self.surface_embedding(surface) + self.time_projection(time)
+
+    def history_tokens(self, batch: HistoryBatch, item: Tensor) -> Tensor:
+        """Tokens ``[B, 1 + T, H]``: the learned start token, then the history ``item`` ``[B, T, D]``.
+
+        The start token stands for "no history yet" at the surface and time of the first thing to come, so a user
+        without history is an ordinary row of length 0.
+        """
+        start = self.start_token + self.context(batch.start_surface, batch.start_timestamp, batch.start_timestamp)
+        previous = time_features.previous_timestamps(batch.timestamp)
+        return torch.cat([start.unsqueeze(1), self.tokens(item, batch.surface, batch.timestamp, previous)], dim=1)

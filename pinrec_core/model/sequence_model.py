@@ -1,0 +1,124 @@
+"""What the rest of the package needs of a model, whatever its inputs.
+
+The objective trains an ``ItemModel``: items, a hidden state per position, a head. Generation and the index need a
+``SequenceModel``: one whose hidden states come from tokens through a decoder. ``PinRec`` is one; so are baselines.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+
+from pinrec_core.config.sections import ModelConfig
+from pinrec_core.model.decoder import Decoder, KeyValueCache
+from pinrec_core.representations.id_embedding import HashedIdEmbedding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryBatch:
+    """B histories padded on the right to T positions. Row b holds ``length[b]`` real ones; the rest is ignored.
+
+    Features stay INT8 until the model's device de-quantises them. ``id_embedding`` is what the ID embedder made of the
+    keys; queries have no ID table, so PinRec ignores theirs.
+    """
+
+    feature: Tensor  # int8 [B, T, F]
+    scale: Tensor  # float [B, T]
+    id_embedding: Tensor  # float [B, T, I]
+    item_type: Tensor  # int64 [B, T]
+    surface: Tensor  # int64 [B, T]
+    timestamp: Tensor  # int64 [B, T]
+    length: Tensor  # int64 [B]
+    start_surface: Tensor  # int64 [B]: surface and time that the start token stands for
+    start_timestamp: Tensor  # int64 [B]
+
+    def to(self, device: torch.device | str) -> HistoryBatch:
+        return HistoryBatch(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+
+
+class ConditionedHead(nn.Module, ABC):
+    """Hidden states and conditioning to item space."""
+
+    def forward(self, hidden: Tensor, outcome: Tensor, offset: Tensor) -> Tensor:
+        """Hidden states ``[..., H]``, outcomes and offsets (δ ≥ 1) ``[...]`` → unit vectors ``[..., D]``.
+
+        Leading dimensions broadcast: ``[B, 1, H]`` against ``[1, O]`` gives every outcome of every row.
+        """
+        return self.conditioned(hidden, self.condition(outcome, offset))
+
+    @abstractmethod
+    def condition(self, outcome: Tensor, offset: Tensor) -> Tensor:
+        """What the conditioning adds, the same for every request and step."""
+
+    @abstractmethod
+    def conditioned(self, hidden: Tensor, condition: Tensor) -> Tensor:
+        """As ``forward``, with ``condition`` computed before."""
+
+
+def inverse_of(token_projection: nn.Linear) -> Tensor:
+    """Weights ``[D, H]`` that lead from a fresh model's token back to the item it was made of."""
+    return token_projection.weight.T / max(token_projection.weight.shape)
+
+
+class ItemModel(nn.Module, ABC):
+    """ID tables, item representations, a hidden state per position, and a head back into the items' space."""
+
+    head: ConditionedHead
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.id_embedding = HashedIdEmbedding(width=config.id_width, hashes=config.id_hashes, rows=config.id_rows)
+        self.id_dropout = nn.Dropout(config.id_dropout)
+
+    def item_space_modules(self) -> dict[str, nn.Module]:
+        """Everything that decides which vector an item has, by name of attribute: what a release's identity covers."""
+        return {"id_embedding": self.id_embedding}
+
+    @abstractmethod
+    def represent_pins(self, feature: Tensor, scale: Tensor, id_embedding: Tensor) -> Tensor:
+        """INT8 content ``[..., F]`` with scales ``[...]`` and ID embeddings ``[..., I]`` → item space ``[..., D]``."""
+
+    @abstractmethod
+    def forward(self, batch: HistoryBatch) -> tuple[Tensor, Tensor]:
+        """→ hidden states ``[B, 1 + T, H]`` and item representations ``[B, T, D]``.
+
+        Hidden state t has seen the start token and the first t items: it predicts item t (counting from 0).
+        """
+
+
+class SequenceModel(ItemModel):
+    """Hidden states by a causal decoder over tokens."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.start_token = nn.Parameter(torch.zeros(config.hidden_width))
+        self.token_projection = nn.Linear(config.item_width, config.hidden_width)
+        self.decoder = Decoder(
+            layers=config.layers, heads=config.heads, hidden_width=config.hidden_width,
+            max_positions=config.max_positions, dropout=config.dropout,
+        )  # fmt: skip
+        # Elements of deviation 1 of a unit vector, and a rotation, so that a head can start with its inverse.
+        nn.init.orthogonal_(self.token_projection.weight, gain=max(config.hidden_width, config.item_width) ** 0.5)
+        nn.init.zeros_(self.token_projection.bias)
+        nn.init.normal_(self.start_token, std=1.0)
+
+    @abstractmethod
+    def represent_items(self, batch: HistoryBatch) -> Tensor:
+        """A history's pins and queries → item space ``[B, T, D]``."""
+
+    @abstractmethod
+    def tokens(self, item: Tensor, surface: Tensor, timestamp: Tensor, previous_timestamp: Tensor) -> Tensor:
+        """Item representations ``[B, T, D]`` with surface and time ``[B, T]`` → decoder tokens ``[B, T, H]``."""
+
+    @abstractmethod
+    def history_tokens(self, batch: HistoryBatch, item: Tensor) -> Tensor:
+        """Tokens ``[B, 1 + T, H]``: the learned start token, then the history ``item`` ``[B, T, D]``."""
+
+    def forward(self, batch: HistoryBatch, cache: KeyValueCache | None = None) -> tuple[Tensor, Tensor]:
+        """As for every ``ItemModel``; with a cache, keys and values are written there and the caller advances it."""
+        item = self.represent_items(batch)
+        return self.decoder(self.history_tokens(batch, item), cache), item

@@ -1,0 +1,193 @@
+"""Loss of one training step (PinRec, objective): targets, candidates with their sampling correction, sampled softmax.
+
+Each target conditions the head on its own outcome and offset. Queries are context: they are never targets.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor, nn
+
+from pinrec_core.config.sections import ObjectiveConfig, Variant, WindowReduction
+from pinrec_core.history import NO_OUTCOME
+from pinrec_core.model.sequence_model import HistoryBatch, ItemModel
+from pinrec_core.objective.count_min_sketch import CountMinSketch
+from pinrec_core.objective.sampled_softmax import (
+    Candidates,
+    Positives,
+    Queries,
+    members,
+    pool_log_q,
+    streamed_sampled_softmax_loss,
+)
+from pinrec_core.objective.targets import Targets, draw_all_actions, draw_windows, share_queries
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingBatch:
+    """Histories with what only training needs: keys (for tables, masks and the sketch) and outcomes (conditioning).
+
+    The ID embeddings of ``history`` are empty: the objective looks them up, so that the whole computation from tables
+    to loss is one module's forward pass.
+    """
+
+    history: HistoryBatch
+    item_key: Tensor  # int64 [B, T]
+    outcome: Tensor  # int64 [B, T], NO_OUTCOME for queries
+    random_key: Tensor  # int64 [R]: items drawn uniformly from the catalogue
+    random_feature: Tensor  # int8 [R, F]
+    random_scale: Tensor  # float [R]
+
+    def to(self, device: torch.device | str) -> TrainingBatch:
+        return TrainingBatch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """How much a forward pass scored: the sizes that follow from what it drew."""
+
+    queries: int
+    in_batch: int  # candidates, by where they are from
+    random: int
+
+
+class Objective(nn.Module):
+    """A model with its loss, its learned temperature and its sketch: what one training step runs, and DDP wraps."""
+
+    def __init__(self, model: ItemModel, config: ObjectiveConfig, *, catalogue_size: int) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config
+        self.catalogue_size = catalogue_size
+        self.log_inverse_temperature = nn.Parameter(torch.tensor(-math.log(config.init_temperature)))
+        self.sketch = CountMinSketch(width=config.sketch_width, depth=config.sketch_depth)
+        self.scored = Scored(queries=0, in_batch=0, random=0)  # by the latest forward pass
+
+    @property
+    def inverse_temperature(self) -> Tensor:
+        """λ, capped."""
+        return self.log_inverse_temperature.clamp(max=math.log(self.config.max_inverse_temperature)).exp()
+
+    @torch.no_grad()
+    def cap_temperature(self) -> None:
+        """Bring λ back to its cap after a step: above it the gradient is zero, and λ could not come down again."""
+        self.log_inverse_temperature.clamp_(max=math.log(self.config.max_inverse_temperature))
+
+    def forward(self, batch: TrainingBatch) -> Tensor:
+        """The mean loss over the windows drawn from the batch: a scalar. In training mode the sketch counts it."""
+        B, T = batch.item_key.shape
+        ids = self.model.id_embedding(batch.item_key.flatten()).unflatten(0, (B, T))
+        hidden, item = self.model(replace(batch.history, id_embedding=ids))
+        real = torch.arange(T, device=item.device) < batch.history.length.unsqueeze(1)
+        is_target = real & (batch.outcome != NO_OUTCOME)
+        if self.training:
+            self.sketch.update(batch.item_key[is_target])
+
+        targets = self._draw_targets(batch, is_target)
+        outcome = batch.outcome[targets.user, targets.target]
+        if not self.model.config.variant.outcome_conditioned:
+            outcome = torch.zeros_like(outcome)
+        first, query = share_queries(targets, outcome, self.model.config.num_conditions)
+        user, position = targets.user[first], targets.position[first]
+        condition = self._conditions()[outcome[first], targets.offset[first] - 1]
+        target_key = batch.item_key[targets.user, targets.target]
+        pool = self._draw_pool(batch, item, is_target)
+        self.scored = Scored(queries=len(first), in_batch=pool.in_batch, random=len(pool.item) - pool.in_batch)
+        loss = streamed_sampled_softmax_loss(
+            Queries(
+                vector=self.model.head.conditioned(hidden[user, position], condition),
+                row=user if self.config.mask_own_positives else targets.window[first],
+            ),
+            Positives(item=item[targets.user, targets.target], log_q=self._log_q(target_key, pool), query=query),
+            Candidates(
+                item=pool.item,
+                log_q=self._log_q(pool.item_key, pool),
+                excluded=self._excluded(batch, is_target, targets, target_key, pool),
+            ),
+            self.inverse_temperature,
+        )
+        return reduce_windows(loss, targets.window, targets.num_windows, self.config.window_reduction)
+
+    def _conditions(self) -> Tensor:
+        """What the head adds for each outcome and offset, ``[O, Δmax, …]``: computed once, not once per query."""
+        config, device = self.model.config, self.log_inverse_temperature.device
+        outcome = torch.arange(config.num_conditions, device=device).unsqueeze(1)
+        offset = torch.arange(1, config.max_offset + 1, device=device)
+        return self.model.head.condition(*torch.broadcast_tensors(outcome, offset))
+
+    def _draw_targets(self, batch: TrainingBatch, is_target: Tensor) -> Targets:
+        config, model = self.config, self.model.config
+        if model.variant is Variant.PINNERFORMER:
+            return draw_all_actions(
+                is_target, batch.history.timestamp, horizon_days=config.horizon_days, windows=config.windows_per_step
+            )
+        window = config.window if model.variant.multi_token else 1
+        return draw_windows(is_target, max_offset=model.max_offset, window=window, windows=config.windows_per_step)
+
+    def _draw_pool(self, batch: TrainingBatch, item: Tensor, is_target: Tensor) -> _Pool:
+        """In-batch negatives drawn from the batch's targets, then the random ones.
+
+        A small batch has fewer targets than in-batch negatives are wanted; log Q follows what was drawn.
+        """
+        user, position = is_target.nonzero(as_tuple=True)
+        drawn = torch.randperm(len(user), device=user.device)[: self.config.in_batch_negatives]
+        user, position = user[drawn], position[drawn]
+        random_item = self.model.represent_pins(
+            batch.random_feature, batch.random_scale, self.model.id_embedding(batch.random_key)
+        )
+        return _Pool(
+            item_key=torch.cat([batch.item_key[user, position], batch.random_key]),
+            item=torch.cat([item[user, position], random_item]),
+            in_batch=len(user),
+        )
+
+    def _log_q(self, item_key: Tensor, pool: _Pool) -> Tensor:
+        """log Q of keys ``[n]``: the probability that a draw of the pool is that item."""
+        if not self.config.log_q:
+            return torch.zeros(len(item_key), device=item_key.device)
+        return pool_log_q(
+            self.sketch.probability(item_key), in_batch=pool.in_batch, random=len(pool.item_key) - pool.in_batch,
+            catalogue_size=self.catalogue_size,
+        )  # fmt: skip
+
+    def _excluded(
+        self, batch: TrainingBatch, is_target: Tensor, targets: Targets, target_key: Tensor, pool: _Pool
+    ) -> Tensor:
+        """What is no negative: by user, bool ``[B, C]``, all that they have acted on; or, where that is not masked, by
+        window, ``[windows, C]``, what the window itself asks for."""
+        if self.config.mask_own_positives:
+            owner = is_target.nonzero(as_tuple=True)[0]
+            return members(owner, batch.item_key[is_target], len(is_target), pool.item_key)
+        return members(targets.window, target_key, targets.num_windows, pool.item_key)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pool:
+    """The negatives drawn for a step: C items, the first ``in_batch`` of them targets of the batch."""
+
+    item_key: Tensor  # int64 [C]
+    item: Tensor  # float [C, D]
+    in_batch: int
+
+
+def reduce_windows(loss: Tensor, window: Tensor, num_windows: int, reduction: WindowReduction) -> Tensor:
+    """Losses ``[m]`` of targets and the window each belongs to, int64 ``[m]`` → the mean over windows, a scalar.
+
+    Losses are −log p. Within a window, whatever its targets are conditioned on, either their mean counts, or the least
+    of them, or −log of the mean p. No window at all (a batch without targets) is a loss of 0.
+    """
+
+    def per_window(values: Tensor, how: str) -> Tensor:
+        return values.new_zeros(num_windows).scatter_reduce(0, window, values, how, include_self=False)
+
+    if reduction is WindowReduction.MEAN:
+        reduced = per_window(loss, "mean")
+    else:
+        reduced = per_window(loss, "amin")
+        if reduction is WindowReduction.MARGINAL:  # around the least one, so that nothing underflows
+            least = reduced.detach()
+            reduced = least - per_window(torch.exp(least[window] - loss), "mean").log()
+    return reduced.sum() / max(1, num_windows)

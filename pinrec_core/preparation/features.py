@@ -1,0 +1,84 @@
+"""Content vectors: text part ‖ supplied part, quantised. One recipe for pins and queries, named by its ``space``.
+
+Knows texts and vectors, not where they come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pinrec_core.history import ItemType
+from pinrec_core.representations.quantization import quantize_int8
+from pinrec_core.representations.text_encoder import TextEncoder
+
+FILE_NAME = "features.parquet"
+_ROW_GROUP = 1 << 16
+
+SCHEMA = pa.schema({"key": pa.int64(), "item_type": pa.int8(), "feature": pa.binary(), "scale": pa.float32()})
+
+
+@dataclass(frozen=True, slots=True)
+class ContentFeatures:
+    """Makes content vectors of width F = ``encoder.width + vector_width``."""
+
+    encoder: TextEncoder
+    vector_width: int  # of the vectors supplied with items; 0 without
+
+    @property
+    def width(self) -> int:
+        return self.encoder.width + self.vector_width
+
+    @property
+    def space(self) -> str:
+        """The recipe's name: vectors of two different spaces must not be mixed."""
+        return f"{self.encoder.spec}+vector:{self.vector_width}"
+
+    def pins(self, texts: Sequence[str], vectors: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """(int8 ``[n, F]``, float32 ``[n]``). ``vectors`` float ``[n, vector_width]``; a zero row means none."""
+        content = np.zeros((len(texts), self.width), np.float32)
+        content[:, : self.encoder.width] = self.encoder.encode(texts)
+        if vectors is not None:
+            norm = np.linalg.norm(vectors, axis=1, keepdims=True)
+            content[:, self.encoder.width :] = vectors / np.where(norm > 0, norm, 1.0)
+        return quantize_int8(content)
+
+    def queries(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """(int8 ``[n, F]``, float32 ``[n]``): the text part, zeros where a pin has its supplied vector."""
+        return self.pins(texts)
+
+
+class FeatureWriter:
+    """Streams ``features.parquet``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._writer = pq.ParquetWriter(Path(folder) / FILE_NAME, SCHEMA)
+
+    def add(self, key: np.ndarray, item_type: ItemType, feature: np.ndarray, scale: np.ndarray) -> None:
+        """``key`` int64 [n], ``feature`` int8 [n, F], ``scale`` float32 [n]."""
+        _, F = feature.shape
+        for start in range(0, len(key), _ROW_GROUP):
+            part = np.ascontiguousarray(feature[start : start + _ROW_GROUP])
+            n = len(part)
+            packed = pa.FixedSizeBinaryArray.from_buffers(pa.binary(F), n, [None, pa.py_buffer(part)])
+            self._writer.write_batch(
+                pa.record_batch(
+                    [key[start : start + n], np.full(n, item_type, np.int8), packed.cast(pa.binary()),
+                     scale[start : start + n]],
+                    schema=SCHEMA,
+                )
+            )  # fmt: skip
+
+    def __enter__(self) -> FeatureWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.close()

@@ -1,0 +1,150 @@
+"""A training run becomes an ``IndexedModel``: its catalogue is indexed and what a run cannot learn is calibrated.
+
+Calibrated are nprobe (on exact search), the merge threshold (on a compression ratio) and the step discount (on what
+users did next). Who the users are is the caller's choice; they come as requests with their targets.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pinrec_core.config.sections import GenerationConfig
+from pinrec_core.dataset.catalogue import ItemCatalogue
+from pinrec_core.dataset.manifest import DatasetManifest
+from pinrec_core.generation.compression import compress, compression_ratio
+from pinrec_core.model.device import torch_device
+from pinrec_core.release.format import CalibratedOn, Calibration
+from pinrec_core.release.indexed_model import IndexedModel
+from pinrec_core.request import Request
+from pinrec_core.retrieval.catalogue_vectors import represent_catalogue
+from pinrec_core.retrieval.item_index import ItemIndex
+from pinrec_core.training.run import Run
+
+INDEX_RECALL_TARGET = 0.99
+INDEX_RECALL_DEPTH = 100
+CALIBRATION_USERS = 256
+THRESHOLD_USERS = 64  # of them: a threshold needs fewer than a recall
+CALIBRATION_QUERIES = 2048
+CALIBRATION_BATCH = 32
+STEP_DISCOUNTS = (1.0, 0.8, 0.6, 0.4, 0.2)
+NOT_YET = Calibration(
+    index_type="IVF_HNSW", nlist=0, nprobe=0, recall_depth=INDEX_RECALL_DEPTH, recall=0.0, compression_ratio=1.0,
+    calibrated_on=CalibratedOn(protocol="", users=0, targets_per_user=0, unseen=False),
+)  # fmt: skip
+"""Of a model that is being calibrated."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownRequest:
+    """A request of the past, and what its user did next: catalogue rows int64 ``[Z]``."""
+
+    request: Request
+    target_row: np.ndarray
+
+
+def index_run(
+    run: Run,
+    dataset: Path,
+    known: Sequence[KnownRequest],
+    *,
+    generation: GenerationConfig,
+    compression_target: float,
+    protocol: str,
+    unseen: bool,
+    device: str = "cpu",
+) -> IndexedModel:
+    """Index the catalogue, then calibrate on what ``known`` requests generate and find.
+
+    ``compression_target`` is the wanted number of generated embeddings per kept one. ``protocol`` and ``unseen`` say
+    whose requests these are and whether training had not seen their targets; the release remembers it. The model runs
+    on ``device``, the ID embedder on the CPU, as in serving. Raises ``DataError`` when the dataset is not the one that
+    the run was trained on, ``ConfigError`` for a device that is not there.
+    """
+    manifest = DatasetManifest.load(dataset)
+    manifest.check_identity(run.identity)
+    model = run.load_model()
+    embed_ids = model.id_embedding if device == "cpu" else copy.deepcopy(model.id_embedding)
+    model = model.to(torch_device(device))
+    catalogue = ItemCatalogue.open(dataset)
+    index = ItemIndex.build(represent_catalogue(model, embed_ids, catalogue))
+    indexed = IndexedModel(
+        model=model,
+        embed_ids=embed_ids,
+        catalogue=catalogue,
+        index=index,
+        generation=replace(generation, inverse_temperature=run.inverse_temperature()),
+        dataset=manifest,
+        calibration=NOT_YET,
+    )
+    sample = _sample_embeddings(indexed, known[:THRESHOLD_USERS])
+    # To the host, once: Faiss calibrates there.
+    queries = sample.reshape(-1, index.width).cpu().numpy()[:CALIBRATION_QUERIES]
+    nprobe, recall = index.calibrate(queries, INDEX_RECALL_DEPTH, recall=INDEX_RECALL_TARGET)
+    merge_cosine = calibrate_merge_cosine(sample, compression_target)
+    calibration = replace(
+        NOT_YET,
+        nlist=index.nlist,
+        nprobe=nprobe,
+        recall=recall,
+        compression_ratio=compression_ratio(compress(sample, merge_cosine)),
+        calibrated_on=CalibratedOn(
+            protocol=protocol,
+            users=len(known),
+            targets_per_user=len(known[0].target_row) if known else 0,
+            unseen=unseen,
+        ),
+    )
+    settings = replace(indexed.generation, nprobe=nprobe, merge_cosine=merge_cosine)
+    indexed = replace(indexed, generation=settings, calibration=calibration)
+    return calibrate_step_discount(indexed, known[:CALIBRATION_USERS])
+
+
+def _sample_embeddings(indexed: IndexedModel, known: Sequence[KnownRequest]) -> Tensor:
+    """What the requests generate, ``[users, O, n, D]``; vectors of the catalogue where there is no request."""
+    if known:
+        return indexed.generate([one.request for one in known])
+    rows = np.arange(min(len(indexed.index), CALIBRATION_QUERIES))
+    return torch.from_numpy(indexed.index.reconstruct(rows)[None, None])
+
+
+def calibrate_step_discount(indexed: IndexedModel, known: Sequence[KnownRequest]) -> IndexedModel:
+    """The same model with the step discount under which most targets are among the items served.
+
+    Later steps follow what was generated, not what happened, and how far they can be trusted differs between models.
+    Of discounts that find as many the weakest is chosen.
+    """
+    if indexed.generation.steps == 1 or not known:
+        return indexed
+    discounted = [
+        replace(indexed, generation=replace(indexed.generation, step_discount=discount)) for discount in STEP_DISCOUNTS
+    ]
+    hits = np.zeros(len(discounted))
+    for start in range(0, len(known), CALIBRATION_BATCH):
+        part = known[start : start + CALIBRATION_BATCH]
+        requests = [one.request for one in part]
+        embedding = indexed.generate(requests)
+        for i, model in enumerate(discounted):
+            for one, answer in zip(part, model.retrieve(embedding, requests), strict=True):
+                hits[i] += np.isin(one.target_row, answer.item_row).sum()
+    return discounted[int(hits.argmax())]
+
+
+def calibrate_merge_cosine(embedding: Tensor, target_ratio: float) -> float:
+    """The threshold that compresses ``[users, O, n, D]`` to about ``target_ratio`` embeddings per kept one.
+
+    The ratio falls as the threshold rises, so it is found by bisection. At least two of an outcome's n embeddings are
+    kept on average: with few steps a ratio meant for many would leave a single one.
+    """
+    target_ratio = min(target_ratio, max(1.0, embedding.shape[2] / 2))
+    low, high = -1.0, 1.0
+    for _ in range(16):
+        middle = (low + high) / 2
+        low, high = (middle, high) if compression_ratio(compress(embedding, middle)) > target_ratio else (low, middle)
+    return round(high, 4)

@@ -1,0 +1,38 @@
+"""Inner products to probabilities over the catalogue: the softmax that the objective trained, with its learned λ.
+
+Scores of two embeddings are comparable only as probabilities: a vague embedding is near to many items, a pointed one to
+few, and the inner product alone does not tell.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pinrec_core.retrieval.item_index import ItemIndex
+
+REFERENCE_ITEMS = 4096
+
+
+class ItemSoftmax:
+    """p(i | z) ∝ exp(λ·⟨z, e_i⟩) over the items of an index.
+
+    The normaliser needs every item. Up to ``reference_items`` it has them; of a larger catalogue it takes the
+    candidates, which hold most of the mass, and an evenly spaced sample for the rest.
+    """
+
+    def __init__(self, index: ItemIndex, inverse_temperature: float, *, reference_items: int = REFERENCE_ITEMS) -> None:
+        self._index = index
+        self._inverse_temperature = inverse_temperature
+        self._row = np.unique(np.linspace(0, len(index) - 1, num=min(reference_items, len(index)), dtype=np.int64))
+        self._reference = index.reconstruct(self._row)
+
+    def probability(self, embedding: np.ndarray, item_row: np.ndarray) -> np.ndarray:
+        """float32 ``[M, D]`` and distinct rows int64 ``[U]`` → float32 ``[M, U]``; a row's sum is at most about 1."""
+        V, U = len(self._index), len(item_row)
+        # Unit vectors: ⟨z, e⟩ is at most 1, and subtracting that bound keeps the exponentials within range.
+        weight = np.exp(self._inverse_temperature * (embedding @ self._index.reconstruct(item_row).T - 1))
+        other = ~np.isin(self._row, item_row)
+        # All of the reference, then what counts: copying the others' vectors would cost more than their products.
+        rest = np.exp(self._inverse_temperature * (embedding @ self._reference.T - 1)) @ other.astype(np.float32)
+        rest *= (V - U) / max(1, other.sum())
+        return weight / (weight.sum(axis=1) + rest)[:, None]

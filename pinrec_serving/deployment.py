@@ -1,0 +1,211 @@
+"""Which release a running server serves: deploy, swap, drain.
+
+A release's stages are loaded under release-qualified names beside those that serve; the load of the ensemble that
+names them is the switch. Triton lets requests in flight finish on the stages they began with, so no answer is made by
+a mixture of releases. Knows the server by its model-control API alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
+
+from pinrec_core.contract import ENSEMBLE, PIPELINE, SIGNAL_INGEST
+from pinrec_core.dataset.manifest import DatasetManifest
+from pinrec_core.errors import ConfigError, ServerError, require
+from pinrec_serving.model_repository import IdKinds, stage_names, write_ensemble, write_stage
+from pinrec_serving.runtime import TritonServer
+
+LOAD_TIMEOUT = 600.0  # seconds one stage may take to load: a large model is read, checked and perhaps compiled
+UNLOAD_TIMEOUT = 60.0
+POLL_INTERVAL = 0.1
+RETURNED = ("UNAVAILABLE", "")
+"""States of a model that holds no request any more. While requests are in flight it is UNLOADING."""
+
+log = logging.getLogger(__name__)
+
+
+def default_threads() -> int:
+    """Threads of a stage process: half of the cores this process may use, at least one.
+
+    The stages are processes of their own that work at the same time on different requests; with all cores each, they
+    would take them from one another and from the server.
+    """
+    return max(1, len(os.sched_getaffinity(0)) // 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingOptions:
+    """What every release is served with: the data and devices of this machine.
+
+    ``instances`` gives a stage more than the one process of its template. ``threads`` bounds each process.
+    """
+
+    signals: Path
+    realtime: Path | None = None
+    device: str = "cpu"
+    threads: int = field(default_factory=default_threads)
+    instances: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        stages = [spec.name for spec in PIPELINE]
+        for stage, count in self.instances.items():
+            require(stage in stages, "instances stage", stage, f"one of {stages}", error=ConfigError)
+            require(count >= 1, f"instances {stage}", count, "a number of at least 1", error=ConfigError)
+        require(self.threads >= 1, "threads", self.threads, "a number of at least 1", error=ConfigError)
+
+
+def parse_instances(texts: Sequence[str]) -> dict[str, int]:
+    """``["generator=2"]`` → ``{"generator": 2}``. Raises ``ConfigError``."""
+    instances = {}
+    for text in texts:
+        stage, _, count = text.partition("=")
+        require(count.isdecimal(), "instances", text, "STAGE=NUMBER, as in generator=2", error=ConfigError)
+        instances[stage] = int(count)
+    return instances
+
+
+class Deployment:
+    """What one server serves. Not for use by several threads."""
+
+    def __init__(
+        self,
+        server: TritonServer,
+        templates: Path,
+        options: ServingOptions,
+        progress: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._repository = server.repository
+        self._templates = Path(templates)
+        self._options = options
+        self._progress = progress
+        self._control = _ModelControl(server)
+        self.release_id: str | None = None
+
+    def deploy(self, *, release_id: str, folder: Path, dataset: DatasetManifest) -> None:
+        """Serve the release in ``folder`` instead of what is served now; the same release again is no change.
+
+        Raises ``ServerError`` when a stage cannot load it. The earlier release, if any, then serves on, untouched.
+        """
+        if release_id == self.release_id:
+            return
+        ids = IdKinds(user_id=dataset.user_id_kind, item_id=dataset.item_id_kind)
+        names = stage_names(release_id)
+        try:
+            for spec in PIPELINE:
+                self._progress(f"loading {names[spec.name]}")
+                write_stage(
+                    self._repository, self._templates, spec,
+                    name=names[spec.name], ids=ids,
+                    parameters=self._parameters(release=folder, device=self._options.device),
+                    instances=self._options.instances.get(spec.name),
+                )  # fmt: skip
+                self._control.load(names[spec.name])
+            self._progress(f"switching to {release_id}")
+            write_ensemble(self._repository, self._templates, release_id=release_id, ids=ids)
+            self._control.load(ENSEMBLE.name)
+        except BaseException:
+            self._remove(names)
+            raise
+        earlier, self.release_id = self.release_id, release_id
+        if earlier is not None:
+            self._progress(f"unloading {earlier}")
+            self._remove(stage_names(earlier))
+
+    def deploy_ingest(self, dataset: DatasetManifest) -> None:
+        """Load the write path. It belongs to the signals folder, not to a release, and stays through every swap."""
+        self._progress(f"loading {SIGNAL_INGEST.name}")
+        ids = IdKinds(user_id=dataset.user_id_kind, item_id=dataset.item_id_kind)
+        parameters = self._parameters()
+        write_stage(
+            self._repository, self._templates, SIGNAL_INGEST, name=SIGNAL_INGEST.name, ids=ids, parameters=parameters
+        )
+        self._control.load(SIGNAL_INGEST.name)
+
+    def drain(self, timeout: float) -> bool:
+        """Take nothing new, finish what was accepted. False when requests were still in flight after ``timeout``.
+
+        Only the two models a caller can name are unloaded: the stages must outlive the requests that pass them.
+        """
+        deadline = time.monotonic() + timeout
+        entrances = [ENSEMBLE.name, SIGNAL_INGEST.name]
+        for name in entrances:
+            self._control.unload(name)
+        return self._control.wait_unloaded(entrances, deadline)
+
+    def _parameters(self, *, release: Path | None = None, device: str | None = None) -> dict[str, str]:
+        options = self._options
+        values = {
+            "release": release and str(Path(release).resolve()),
+            "signals": str(Path(options.signals).resolve()),
+            "realtime": options.realtime and str(Path(options.realtime).resolve()),
+            "device": device,
+            "threads": str(options.threads) if release else None,
+        }
+        return {name: value for name, value in values.items() if value}
+
+    def _remove(self, names: Mapping[str, str]) -> None:
+        """Unload stages and delete their folders. A failure here must not undo a swap: it is logged."""
+        loaded = [name for name in names.values() if (self._repository / name).is_dir()]
+        try:
+            for name in loaded:
+                self._control.unload(name)
+            if not self._control.wait_unloaded(loaded, time.monotonic() + UNLOAD_TIMEOUT):
+                log.warning("%s still hold requests after %.0f s", ", ".join(loaded), UNLOAD_TIMEOUT)
+        except ServerError as error:
+            log.warning("unloading %s: %s", ", ".join(loaded), error)
+        for name in loaded:
+            shutil.rmtree(self._repository / name, ignore_errors=True)
+
+
+class _ModelControl:
+    """Triton's model-control calls, their failures as ``ServerError``."""
+
+    def __init__(self, server: TritonServer) -> None:
+        self._client = triton.InferenceServerClient(server.endpoint.local.grpc)
+        self._headers = server.admin_headers
+
+    def load(self, name: str) -> None:
+        try:
+            self._client.load_model(name, headers=self._headers, client_timeout=LOAD_TIMEOUT)
+            ready = self._client.is_model_ready(name)
+        except InferenceServerException as error:
+            raise ServerError(f"{name} cannot be loaded: {_sentence(error)}") from error
+        if not ready:
+            raise ServerError(f"{name} is loaded but not ready")
+
+    def unload(self, name: str) -> None:
+        try:
+            self._client.unload_model(name, headers=self._headers, client_timeout=UNLOAD_TIMEOUT)
+        except InferenceServerException as error:
+            raise ServerError(f"{name} cannot be unloaded: {_sentence(error)}") from error
+
+    def wait_unloaded(self, names: list[str], deadline: float) -> bool:
+        """Wait until no model of ``names`` holds a request; False at ``deadline``."""
+        while True:
+            states = self._states()
+            if all(states.get(name, "") in RETURNED for name in names):
+                return True
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(POLL_INTERVAL)
+
+    def _states(self) -> dict[str, str]:
+        try:
+            index = self._client.get_model_repository_index(headers=self._headers, client_timeout=UNLOAD_TIMEOUT)
+        except InferenceServerException as error:
+            raise ServerError(f"the server's models cannot be listed: {_sentence(error)}") from error
+        return {model.name: model.state for model in index.models}
+
+
+def _sentence(error: InferenceServerException) -> str:
+    """The reason alone: without Triton's description of its states, and without the backend's Python traceback."""
+    return str(error.message()).split("UNAVAILABLE state: Internal: ")[-1].split("\n\nAt:")[0].strip("; \n")

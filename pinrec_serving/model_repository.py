@@ -1,0 +1,122 @@
+"""Model configurations: templates of ``model_repository/`` → what one release is loaded from.
+
+A stage of a release is a copy of its template under a release-qualified name, with the release as a parameter; the
+ensemble is a copy whose steps carry those names. Knows nothing of a running server.
+"""
+
+from __future__ import annotations
+
+import os
+import py_compile
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig
+
+import pinrec_core
+from pinrec_core.contract import ENSEMBLE, PIPELINE, DType, StageSpec
+from pinrec_core.errors import ServerError, require
+from pinrec_core.ids import IdKind
+from pinrec_core.release.current import check_release_id
+
+CONFIG_FILE = "config.pbtxt"
+VERSION = "1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdKinds:
+    """How one dataset writes its ids; it decides the element type of the id tensors."""
+
+    user_id: IdKind
+    item_id: IdKind
+
+    def data_type(self, dtype: DType) -> int:
+        """The type Triton is told: ``DataType`` of the protocol."""
+        kind = {DType.USER_ID: self.user_id, DType.ITEM_ID: self.item_id}.get(dtype)
+        if kind is not None:
+            dtype = DType.BYTES if kind is IdKind.STRING else DType.INT64
+        return DataType.Value("TYPE_STRING" if dtype is DType.BYTES else f"TYPE_{dtype.value}")
+
+
+def default_templates() -> Path:
+    """``model_repository`` beside the package, as in a checkout, or in the working directory."""
+    beside = Path(pinrec_core.__file__).parents[1] / "model_repository"
+    return beside if beside.is_dir() else Path("model_repository")
+
+
+def qualified_name(stage: str, release_id: str) -> str:
+    """The name a release's stage is loaded under: ``generator__r42``."""
+    check_release_id(release_id)
+    return f"{stage}__{release_id}"
+
+
+def read_template(templates: Path, stage: str) -> ModelConfig:
+    """Raises ``ServerError`` when the configuration is missing or not readable."""
+    path = Path(templates) / stage / CONFIG_FILE
+    try:
+        return text_format.Parse(path.read_text("utf-8"), ModelConfig())
+    except OSError as error:
+        raise ServerError(f"{path}: expected the configuration of {stage} ({error.strerror})") from error
+    except text_format.ParseError as error:
+        raise ServerError(f"{path}: {error}") from error
+
+
+def write_stage(
+    repository: Path,
+    templates: Path,
+    spec: StageSpec,
+    *,
+    name: str,
+    ids: IdKinds,
+    parameters: Mapping[str, str],
+    instances: int | None = None,
+) -> None:
+    """Write model ``name``: the template of ``spec`` with its id types, parameters and number of instances."""
+    config = read_template(templates, spec.name)
+    config.name = name
+    _set_id_types(config, spec, ids)
+    for key, value in parameters.items():
+        config.parameters[key].string_value = value
+    if instances is not None:
+        config.instance_group[0].count = instances
+    version = Path(repository) / name / VERSION
+    version.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(Path(templates) / spec.name / VERSION / "model.py", version / "model.py")
+    # Triton sees a model as changed when its folder is. A cache written by the stage's own process would do that, and
+    # loading the ensemble would then load every stage a second time: so the cache is there before the model is loaded.
+    py_compile.compile(str(version / "model.py"), doraise=True)
+    _write_config(repository, config)
+
+
+def write_ensemble(repository: Path, templates: Path, *, release_id: str, ids: IdKinds) -> None:
+    """Write the ensemble whose steps are the stages of ``release_id``."""
+    config = read_template(templates, ENSEMBLE.name)
+    _set_id_types(config, ENSEMBLE, ids)
+    for step in config.ensemble_scheduling.step:
+        step.model_name = qualified_name(step.model_name, release_id)
+    (Path(repository) / ENSEMBLE.name / VERSION).mkdir(parents=True, exist_ok=True)
+    _write_config(repository, config)
+
+
+def stage_names(release_id: str) -> dict[str, str]:
+    """Stage → the name it is loaded under, in the order a request passes them."""
+    return {spec.name: qualified_name(spec.name, release_id) for spec in PIPELINE}
+
+
+def _set_id_types(config: ModelConfig, spec: StageSpec, ids: IdKinds) -> None:
+    dtype = {t.name: t.dtype for t in (*spec.inputs, *spec.outputs)}
+    for tensor in (*config.input, *config.output):
+        require(tensor.name in dtype, f"{spec.name}/{CONFIG_FILE} tensor", tensor.name, f"one of {sorted(dtype)}",
+                error=ServerError)  # fmt: skip
+        tensor.data_type = ids.data_type(dtype[tensor.name])
+
+
+def _write_config(repository: Path, config: ModelConfig) -> None:
+    """Written beside and renamed, so that the server never reads half a configuration."""
+    path = Path(repository) / config.name / CONFIG_FILE
+    beside = path.with_suffix(".tmp")
+    beside.write_text(text_format.MessageToString(config), "utf-8")
+    os.replace(beside, path)

@@ -1,0 +1,217 @@
+"""One Triton process: start it, wait until it is live, keep its log, say why it died, stop it.
+
+The server runs in EXPLICIT model control on an empty repository; what it serves is loaded afterwards by
+``pinrec_serving.deployment``. Knows nothing of releases, stages or signals.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import secrets
+import signal
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+from pinrec_core.errors import ServerError
+from pinrec_core.files.temporary_folder import TemporaryFolder
+from pinrec_serving.installation import TritonInstallation, TritonSource, check_machine, find_installation
+
+STAGE_SHARED_MEMORY = 16 << 20  # bytes each stage process starts with; it grows by itself
+ADMIN_KEY = "pinrec-admin"
+RESTRICTED = ("model-repository", "shared-memory", "trace", "logging")
+FOLDER_PREFIX = "pinrec-server-"
+START_TIMEOUT = 60.0  # seconds until an empty server must be live
+EXIT_TIMEOUT = 30  # seconds Triton itself waits for requests in flight
+POLL_INTERVAL = 0.1
+NO_GPU = ("CudaDriverHelper", "unable to create stream")
+"""Errors that Triton logs on every machine without a GPU, and that are none."""
+
+PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Where a server listens."""
+
+    host: str = "127.0.0.1"
+    grpc_port: int = 8001
+    http_port: int = 8000
+    metrics_port: int = 8002
+
+    @property
+    def grpc(self) -> str:
+        return f"{self.host}:{self.grpc_port}"
+
+    @property
+    def http(self) -> str:
+        return f"http://{self.host}:{self.http_port}"
+
+    @property
+    def metrics(self) -> str:
+        return f"http://{self.host}:{self.metrics_port}/metrics"
+
+    @property
+    def local(self) -> Endpoint:
+        """The same server as reached from this machine: the wildcard address is not one to connect to."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
+        return replace(self, host=host)
+
+
+class TritonServer:
+    """A running server, as a context manager: entering starts it and waits until it is live, leaving stops it.
+
+    ``triton.log`` is appended to in ``log_folder``; the linked backend and the model repository live in a temporary
+    folder of their own, so several servers can run side by side. ``progress`` is called with the seconds waited.
+    Entering raises ``ServerError`` when something is missing or the server does not come up. Enter from a thread that
+    outlives the server: Triton ends with the thread that started it.
+    """
+
+    def __init__(
+        self,
+        *,
+        endpoint: Endpoint,
+        log_folder: Path,
+        source: TritonSource = TritonSource.AUTO,
+        progress: Callable[[float], None] = lambda _: None,
+    ) -> None:
+        self.endpoint = endpoint
+        self.log_file = Path(log_folder) / "triton.log"
+        self._source = source
+        self._progress = progress
+        self._admin_secret = secrets.token_hex(16)
+        self._folder: TemporaryFolder | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
+
+    @property
+    def repository(self) -> Path:
+        """The model repository of this process; empty until something is deployed."""
+        if self._folder is None:
+            raise ServerError("the server was not started")
+        return self._folder.path / "repository"
+
+    @property
+    def admin_headers(self) -> dict[str, str]:
+        """The gRPC metadata that model control asks for: loading a model runs its code, so only the owner may."""
+        return {f"triton-grpc-protocol-{ADMIN_KEY}": self._admin_secret}
+
+    def __enter__(self) -> Self:
+        endpoint = self.endpoint
+        ports = {"grpc": endpoint.grpc_port, "http": endpoint.http_port, "metrics": endpoint.metrics_port}
+        check_machine([(purpose, endpoint.host, port) for purpose, port in ports.items()])
+        self._folder = TemporaryFolder(FOLDER_PREFIX)
+        try:
+            self._start(self._folder, find_installation(self._folder.path, self._source))
+            self._wait_until_live()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def poll(self) -> int | None:
+        """The exit status of the process, None while it runs."""
+        if self._process is None:
+            raise ServerError("the server was not started")
+        return self._process.poll()
+
+    def check_alive(self) -> None:
+        """Raises ``ServerError`` with the end of the log when the process has ended."""
+        if (status := self.poll()) is not None:
+            raise ServerError(f"Triton ended with status {status}; {self.log_file} ends:\n{self.last_words()}")
+
+    def stop(self, timeout: float = EXIT_TIMEOUT + 5.0) -> None:
+        """SIGTERM, then after ``timeout`` seconds SIGKILL; removes the temporary folder. The log stays."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        if self._folder is not None:
+            self._folder.close()
+
+    def last_words(self, lines: int = 8) -> str:
+        """The errors at the end of this run's log, or its last lines when it holds none."""
+        with self.log_file.open("rb") as log:
+            log.seek(self._log_start)
+            text = log.read().decode("utf-8", errors="replace").splitlines()
+        errors = [line for line in text if line[:1] in ("E", "F") and not any(n in line for n in NO_GPU)]
+        return "\n".join((errors or text)[-lines:])
+
+    def _start(self, folder: TemporaryFolder, installation: TritonInstallation) -> None:
+        self.repository.mkdir()
+        try:
+            self.log_file.parent.mkdir(parents=True, exist_ok=True)
+            log = self.log_file.open("ab")
+        except OSError as error:
+            raise ServerError(f"{self.log_file}: expected a file to write the log to ({error.strerror})") from error
+        with log:
+            self._log_start = log.tell()
+            # A session of its own: Ctrl-C in a terminal must reach only the owner, who drains before it stops Triton.
+            self._process = subprocess.Popen(
+                self._command(installation),
+                env=installation.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_end_with_parent,
+                pass_fds=(folder.lock,),  # the folder is Triton's as long as it runs, whatever becomes of its owner
+            )
+
+    def _command(self, installation: TritonInstallation) -> list[str]:
+        endpoint = self.endpoint
+        restricted = f"{','.join(RESTRICTED)}:{ADMIN_KEY}={self._admin_secret}"
+        return [
+            str(installation.binary),
+            "--model-control-mode=explicit",
+            f"--model-repository={self.repository}",
+            f"--backend-directory={installation.backends}",
+            f"--backend-config=python,shm-default-byte-size={STAGE_SHARED_MEMORY}",
+            "--disable-auto-complete-config",  # the configurations are complete; completing starts each stub twice
+            f"--grpc-address={endpoint.host}",
+            f"--grpc-port={endpoint.grpc_port}",
+            f"--grpc-restricted-protocol={restricted}",
+            f"--http-address={endpoint.host}",
+            f"--http-port={endpoint.http_port}",
+            f"--http-restricted-api={restricted}",
+            f"--metrics-address={endpoint.host}",
+            f"--metrics-port={endpoint.metrics_port}",
+            f"--exit-timeout-secs={EXIT_TIMEOUT}",
+        ]
+
+    def _wait_until_live(self) -> None:
+        started = time.monotonic()
+        while True:
+            waited = time.monotonic() - started
+            self.check_alive()
+            if _answers(f"{self.endpoint.local.http}/v2/health/live"):
+                return
+            if waited > START_TIMEOUT:
+                raise ServerError(f"Triton is not live after {START_TIMEOUT:.0f} s:\n{self.last_words()}")
+            self._progress(waited)
+            time.sleep(POLL_INTERVAL)
+
+
+def _end_with_parent() -> None:
+    """Runs in the child: ask the kernel for SIGTERM when the parent dies, so that a killed owner leaves no server."""
+    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=1.0) as response:
+            return response.status == 200
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return False

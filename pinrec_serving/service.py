@@ -1,0 +1,105 @@
+"""The life of a serving process: start, deploy, wait for signals, swap, drain, stop.
+
+SIGHUP asks for the current release again and swaps to it; SIGTERM and SIGINT drain and stop, a second one skips the
+draining. Knows how a release is chosen only as a function.
+"""
+
+from __future__ import annotations
+
+import queue
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from pinrec_core.dataset.manifest import DatasetManifest
+from pinrec_core.errors import PinRecError
+from pinrec_core.release.format import Release
+from pinrec_serving.deployment import Deployment, ServingOptions
+from pinrec_serving.runtime import TritonServer
+
+STOP = (signal.SIGTERM, signal.SIGINT)
+
+
+def run_service(
+    *,
+    server: TritonServer,
+    templates: Path,
+    options: ServingOptions,
+    choose_release: Callable[[], Path],
+    drain_timeout: float,
+    ready: Callable[[Release], None],
+    report: Callable[[str], None],
+) -> None:
+    """Serve until told to stop. Call it from the main thread.
+
+    ``ready`` is called once, when the first request can be answered; ``report`` with a sentence about each step.
+    Raises ``PinRecError`` when the service cannot start or Triton ends by itself; a failed swap is only reported.
+    """
+    _on(STOP, _stop_at_once)
+    release = _verified(choose_release())
+    signals_manifest = DatasetManifest.load(options.signals)
+    report("starting Triton")
+    with server:
+        deployment = Deployment(server, templates, options, report)
+        try:
+            if options.realtime is not None:
+                deployment.deploy_ingest(signals_manifest)  # first: it makes the store that signal_fetch reads
+            _deploy(deployment, release)
+        except PinRecError:
+            server.check_alive()  # when it has ended, that is the better explanation
+            raise
+        events: queue.SimpleQueue[int] = queue.SimpleQueue()
+        _on((*STOP, signal.SIGHUP, signal.SIGCHLD), lambda signum, _: events.put(signum))
+        ready(release)
+        while True:
+            server.check_alive()
+            match _next(events):
+                case signal.SIGHUP:
+                    _swap(deployment, choose_release, report)
+                case signal.SIGTERM | signal.SIGINT:
+                    break
+        _on(STOP, _stop_at_once)
+        report("draining")
+        if not deployment.drain(drain_timeout):
+            report(f"requests are still in flight after {drain_timeout:.0f} s")
+        report("stopping Triton")
+
+
+def _next(events: queue.SimpleQueue[int]) -> int:
+    """The next signal. Wakes up now and then: one that the kernel gave to another thread does not wake the main one."""
+    while True:
+        try:
+            return events.get(timeout=1.0)
+        except queue.Empty:
+            continue
+
+
+def _verified(folder: Path) -> Release:
+    """The whole release checked, once: each stage checks only the parts that it reads."""
+    release = Release.open(folder)
+    release.verify()
+    return release
+
+
+def _deploy(deployment: Deployment, release: Release) -> None:
+    manifest = release.manifest
+    deployment.deploy(release_id=manifest.release_id, folder=release.folder, dataset=manifest.dataset)
+
+
+def _swap(deployment: Deployment, choose_release: Callable[[], Path], report: Callable[[str], None]) -> None:
+    try:
+        _deploy(deployment, _verified(choose_release()))
+        report(f"serving {deployment.release_id}")
+    except PinRecError as error:
+        report(f"swap failed, {deployment.release_id} serves on: {error}")
+
+
+def _on(signals: tuple[signal.Signals, ...], handler: Callable[[int, FrameType | None], None]) -> None:
+    for signum in signals:
+        signal.signal(signum, handler)
+
+
+def _stop_at_once(signum: int, frame: FrameType | None) -> None:
+    """Leaves through every context manager, so Triton is stopped too. To be told to stop is not an error."""
+    raise SystemExit(0)

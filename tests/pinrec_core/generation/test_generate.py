@@ -1,0 +1,200 @@
+"""Generation, compression, allocation: invariances and hand-computed cases."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pinrec_core.config.sections import Allocation, GenerationConfig, Variant
+from pinrec_core.errors import ConfigError
+from pinrec_core.generation.budget import allocate
+from pinrec_core.generation.compression import compress, compress_reference, compression_ratio
+from pinrec_core.generation.generate import RequestContext, condition_of_step, generate, step_embeddings
+from pinrec_core.generation.inputs import draw_feedback_outcomes
+from pinrec_core.generation.retrieval_plan import plan_retrieval
+from pinrec_core.history import History
+from pinrec_core.release.calibration import calibrate_merge_cosine
+from pinrec_core.request import Request
+from tests.pinrec_core.builders import batch_of, random_history, tiny_model
+
+TOLERANCE = 2e-5  # float32 sums in another order; embeddings are unit vectors
+
+
+def context(B: int, steps: int, surface: int = 1, time: int = 1_600_000_100) -> RequestContext:
+    return RequestContext(
+        surface=torch.full((B,), surface),
+        timestamp=torch.full((B,), time),
+        feedback_outcome=torch.arange(B * (steps - 1)).view(B, -1) % 3,
+    )
+
+
+@settings(max_examples=15, deadline=None)
+@given(lengths=st.lists(st.integers(0, 10), min_size=1, max_size=4), seed=st.integers(0, 50))
+def test_a_request_generates_the_same_alone_and_in_a_batch(lengths, seed):
+    model = tiny_model()
+    histories = [random_history(n, seed + i) for i, n in enumerate(lengths)]
+    whole = context(len(histories), 4)
+    together = generate(model, batch_of(model, histories), whole, (1, 2))
+    for b, history in enumerate(histories):
+        own = RequestContext(
+            surface=whole.surface[b : b + 1],
+            timestamp=whole.timestamp[b : b + 1],
+            feedback_outcome=whole.feedback_outcome[b : b + 1],
+        )
+        alone = generate(model, batch_of(model, [history]), own, (1, 2))
+        torch.testing.assert_close(together[b], alone[0], atol=TOLERANCE, rtol=0)
+
+
+def test_cached_generation_equals_recomputing_everything():
+    """Feed each fed-back token through the whole decoder again, without a cache."""
+    model, history, steps = tiny_model(), random_history(7, 3), 4
+    request = context(1, steps)
+    cached = generate(model, batch_of(model, [history]), request, (1, 3))
+    with torch.inference_mode():
+        batch = batch_of(model, [history])
+        tokens = model.history_tokens(batch, model.represent_items(batch))
+        previous = batch.timestamp[:, -1]
+        parts = []
+        for step in range(steps):
+            embedding = step_embeddings(model, model.decoder(tokens)[:, -1], condition_of_step(model, (1, 3)))
+            parts.append(embedding)
+            if step < steps - 1:
+                fed_back = embedding[:, int(request.feedback_outcome[0, step]), 0]
+                token = model.tokens(fed_back, request.surface, request.timestamp, previous)
+                tokens, previous = torch.cat([tokens, token.unsqueeze(1)], 1), request.timestamp
+    torch.testing.assert_close(cached, torch.cat(parts, 2), atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("variant", "outcomes"), [(Variant.UC, 1), (Variant.OC, 3), (Variant.MT, 1), (Variant.MT_OC, 3)]
+)
+def test_shape_follows_the_variant(variant, outcomes):
+    model = tiny_model(variant)
+    offsets = (1, 2) if variant.multi_token else (1,)
+    request = context(2, 3)
+    request.feedback_outcome.zero_()
+    embedding = generate(model, batch_of(model, [random_history(3, 0), random_history(0, 1)]), request, offsets)
+    assert embedding.shape == (2, outcomes, 3 * len(offsets), model.config.item_width)
+    torch.testing.assert_close(embedding.norm(dim=-1), torch.ones(embedding.shape[:-1]))
+
+
+def test_a_canary_after_the_cut_changes_nothing():
+    model, history = tiny_model(), random_history(12, 5)
+    canary = {name: np.array(getattr(history, name)) for name in History.__slots__}
+    canary["item_key"][8:] += 99
+    canary["feature"][8:] = 127
+    cut = slice(0, 8)
+    a = generate(model, batch_of(model, [history.take(cut)]), context(1, 3), (1,))
+    b = generate(model, batch_of(model, [History(**canary).take(cut)]), context(1, 3), (1,))
+    assert torch.equal(a, b)
+
+
+def test_half_precision_generates_nearly_the_same():
+    """A GPU serves in FP16: 2^-11 relative at each of some ten operations in a row, on unit vectors."""
+    model, history, request = tiny_model(), random_history(12, 5), context(1, 4)
+    exact = generate(model, batch_of(model, [history]), request, (1, 2))
+    half = tiny_model().half()
+    batch = batch_of(model, [history])
+    batch = dataclasses.replace(batch, id_embedding=batch.id_embedding.half())
+    torch.testing.assert_close(generate(half, batch, request, (1, 2)).float(), exact, atol=2e-2, rtol=0)
+
+
+def test_longer_than_the_model_allows_is_refused():
+    model = tiny_model()
+    with pytest.raises(ConfigError, match=r"steps=9: expected at most max_steps=8"):
+        generate(model, batch_of(model, [random_history(2, 0)]), context(1, 9), (1,))
+
+
+def test_feedback_follows_the_budget_and_its_seed():
+    assert (draw_feedback_outcomes(np.array([0.0, 1.0, 0.0]), 6, seed=3) == 1).all()
+    draws = np.concatenate([draw_feedback_outcomes(np.array([0.7, 0.3]), 6, seed) for seed in range(2000)])
+    assert (draws == 0).mean() == pytest.approx(0.7, abs=0.02)  # 10,000 draws: four standard deviations
+    assert (
+        draw_feedback_outcomes(np.array([0.5, 0.5]), 6, 1) == draw_feedback_outcomes(np.array([0.5, 0.5]), 6, 1)
+    ).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 1000), threshold=st.floats(-0.5, 1.0), n=st.integers(1, 12))
+def test_compression_equals_its_definition(seed, threshold, n):
+    generator = torch.Generator().manual_seed(seed)
+    embedding = torch.nn.functional.normalize(torch.randn(2, 2, n, 3, generator=generator), dim=-1)
+    assert torch.equal(compress(embedding, threshold), compress_reference(embedding, threshold))
+    weight = torch.rand(n, generator=generator, dtype=torch.float64) + 0.01
+    weighted = compress(embedding, threshold, weight)
+    assert torch.equal(weighted, compress_reference(embedding, threshold, weight))
+    assert torch.equal(weighted > 0, compress(embedding, threshold) > 0)  # weights decide nothing about merging
+    assert weighted.sum(-1).flatten().tolist() == pytest.approx([float(weight.sum())] * 4)
+
+
+def test_compression_by_hand():
+    """In the plane at 0°, 10°, 60°, 15°, 90° with a threshold of cos 20°: 10° and 15° join 0°; 60° and 90° stay."""
+    angle = torch.deg2rad(torch.tensor([0.0, 10.0, 60.0, 15.0, 90.0]))
+    embedding = torch.stack([angle.cos(), angle.sin()], -1).view(1, 1, 5, 2)
+    count = compress(embedding, float(torch.deg2rad(torch.tensor(20.0)).cos()))
+    assert count[0, 0].tolist() == [3, 0, 1, 0, 1]
+    assert compression_ratio(count) == pytest.approx(5 / 3)
+
+
+@pytest.mark.parametrize(("n", "target", "expected"), [(48, 3.0, 3.0), (48, 6.0, 6.0), (6, 6.0, 3.0)])
+def test_the_merge_threshold_reaches_the_ratio_asked_for_but_keeps_more_than_one(n, target, expected):
+    generator = torch.Generator().manual_seed(0)
+    embedding = torch.nn.functional.normalize(torch.randn(64, 2, n, 8, generator=generator) + 0.5, dim=-1)
+    threshold = calibrate_merge_cosine(embedding, target)
+    assert -1 < threshold < 1
+    assert compression_ratio(compress(embedding, threshold)) == pytest.approx(expected, rel=0.05)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    weights=st.lists(st.floats(0, 1), min_size=1, max_size=6).filter(lambda w: sum(w) > 0.01),
+    num_items=st.integers(1, 3000),
+    seed=st.integers(0, 100),
+    allocation=st.sampled_from(Allocation),
+)
+def test_quotas_sum_to_n_and_stay_within_one_of_the_exact_share(weights, num_items, seed, allocation):
+    budget = np.array(weights) / sum(weights)
+    count = np.random.default_rng(seed).integers(0, 4, (len(weights), 5))
+    count[:, 0] = 1
+    quota = allocate(budget, count, num_items, allocation, seed)
+    assert quota.sum() == num_items
+    assert (quota >= 0).all()
+    assert not quota[count == 0].any()
+    assert not quota[budget == 0].any()
+    assert (np.abs(quota.sum(1) - budget * num_items) < 1 + 1e-6).all()
+
+
+def test_allocation_by_hand():
+    """10 items at .5/.3/.2; inside the first outcome counts 3:1 share 5 as 3.75/1.25, so 4 and 1."""
+    quota = allocate(np.array([0.5, 0.3, 0.2]), np.array([[3, 1], [1, 0], [1, 1]]), 10)
+    assert quota.tolist() == [[4, 1], [3, 0], [1, 1]]
+
+
+def test_later_steps_weigh_less_by_the_discount():
+    """Three steps of two offsets that nothing merges: 140 items as 40, 20 and 10 for each offset of a step."""
+    embedding = torch.eye(6).view(1, 1, 6, 6)
+    request = Request(history=random_history(3, 0), surface=0, time=1, seed=0, budget=np.ones(1), num_items=140)
+    for discount, expected in ((0.5, [40, 40, 20, 20, 10, 10]), (1.0, [24, 24, 23, 23, 23, 23])):
+        config = GenerationConfig(steps=3, offsets=(1, 2), step_discount=discount)
+        (plan,) = plan_retrieval(embedding, [request], config)
+        assert plan.quota.tolist() == expected
+    for discount in (0.0, 1.1):
+        with pytest.raises(ConfigError, match=r"step_discount=.*: expected a value (above 0|of at most 1)"):
+            GenerationConfig(step_discount=discount)
+
+
+def test_the_order_of_outcomes_does_not_matter():
+    budget, count = np.array([0.47, 0.31, 0.22]), np.array([[2, 1], [1, 3], [1, 0]])
+    order = [2, 0, 1]
+    assert (allocate(budget[order], count[order], 101) == allocate(budget, count, 101)[order]).all()
+
+
+def test_stochastic_allocation_is_exact_in_expectation():
+    budget, count = np.array([0.45, 0.35, 0.2]), np.ones((3, 1), int)
+    mean = np.mean([allocate(budget, count, 7, Allocation.STOCHASTIC, s).sum(1) for s in range(4000)], axis=0)
+    assert mean == pytest.approx(budget * 7, abs=0.03)  # 4,000 draws of at most one unit: four standard deviations

@@ -1,0 +1,149 @@
+"""The model's stages, in process: batched equals alone, a bad request harms only itself."""
+
+from __future__ import annotations
+
+import datetime
+
+import numpy as np
+import pytest
+
+from id_embedder.stage import IdEmbedderStage
+from pinrec_core import contract
+from pinrec_core.errors import InvalidRequestError, PinRecError
+from pinrec_core.release.format import HeldOut
+from pinrec_core.release.publishing import publish
+from pinrec_core.stages.base import StageParameters, run_batch
+from pinrec_core.stages.faiss_retrieval import FaissRetrievalStage
+from pinrec_core.stages.generator import GeneratorStage
+from tests.pinrec_core.builders import F, random_history
+
+TOLERANCE = 1e-5
+"""float32 products in another batch size differ in the last bits; scores and embeddings are of order 1."""
+
+TRAINING = HeldOut(evaluation_share=0.3, held_out_last=0)
+NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+
+
+@pytest.fixture(scope="module")
+def stages(serving, dataset, tmp_path_factory):
+    release = publish(
+        serving,
+        dataset=dataset,
+        releases=tmp_path_factory.mktemp("releases"),
+        training=HeldOut(evaluation_share=0.3, held_out_last=0),
+        metrics={},
+        now=NOW,
+    )
+    parameters = StageParameters(
+        release=release.folder, signals=dataset / "signals", realtime=None, device="cpu", threads=1
+    )
+    return IdEmbedderStage(parameters), GeneratorStage(parameters), FaissRetrievalStage(parameters)
+
+
+def request(
+    length: int, seed: int, budget=(0.5, 0.3, 0.2), num_items: int = 20, seen: int = 0
+) -> dict[str, np.ndarray]:
+    """What signal_fetch would hand on."""
+    history = random_history(length, seed)
+    return {
+        "history_item_key": history.item_key,
+        "history_item_type": history.item_type,
+        "history_surface": history.surface,
+        "history_timestamp": history.timestamp,
+        "history_feature": history.feature,
+        "history_scale": history.scale,
+        "resolved_surface": np.array([1], np.int16),
+        "resolved_time": np.array([1_650_000_000]),
+        "resolved_budget": np.array(budget, np.float32),
+        "resolved_num_items": np.array([num_items], np.int32),
+        "resolved_seed": np.array([seed]),
+        "seen_item_key": np.arange(1000, 1000 + seen),
+    }
+
+
+def assert_same_answer(a, b):
+    """The same items with the same scores in the same order; items nearer than rounding may change places."""
+    np.testing.assert_allclose(a["score"], b["score"], atol=TOLERANCE)
+    assert sorted(a["outcome"].tolist()) == sorted(b["outcome"].tolist())
+    for position in np.flatnonzero(a["item_id"] != b["item_id"]):
+        near = np.flatnonzero(np.abs(b["score"] - a["score"][position]) < TOLERANCE)
+        last = len(b["score"]) - 1 in near  # at the end, its place may have gone to an item not returned
+        assert last or a["item_id"][position] in b["item_id"][near]
+
+
+def through(stages, requests):
+    """A batch through the three stages, as the ensemble passes it on."""
+    tensors = [dict(r) for r in requests]
+    for stage in stages:
+        for known, answer in zip(tensors, run_batch(stage, tensors), strict=True):
+            assert not isinstance(answer, PinRecError), answer
+            known.update(answer)
+    return tensors
+
+
+def test_a_batch_gives_each_request_what_it_gets_alone(stages):
+    requests = [request(0, 1), request(24, 2, num_items=7), request(9, 3, budget=(0, 0, 1)), request(1, 4, seen=60)]
+    for together, one in zip(through(stages, requests), requests, strict=True):
+        (alone,) = through(stages, [one])
+        assert_same_answer(together, alone)
+
+
+def test_answers_follow_the_contract(stages):
+    (answer,) = through(stages, [request(5, 1)])
+    kinds = {"FP16": np.float16, "FP32": np.float32, "INT32": np.int32, "INT64": np.int64, "ITEM_ID": np.int64}
+    for spec in (*contract.GENERATED, contract.ID_EMBEDDING, *contract.RESPONSE):
+        tensor = answer[spec.name]
+        assert tensor.ndim == len(spec.dims)
+        assert tensor.dtype == kinds.get(spec.dtype, np.object_), spec.name
+
+
+def test_the_budget_decides_the_outcome_mix_exactly(stages):
+    for budget, expected in [((1, 0, 0), {b"save": 20}), ((0.5, 0.3, 0.2), {b"save": 10, b"click": 6, b"hide": 4})]:
+        (answer,) = through(stages, [request(8, 1, budget=budget)])
+        names, counts = np.unique(answer["outcome"], return_counts=True)
+        assert dict(zip(names.tolist(), counts.tolist(), strict=True)) == expected
+
+
+def test_seen_items_do_not_come_back_and_n_is_kept(stages):
+    (answer,) = through(stages, [request(8, 1, num_items=60, seen=60)])
+    assert sorted(answer["item_id"].tolist()) == list(range(1060, 1120))
+
+
+def test_a_wrong_width_harms_only_its_own_request(stages):
+    good, bad = request(4, 1), request(4, 2)
+    for r in (good, bad):
+        r["history_id_embedding"] = np.zeros((4, 8), np.float16)
+    bad["history_feature"] = np.zeros((4, F + 1), np.int8)
+    generator = stages[1]
+    first, second, third = run_batch(generator, [good, bad, good])
+    assert isinstance(second, InvalidRequestError)
+    assert str(second) == f"history_feature has width {F + 1}: expected {F}"
+    (alone,) = run_batch(generator, [good])
+    for name in ("embedding", "embedding_outcome", "embedding_quota"):
+        np.testing.assert_allclose(first[name], alone[name], atol=TOLERANCE)
+        np.testing.assert_allclose(third[name], alone[name], atol=TOLERANCE)
+
+
+def test_id_embeddings_of_another_length_are_refused_alone_and_in_a_batch(stages):
+    short, long = request(4, 1), request(9, 2)
+    short["history_id_embedding"] = np.zeros((5, 8), np.float16)
+    long["history_id_embedding"] = np.zeros((9, 8), np.float16)
+    for requests in ([short], [short, long]):
+        refused = run_batch(stages[1], requests)[0]
+        assert isinstance(refused, InvalidRequestError)
+        assert str(refused) == "history_id_embedding has shape [5, 8]: expected [4, 8]"
+
+
+def test_a_failure_in_the_batched_run_is_confined_to_its_row():
+    class Stage:
+        def parse(self, tensors):
+            return int(tensors["x"][0])
+
+        def run(self, rows):
+            return [{"y": np.array([10 // row])} for row in rows]
+
+    answers = run_batch(Stage(), [{"x": np.array([v])} for v in (5, 0, 2)])
+    assert [a["y"].tolist() for a in (answers[0], answers[2])] == [[2], [5]]
+    assert isinstance(answers[1], PinRecError)
+    assert "ZeroDivisionError" in str(answers[1])
+    assert "10 //" not in str(answers[1])

@@ -1,0 +1,75 @@
+"""A real Triton with the project's own configurations and stand-in stages; no model, no data."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pinrec_core.contract import PIPELINE, SIGNAL_INGEST
+from pinrec_core.dataset.manifest import DatasetManifest
+from pinrec_core.ids import IdKind
+from pinrec_serving.installation import IMAGE_ROOT
+from pinrec_serving.runtime import Endpoint, TritonServer
+from tests.pinrec_core.conftest import dataset, run, serving
+
+__all__ = ["dataset", "run", "serving"]
+
+REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
+
+
+def free_endpoint() -> Endpoint:
+    """Three ports nobody listens on. They are all held until all are known, so that they differ."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+    grpc, http, metrics = (s.getsockname()[1] for s in sockets)
+    for s in sockets:
+        s.close()
+    return Endpoint(grpc_port=grpc, http_port=http, metrics_port=metrics)
+
+
+def manifest(kind: IdKind = IdKind.INT) -> DatasetManifest:
+    return DatasetManifest(
+        name="stand-in",
+        user_id_kind=kind,
+        item_id_kind=kind,
+        outcomes=("click",),
+        query_actions=(),
+        ignored_actions=(),
+        surfaces=("",),
+        feature_width=4,
+        feature_space="none:4",
+        text_encoder="hashed_ngram:4",
+        num_items=1,
+        num_users=1,
+        num_events=1,
+        outcome_share=(1.0,),
+        first_timestamp=0,
+        last_timestamp=1,
+    )
+
+
+@pytest.fixture(scope="session")
+def templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The configurations as they are, every ``model.py`` replaced by the stand-in."""
+    folder = tmp_path_factory.mktemp("templates") / "model_repository"
+    shutil.copytree(REPOSITORY, folder)
+    for spec in (*PIPELINE, SIGNAL_INGEST):
+        shutil.copyfile(Path(__file__).with_name("stand_in_model.py"), folder / spec.name / "1" / "model.py")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def triton() -> None:
+    """Skips where no Triton is installed."""
+    if importlib.util.find_spec("pytriton") is None and not IMAGE_ROOT.is_dir():
+        pytest.skip("no Triton: pip install 'pinrec-on-triton[serve]'")
+
+
+@pytest.fixture(scope="module")
+def server(triton: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    with TritonServer(endpoint=free_endpoint(), log_folder=tmp_path_factory.mktemp("log")) as server:
+        yield server

@@ -1,0 +1,85 @@
+"""A stand-in ``model.py`` for every stage: the real boundary and the real server around a stage of no substance.
+
+What it answers shows who answered. The generator writes its release's number into every quota, and the last stage
+passes that on as the score beside its own release's name: an answer made by two releases would not agree with itself.
+A request's ``surface`` can ask for a fault: "malformed", "bug", "slow".
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pinrec_core import contract
+from pinrec_core.contract import DType, TensorSpec
+from pinrec_core.errors import InvalidRequestError, PinRecError, ReleaseError
+from pinrec_core.stages.base import StageParameters, Tensors, scalar, text
+from pinrec_serving import triton_boundary
+
+SPECS = {spec.name: spec for spec in (*contract.PIPELINE, contract.SIGNAL_INGEST)}
+NEW_USER = 0
+DEFAULT_NUM_ITEMS = 3
+
+
+class StandIn:
+    """Fills every output with zeros of the right shape: T = X = 0 for a new user, M = N = ``num_items``."""
+
+    def __init__(self, spec: contract.StageSpec, parameters: StageParameters) -> None:
+        self.spec = spec
+        self.signals = parameters.signals
+        self.release = parameters.release.name if parameters.release else ""
+        if self.release == "damaged" and spec is contract.GENERATOR:
+            raise ReleaseError("model.safetensors: sha256 does not fit")
+
+    def parse(self, tensors: Tensors) -> Tensors:
+        surface = text(scalar(tensors, "surface") or b"", "surface")
+        if surface == "malformed":
+            raise InvalidRequestError(f"surface={surface!r}: expected a known surface")
+        if surface == "bug":
+            raise ZeroDivisionError
+        return tensors
+
+    def run(self, rows: Sequence[Tensors]) -> Sequence[Tensors | PinRecError]:
+        time.sleep(0.001)  # long enough that requests meet in a batch
+        if any(scalar(row, "surface") == b"slow" for row in rows):
+            (self.signals / "slow").touch()  # tells the test that the request is being worked on
+            time.sleep(1.0)
+        return [{t.name: self._fill(t, row) for t in self.spec.outputs} for row in rows]
+
+    def _fill(self, tensor: TensorSpec, row: Tensors) -> np.ndarray:
+        count = int(row.get("num_items", row.get("resolved_num_items", [DEFAULT_NUM_ITEMS]))[0])
+        history = 0 if row.get("user_id", [NEW_USER])[0] in (NEW_USER, b"") else 2
+        sizes = {"T": history, "X": history, "M": count, "N": len(row.get("embedding", ())), "Q": 1}
+        for name, values in row.items():  # what came in keeps its size
+            if name.startswith("history_"):
+                sizes["T"] = len(values)
+        shape = [d if isinstance(d, int) else sizes.get(d, 4) for d in tensor.dims]
+        if tensor.dtype is DType.BYTES:
+            return np.full(shape, self.release, object)
+        values = np.zeros(shape, triton_boundary.NUMPY_TYPES[tensor.dtype][0])
+        match tensor.name:
+            case "resolved_num_items":
+                values[:] = count
+            case "embedding_quota":
+                values[:] = int(self.release.removeprefix("r"))
+            case "score":
+                values[:] = row["embedding_quota"]
+            case "stored":
+                values[:] = len(row["event_id"])
+        return values
+
+
+class TritonPythonModel:
+    def initialize(self, args: dict[str, str]) -> None:
+        triton_boundary.prepare_process()
+        self.spec = SPECS[args["model_name"].split("__")[0]]
+        self.stage = StandIn(self.spec, triton_boundary.stage_parameters(args))
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        return triton_boundary.execute(self.spec, self.stage, requests)
+
+    def finalize(self) -> None:
+        del self.stage

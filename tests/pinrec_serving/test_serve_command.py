@@ -1,0 +1,187 @@
+"""``pinrec serve`` as a person and a supervisor meet it: a process, its signals, its exit codes."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.grpc as triton_client
+
+from pinrec_core.dataset.manifest import DatasetManifest
+from pinrec_core.release import format as layout
+from pinrec_core.release.current import point_current
+from pinrec_core.release.format import HeldOut, Release
+from pinrec_core.release.indexed_model import IndexedModel
+from pinrec_core.release.publishing import publish
+from pinrec_serving.runtime import Endpoint
+from tests.pinrec_serving.conftest import free_endpoint
+
+pytestmark = pytest.mark.triton
+
+TRAINING = HeldOut(evaluation_share=0.3, held_out_last=0)
+NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+PINREC = [sys.executable, "-c", "from pinrec_cli.main import main; main()"]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def copy_release(made: Release, releases: Path, release_id: str) -> None:
+    """The same release under another id: the id is in the manifest alone."""
+    folder = shutil.copytree(made.folder, releases / release_id)
+    described = json.loads((folder / layout.MANIFEST_FILE).read_text("utf-8"))
+    (folder / layout.MANIFEST_FILE).write_text(json.dumps(described | {"release_id": release_id}), "utf-8")
+
+
+class Service:
+    """A `pinrec serve` process; ``wait_for`` reads its progress."""
+
+    def __init__(self, *arguments: object, endpoint: Endpoint) -> None:
+        ports = {"grpc": endpoint.grpc_port, "http": endpoint.http_port, "metrics": endpoint.metrics_port}
+        options = [f"--{name}-port={port}" for name, port in ports.items()]
+        self.process = subprocess.Popen(
+            [*PINREC, "serve", *map(str, arguments), *options, "--json"],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.endpoint = endpoint
+        self.progress: list[str] = []
+
+    def ready(self) -> dict[str, str]:
+        assert self.process.stdout is not None
+        return json.loads(self.process.stdout.readline())
+
+    def wait_for(self, sentence: str) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.progress.append(line)
+            if sentence in line:
+                return
+        raise AssertionError(f"{sentence!r} was never said:\n{''.join(self.progress)}")
+
+    def release(self) -> str:
+        user = triton_client.InferInput("user_id", [1, 1], "INT64")
+        user.set_data_from_numpy(np.array([[7]], np.int64))
+        with triton_client.InferenceServerClient(self.endpoint.grpc) as client:
+            return client.infer("pinrec", [user]).as_numpy("release")[0, 0].decode()
+
+    def end(self) -> tuple[int, str]:
+        watchdog = threading.Timer(60.0, self.process.kill)
+        watchdog.start()
+        _, errors = self.process.communicate()
+        watchdog.cancel()
+        return self.process.returncode, "".join(self.progress) + errors
+
+
+@pytest.fixture(scope="module")
+def world(triton: None, serving: IndexedModel, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three real releases and their signals; the stand-in generator refuses the one called damaged."""
+    folder = tmp_path_factory.mktemp("world")
+    made = publish(
+        serving,
+        dataset=dataset,
+        releases=folder / "made",
+        training=HeldOut(evaluation_share=0.3, held_out_last=0),
+        metrics={},
+        now=NOW,
+    )
+    for release_id in ("r1", "r2", "damaged"):
+        copy_release(made, folder / "releases", release_id)
+    (folder / "signals").mkdir()
+    DatasetManifest.load(dataset).save(folder / "signals")
+    return folder
+
+
+@pytest.fixture
+def service(world: Path, templates: Path) -> Iterator[Service]:
+    point_current(world / "releases", "r1")
+    started = Service(
+        "--releases", world / "releases", "--signals", world / "signals", "--model-repository", templates,
+        "--log-dir", world / "log", endpoint=free_endpoint(),
+    )  # fmt: skip
+    yield started
+    started.process.kill()
+    started.process.communicate()
+
+
+def test_serve_swap_drain_stop(service: Service, world: Path) -> None:
+    said = service.ready()
+    assert said["release"] == service.release() == "r1"
+    assert said["grpc"] == service.endpoint.grpc
+
+    point_current(world / "releases", "damaged")
+    service.process.send_signal(signal.SIGHUP)
+    service.wait_for("swap failed, r1 serves on: generator__damaged cannot be loaded")
+    assert service.release() == "r1"
+
+    point_current(world / "releases", "r2")
+    service.process.send_signal(signal.SIGHUP)
+    service.wait_for("serving r2")
+    assert service.release() == "r2"
+
+    service.process.send_signal(signal.SIGTERM)
+    status, progress = service.end()
+    assert status == 0, progress
+    assert "draining" in progress
+    assert "Traceback" not in progress
+
+
+def test_when_triton_dies_the_service_ends_with_the_reason(service: Service) -> None:
+    service.ready()
+    (triton,) = children(service.process.pid)
+    os.kill(triton, signal.SIGKILL)
+    status, progress = service.end()
+    assert status == 6, progress
+    assert "Triton ended with status -9" in progress
+    assert "Traceback" not in progress
+
+
+def test_a_killed_service_leaves_no_triton(service: Service) -> None:
+    service.ready()
+    (triton,) = children(service.process.pid)
+    service.process.kill()
+    service.end()
+    while Path(f"/proc/{triton}/stat").exists() and " Z " not in Path(f"/proc/{triton}/stat").read_text():
+        threading.Event().wait(0.1)
+
+
+def children(pid: int) -> list[int]:
+    return [int(p) for task in Path(f"/proc/{pid}/task").iterdir() for p in (task / "children").read_text().split()]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "sentence"),
+    [
+        (["--signals", "signals"], 2, "exactly one of --release, --releases"),
+        (["--release", "nowhere", "--signals", "signals"], 4, "nowhere: not a release"),
+        (["--releases", "nowhere", "--signals", "signals"], 4, "expected the id of a release"),
+        (["--release", "releases/r1", "--signals", "nowhere"], 3, "expected a prepared dataset's manifest"),
+        (["--release", "releases/r1", "--signals", "."], 3, "expected the folder `signals` within it"),
+        (["--release", "releases/r1", "--signals", "signals", "--triton", "moon"], 2, "image, wheel"),
+        (["--release", "releases/r1", "--signals", "signals", "--instances", "ranker=2"], 2, "ranker"),
+        (["--release", "releases/r1", "--signals", "signals", "--model-repository", "nowhere"], 6, "config.pbtxt"),
+        (["--release", "releases/damaged", "--signals", "signals"], 6, "sha256 does not fit"),
+    ],
+)
+def test_what_cannot_be_served_is_said_in_a_sentence(
+    world: Path, templates: Path, arguments: list[str], status: int, sentence: str
+) -> None:
+    local = world / "model_repository"
+    if not local.exists():
+        shutil.copytree(templates, local)
+    paths = {".", "signals", "nowhere", "releases", "releases/r1", "releases/damaged"}
+    absolute = [str(world / a) if a in paths else a for a in arguments]
+    if "--model-repository" not in arguments:
+        absolute += ["--model-repository", str(local)]
+    service = Service(*absolute, "--log-dir", world / "log", endpoint=free_endpoint())
+    got, progress = service.end()
+    assert got == status, progress
+    assert sentence in progress
+    assert "Traceback" not in progress

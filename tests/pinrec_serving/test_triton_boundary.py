@@ -1,0 +1,241 @@
+"""The boundary against small fakes of the backend's classes; the real backend runs in ``test_deployment.py``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from pinrec_core.contract import DType, StageSpec, TensorSpec
+from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError, StoreError
+from pinrec_core.stages.base import Tensors
+from pinrec_serving import triton_boundary
+from pinrec_serving.triton_boundary import NUMPY_TYPES, TRITON_CODES, execute, stage_parameters
+
+SPEC = StageSpec(
+    "doubler",
+    (TensorSpec("value", DType.FP32, ("T",)), TensorSpec("label", DType.BYTES, (1,), optional=True)),
+    (TensorSpec("doubled", DType.FP32, ("T",)), TensorSpec("label_out", DType.BYTES, (1,))),
+)
+
+
+@dataclass
+class FakeTensor:
+    _name: str
+    _values: np.ndarray
+
+    def name(self) -> str:
+        return self._name
+
+    def as_numpy(self) -> np.ndarray:
+        return self._values
+
+
+@dataclass
+class FakeRequest:
+    tensors: dict[str, np.ndarray]
+    id: str = ""
+
+    def inputs(self) -> list[FakeTensor]:
+        return [FakeTensor(name, values) for name, values in self.tensors.items()]
+
+    def request_id(self) -> str:
+        return self.id
+
+
+@dataclass
+class FakeError:
+    message: str
+    code: int = 0
+
+    INTERNAL = 1
+    INVALID_ARG = 2
+    UNAVAILABLE = 3
+
+
+@dataclass
+class FakeResponse:
+    output_tensors: list[FakeTensor]
+    error: FakeError | None = None
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        assert self.error is None, self.error
+        return {t.name(): t.as_numpy() for t in self.output_tensors}
+
+
+@dataclass
+class Doubler:
+    """A stage whose rows can be told to go wrong: NaN fails the run, a value of −1 is answered with an error."""
+
+    runs: list[int] = field(default_factory=list)
+
+    def parse(self, tensors: Tensors) -> Tensors:
+        if len(tensors["value"]) > 4:
+            raise InvalidRequestError(f"value has {len(tensors['value'])} entries: expected at most 4")
+        return tensors
+
+    def run(self, rows: Sequence[Tensors]) -> Sequence[Tensors | PinRecError]:
+        self.runs.append(len(rows))
+        if any(np.isnan(row["value"]).any() for row in rows):
+            raise ZeroDivisionError("secret detail")
+        return [self._answer(row) for row in rows]
+
+    def _answer(self, row: Tensors) -> Tensors | PinRecError:
+        if (row["value"] == -1).any():
+            return StoreError("the store is closed")
+        return {"doubled": row["value"] * 2, "label_out": np.array([row.get("label", ["none"])[0]], object)}
+
+
+@pytest.fixture(autouse=True)
+def backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = SimpleNamespace(Tensor=FakeTensor, TritonError=FakeError, InferenceResponse=FakeResponse)
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", fake)
+
+
+def request(*values: float, rows: int = 1, id: str = "", **more: np.ndarray) -> FakeRequest:
+    return FakeRequest({"value": np.array([values] * rows, np.float32).reshape(rows, -1), **more}, id)
+
+
+def test_a_batch_is_run_once_and_answered_in_order() -> None:
+    stage = Doubler()
+    answers = execute(SPEC, stage, [request(1, 2), request(3), request()])
+    assert stage.runs == [3]
+    assert [a.arrays()["doubled"].tolist() for a in answers] == [[[2, 4]], [[6]], [[]]]
+    assert [a.arrays()["doubled"].shape for a in answers] == [(1, 2), (1, 1), (1, 0)]
+
+
+def test_optional_input_and_bytes_pass() -> None:
+    (answer,) = execute(SPEC, Doubler(), [request(1, label=np.array([[b"caf\xc3\xa9"]], object))])
+    assert answer.arrays()["label_out"].tolist() == [[b"caf\xc3\xa9"]]
+    assert answer.arrays()["label_out"].dtype == np.object_
+
+
+def test_bad_requests_do_not_touch_their_neighbours() -> None:
+    good = [request(1), request(2, 3)]
+    alone = [execute(SPEC, Doubler(), [r])[0].arrays()["doubled"].tolist() for r in good]
+    stage = Doubler()
+    batch = [good[0], request(1, 2, 3, 4, 5), request(7, rows=8), good[1], request(-1)]
+    answers = execute(SPEC, stage, batch)
+    assert stage.runs == [3], "the malformed ones never reach the stage"
+    assert [answers[i].arrays()["doubled"].tolist() for i in (0, 3)] == alone
+    assert answers[1].error == FakeError("value has 5 entries: expected at most 4", FakeError.INVALID_ARG)
+    assert answers[2].error == FakeError("value has 8 rows: expected 1 per request", FakeError.INVALID_ARG)
+    assert answers[4].error == FakeError("the store is closed", FakeError.UNAVAILABLE)
+
+
+def test_an_unforeseen_error_is_internal_with_a_request_id_and_leaks_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.ERROR):
+        answers = execute(SPEC, Doubler(), [request(1), request(float("nan"), id="r-7"), request(2)])
+    assert [a.arrays()["doubled"].tolist() for a in (answers[0], answers[2])] == [[[2]], [[4]]]
+    error = answers[1].error
+    assert error is not None
+    assert error.code == FakeError.INTERNAL
+    assert "request id r-7" in error.message
+    assert "secret detail" not in error.message
+    assert "secret detail" in caplog.text
+    assert "request id r-7" in caplog.text
+
+
+def test_an_internal_error_without_a_request_id_gets_one() -> None:
+    first, second = execute(SPEC, Doubler(), [request(float("nan")), request(float("nan"))])
+    assert first.error is not None
+    assert second.error is not None
+    assert "request id" in first.error.message
+    assert first.error.message != second.error.message
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({}, "value is missing: doubler needs it"),
+        ({"value": np.ones((1, 2), np.float64)}, "value has element type float64: expected FP32"),
+        ({"value": np.ones((1, 2, 2), np.float32)}, "value has shape [2, 2]: expected ['T']"),
+        ({"value": np.ones((), np.float32)}, "value has no rows: expected 1 per request"),
+        ({"value": np.ones((0, 2), np.float32)}, "value has 0 rows: expected 1 per request"),
+        ({"value": np.ones((1, 1), np.float32), "other": np.ones((1, 1))}, "other: doubler has no such input"),
+        (
+            {"value": np.ones((1, 1), np.float32), "label": np.array([[b"a", b"b"]], object)},
+            "label has shape [2]: expected [1]",
+        ),
+    ],
+)
+def test_malformed_tensors_are_named(tensors: dict[str, np.ndarray], message: str) -> None:
+    (answer,) = execute(SPEC, Doubler(), [FakeRequest(tensors)])
+    assert answer.error == FakeError(message, FakeError.INVALID_ARG)
+
+
+@dataclass
+class Careless:
+    """A stage that breaks its own contract."""
+
+    answer: dict[str, np.ndarray]
+
+    def parse(self, tensors: Tensors) -> Tensors:
+        return tensors
+
+    def run(self, rows: Sequence[Tensors]) -> Sequence[Tensors | PinRecError]:
+        return [self.answer for _ in rows]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"doubled": np.ones(2, np.float64), "label_out": np.array(["a"], object)},
+        {"doubled": np.ones((2, 2), np.float32), "label_out": np.array(["a"], object)},
+        {"doubled": np.ones(2, np.float32), "label_out": np.array(["a", "b"], object)},
+        {"doubled": np.ones(2, np.float32)},
+    ],
+    ids=["type", "rank", "fixed size", "missing"],
+)
+def test_a_stage_that_breaks_its_contract_is_answered_as_internal(answer: dict[str, np.ndarray]) -> None:
+    (response,) = execute(SPEC, Careless(answer), [request(1)])
+    assert response.error is not None
+    assert response.error.code == FakeError.INTERNAL
+
+
+def test_every_error_class_has_a_triton_code() -> None:
+    def classes(base: type[PinRecError]) -> set[type[PinRecError]]:
+        return {base}.union(*(classes(c) for c in base.__subclasses__()))
+
+    assert {c.code for c in classes(PinRecError)} == set(TRITON_CODES)
+
+
+def test_every_element_type_has_an_array_type() -> None:
+    assert set(NUMPY_TYPES) == set(DType)
+
+
+def arguments(**parameters: str) -> dict[str, str]:
+    config = {"parameters": {name: {"string_value": value} for name, value in parameters.items()}}
+    return {"model_name": "generator__r1", "model_config": json.dumps(config)}
+
+
+def test_parameters_of_a_stage() -> None:
+    got = stage_parameters(arguments(release="/r/1", signals="/s", realtime="/s/rt", device="cuda:1", threads="3"))
+    assert (got.release, got.signals, got.realtime) == (Path("/r/1"), Path("/s"), Path("/s/rt"))
+    assert (got.device, got.threads) == ("cuda:1", 3)
+    bare = stage_parameters(arguments(signals="/s"))
+    assert (bare.release, bare.realtime, bare.device, bare.threads) == (None, None, "cpu", 1)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({}, "parameters.signals is missing"),
+        ({"signals": "/s", "threads": "0"}, "parameters.threads='0'"),
+        ({"signals": "/s", "thread": "2"}, r"parameters \['thread'\] are unknown"),
+    ],
+)
+def test_wrong_parameters_are_named(parameters: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        stage_parameters(arguments(**parameters))
+
+
+def test_importing_the_boundary_needs_no_triton() -> None:
+    assert "triton_python_backend_utils" not in vars(triton_boundary)
