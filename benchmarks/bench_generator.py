@@ -99,7 +99,7 @@ def functions(case: Case) -> dict[str, Callable[[], object]]:
     torch.manual_seed(0)
     config = case.config
     model = PinRec(config).eval()
-    requests, id_embedding = _requests(case)
+    requests, id_embedding = random_requests(case)
     histories = [request.history for request in requests]
     batch = collate(histories, id_embedding)
     context = request_context(requests, steps=case.S, device=torch.device("cpu"))
@@ -164,7 +164,7 @@ def _phases(
     return filled, decode, head
 
 
-def _requests(case: Case) -> tuple[list[Request], Tensor]:
+def random_requests(case: Case) -> tuple[list[Request], Tensor]:
     """B requests with random histories of full length, and their ID embeddings ``[B, T, I]``."""
     random = np.random.default_rng(0)
     T = case.config.max_history

@@ -173,12 +173,12 @@ _EXPECTED: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "string_too_short": lambda c: "a text that is not empty" if c["min_length"] == 1 else f"{c['min_length']} letters",
     "string_too_long": lambda c: f"at most {c['max_length']} characters",
     "string_pattern_mismatch": lambda c: f"a text of the form {c['pattern']}",
-    "enum": lambda c: f"one of {c['expected'].replace(' or ', ', ')}",
-    "literal_error": lambda c: f"one of {c['expected'].replace(' or ', ', ')}",
-    "greater_than": lambda c: f"a value above {c['gt']:,}",
-    "greater_than_equal": lambda c: f"a value of at least {c['ge']:,}",
-    "less_than": lambda c: f"a value below {c['lt']:,}",
-    "less_than_equal": lambda c: f"a value of at most {c['le']:,}",
+    "enum": lambda c: f"one of [{c['expected'].replace(' or ', ', ')}]",
+    "literal_error": lambda c: f"one of [{c['expected'].replace(' or ', ', ')}]",
+    "greater_than": lambda c: f"a value above {_bound(c['gt'])}",
+    "greater_than_equal": lambda c: f"a value of at least {_bound(c['ge'])}",
+    "less_than": lambda c: f"a value below {_bound(c['lt'])}",
+    "less_than_equal": lambda c: f"a value of at most {_bound(c['le'])}",
     "too_short": lambda c: f"at least {c['min_length']} of them",
     "tuple_type": lambda _: "a list",
     "list_type": lambda _: "a list",
@@ -221,6 +221,10 @@ def _known(kind: Any, place: tuple[int | str, ...]) -> list[str]:
             kind = get_args(kind)[1 if isinstance(part, str) else 0]
     kind = next(option for option in (*get_args(kind), kind) if dataclasses.is_dataclass(option))
     return sorted(field.name for field in dataclasses.fields(kind))
+
+
+def _bound(value: float) -> str:
+    return f"{int(value):,}" if value == int(value) else f"{value:g}"
 
 
 def _shown(got: object) -> str:

@@ -16,6 +16,7 @@ from pinrec_core.model.output_head import OutputHead
 from pinrec_core.model.sequence_model import HistoryBatch, SequenceModel
 from pinrec_core.representations import time_features
 from pinrec_core.representations.item_embedder import ItemEmbedder
+from pinrec_core.representations.quantization import dequantize
 
 
 class PinRec(SequenceModel):
@@ -62,7 +63,7 @@ class PinRec(SequenceModel):
 
     def _dequantize(self, feature: Tensor, scale: Tensor) -> Tensor:
         dtype = self.start_token.dtype
-        return feature.to(dtype) * scale.to(dtype).unsqueeze(-1)
+        return dequantize(feature.to(dtype), scale.to(dtype))
 
     def tokens(self, item: Tensor, surface: Tensor, timestamp: Tensor, previous_timestamp: Tensor) -> Tensor:
         """Item representations ``[B, T, D]`` with surface and time ``[B, T]`` → decoder tokens ``[B, T, H]``."""

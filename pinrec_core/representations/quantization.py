@@ -5,7 +5,11 @@ Training and serving both read the quantised form, so the model never sees a fea
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 import numpy as np
+
+Array = TypeVar("Array", bound=Any)
 
 
 def quantize_int8(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -17,6 +21,9 @@ def quantize_int8(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.rint(vectors / safe[:, None]).astype(np.int8), scale.astype(np.float32)
 
 
-def dequantize_int8(feature: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """(int8 ``[n, F]``, float32 ``[n]``) → float32 ``[n, F]``."""
-    return feature.astype(np.float32) * scale[:, None]
+def dequantize(feature: Array, scale: Array) -> Array:
+    """Content vectors ``[..., F]`` from features ``[..., F]`` and scales ``[...]``, of NumPy or of torch alike.
+
+    A tensor comes back in the type of its inputs, which is the caller's to choose.
+    """
+    return feature * scale[..., None]

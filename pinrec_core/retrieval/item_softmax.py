@@ -1,7 +1,8 @@
 """Inner products to probabilities over the catalogue: the softmax that the objective trained, with its learned λ.
 
 Scores of two embeddings are comparable only as probabilities: a vague embedding is near to many items, a pointed one to
-few, and the inner product alone does not tell.
+few, and the inner product alone does not tell. Probabilities are kept as logarithms, because at a large λ nearly all of
+them are too small for a floating-point number, and an order of zeros is no order.
 """
 
 from __future__ import annotations
@@ -26,13 +27,17 @@ class ItemSoftmax:
         self._row = np.unique(np.linspace(0, len(index) - 1, num=min(reference_items, len(index)), dtype=np.int64))
         self._reference = index.reconstruct(self._row)
 
-    def probability(self, embedding: np.ndarray, item_row: np.ndarray) -> np.ndarray:
-        """float32 ``[M, D]`` and distinct rows int64 ``[U]`` → float32 ``[M, U]``; a row's sum is at most about 1."""
+    def log_probability(self, embedding: np.ndarray, item_row: np.ndarray) -> np.ndarray:
+        """float32 ``[M, D]`` and distinct rows int64 ``[U]`` → float32 ``[M, U]``, each finite and at most about 0."""
         V, U = len(self._index), len(item_row)
-        # Unit vectors: ⟨z, e⟩ is at most 1, and subtracting that bound keeps the exponentials within range.
-        weight = np.exp(self._inverse_temperature * (embedding @ self._index.reconstruct(item_row).T - 1))
+        cosine = embedding @ self._index.reconstruct(item_row).T  # [M, U]
+        reference = embedding @ self._reference.T  # [M, R]
+        # Logits are relative to the largest of their row, so that the largest exponential is 1 and none overflows.
+        largest = np.maximum(cosine.max(axis=1, initial=-1.0), reference.max(axis=1))[:, None]
+        logit = self._inverse_temperature * (cosine - largest)
         other = ~np.isin(self._row, item_row)
         # All of the reference, then what counts: copying the others' vectors would cost more than their products.
-        rest = np.exp(self._inverse_temperature * (embedding @ self._reference.T - 1)) @ other.astype(np.float32)
+        rest = np.exp(self._inverse_temperature * (reference - largest)) @ other.astype(np.float32)
         rest *= (V - U) / max(1, other.sum())
-        return weight / (weight.sum(axis=1) + rest)[:, None]
+        # The largest may be a reference item that is a candidate too: then it is in the first sum.
+        return logit - np.log(np.exp(logit).sum(axis=1) + rest)[:, None]

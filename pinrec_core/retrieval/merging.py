@@ -116,15 +116,15 @@ class MergeByMixture:
     def __call__(self, plan: RetrievalPlan, score: np.ndarray, row: np.ndarray, excluded: np.ndarray) -> RankedItems:
         item_row = np.setdiff1d(row[row >= 0], excluded)
         weight = plan.quota / plan.quota.sum()
-        part = weight[:, None] * self.softmax.probability(plan.embedding, item_row)  # [M, U]
-        total = part.sum(axis=0)
+        part = np.log(weight)[:, None] + self.softmax.log_probability(plan.embedding, item_row)  # [M, U]
+        total = _log_sum(part)
         chosen = np.argsort(-total, kind="stable")[: plan.quota.sum()]
         part, total = part[:, chosen], total[chosen]
         outcome = _share_out(plan, part)
-        embedding = np.where(plan.outcome[:, None] == outcome, part, -1.0).argmax(axis=0)
+        embedding = np.where(plan.outcome[:, None] == outcome, part, -np.inf).argmax(axis=0)
         return RankedItems(
             item_row=item_row[chosen],
-            score=total.astype(np.float32),
+            score=np.exp(total).astype(np.float32),
             embedding=embedding.astype(np.int32),
             outcome=outcome.astype(np.int32),
         )
@@ -133,14 +133,13 @@ class MergeByMixture:
 def _share_out(plan: RetrievalPlan, part: np.ndarray) -> np.ndarray:
     """Which outcome each item counts for, int64 ``[n]``: the largest share of its probability first, within budgets.
 
-    ``part`` ``[M, n]`` is what each embedding adds to an item's probability.
+    ``part`` ``[M, n]`` is the logarithm of what each embedding adds to an item's probability.
     """
     _, n = part.shape
-    names, number = np.unique(plan.outcome, return_inverse=True)
-    share = np.zeros((len(names), n))
-    np.add.at(share, number, part)
-    share /= share.sum(axis=0)
-    left = np.bincount(number, weights=plan.quota).astype(int).tolist()
+    names = np.unique(plan.outcome)
+    by_outcome = np.stack([_log_sum(part[plan.outcome == name]) for name in names])  # [O, n]
+    share = by_outcome - _log_sum(by_outcome)
+    left = [int(plan.quota[plan.outcome == name].sum()) for name in names]
     outcome = np.full(n, -1)
     for pair in np.argsort(-share, axis=None, kind="stable").tolist():
         o, i = divmod(pair, n)
@@ -148,6 +147,12 @@ def _share_out(plan: RetrievalPlan, part: np.ndarray) -> np.ndarray:
             outcome[i] = o
             left[o] -= 1
     return names[outcome]
+
+
+def _log_sum(part: np.ndarray) -> np.ndarray:
+    """log Σ exp over the first dimension of finite logarithms: ``[m, n]`` → ``[n]``."""
+    largest = part.max(axis=0)
+    return largest + np.log(np.exp(part - largest).sum(axis=0))
 
 
 def _merge_or_deepen(

@@ -19,9 +19,11 @@ from benchmarks.report import compare, document, save
 from benchmarks.timing import Timing, time_together
 from pinrec_core.config.sections import Variant
 from pinrec_core.errors import ConfigError
-from pinrec_core.generation.generate import condition_of_step, generate
+from pinrec_core.generation.generate import RequestContext, condition_of_step, generate
+from pinrec_core.generation.inputs import request_context
 from pinrec_core.model.collate import collate
 from pinrec_core.model.pinrec import PinRec
+from pinrec_core.model.sequence_model import HistoryBatch
 from pinrec_core.retrieval.merging import merge_by_quota, retrieve
 
 TOLERANCE = 2e-5  # float32 sums in another order; embeddings are unit vectors
@@ -40,25 +42,30 @@ def quiet(_: str) -> None:
     """Progress that is not shown."""
 
 
+def inputs() -> tuple[HistoryBatch, RequestContext]:
+    """What the model reads of the case's random requests."""
+    requests, id_embedding = bench_generator.random_requests(CASE)
+    batch = collate([request.history for request in requests], id_embedding)
+    return batch, request_context(requests, steps=CASE.S, device=torch.device("cpu"))
+
+
 def test_the_plain_twin_generates_what_generate_does():
     torch.manual_seed(0)
     model = PinRec(CASE.config).eval()
-    histories, id_embedding = bench_generator._histories(CASE)
-    batch, request = collate(histories, id_embedding), bench_generator._request(CASE)
-    cached = generate(model, batch, request, (1, 2, 3))
+    batch, context = inputs()
+    cached = generate(model, batch, context, (1, 2, 3))
     torch.testing.assert_close(
-        cached, generate_by_recomputing(model, batch, request, (1, 2, 3)), atol=TOLERANCE, rtol=0
+        cached, generate_by_recomputing(model, batch, context, (1, 2, 3)), atol=TOLERANCE, rtol=0
     )
 
 
 def test_the_floor_counts_no_more_than_is_computed():
     """The head's count is exact; the whole lies below what runs, which also embeds queries and masks attention."""
     model = PinRec(CASE.config).eval()
-    histories, id_embedding = bench_generator._histories(CASE)
-    batch, request = collate(histories, id_embedding), bench_generator._request(CASE)
+    batch, context = inputs()
     needed = MatmulFlops.of(CASE.config, B=CASE.B, T=CASE.config.max_history, S=CASE.S, W=CASE.W)
     with FlopCounterMode(display=False) as counted:
-        generate(model, batch, request, (1, 2, 3))
+        generate(model, batch, context, (1, 2, 3))
     assert needed.total <= counted.get_total_flops() <= 2 * needed.total
     with torch.inference_mode():
         condition, hidden = condition_of_step(model, (1, 2, 3)), torch.randn(CASE.B, 1, 1, CASE.config.hidden_width)

@@ -43,7 +43,7 @@ def test_every_part_of_the_project_is_copied(dockerfile: Path) -> None:
 def test_code_is_copied_after_the_dependencies_are_installed(dockerfile: Path) -> None:
     text = dockerfile.read_text("utf-8")
     install = text.index("-c constraints.txt")
-    for code in ("client", "pinrec_core", "signal_service", "id_embedder"):
+    for code in ("client", "pinrec_core", "pinrec_cli", "pinrec_serving", "signal_service", "id_embedder"):
         assert text.index(f"COPY {code} {code}") > install, f"a change of {code} would install all dependencies again"
 
 

@@ -184,7 +184,7 @@ def test_a_release_is_calibrated_whatever_its_figures_are_of(run, tmp_path):
     not_judged, said = release(folder, "--targets", 100_000)
     assert "warning: the release holds no figures: no held-out user has enough interactions for targets=100000" in said
     assert "unordered_recall" not in not_judged["metrics"]
-    for part in ("generation", "index"):
+    for part in ("generation", "calibration"):
         assert not_judged[part] == judged[part]
 
 

@@ -16,7 +16,7 @@ from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.errors import ConfigError, InvalidRequestError, ReleaseError
 from pinrec_core.history import NO_OUTCOME, ItemType
 from pinrec_core.ids import IdKind, string_key
-from pinrec_core.representations.quantization import dequantize_int8
+from pinrec_core.representations.quantization import dequantize
 from pinrec_core.representations.text_encoder import text_encoder
 from pinrec_core.stages.base import StageParameters, run_batch
 from signal_service.batch_job import run_batch_job
@@ -158,7 +158,7 @@ def test_a_search_ends_in_its_query(stage):
     assert answer["history_item_key"][-1] == string_key("red shoes")
     assert answer["history_surface"][-1] == 1
     assert answer["history_timestamp"][-1] == NOW
-    vector = dequantize_int8(answer["history_feature"][-1:], answer["history_scale"][-1:])[0]
+    vector = dequantize(answer["history_feature"][-1:], answer["history_scale"][-1:])[0]
     expected = text_encoder(ENCODER).encode_one("red shoes")
     np.testing.assert_allclose(vector[:16], expected, atol=np.abs(expected).max() / 127)  # half a step of INT8 and more
     assert not vector[16:].any()
@@ -172,7 +172,7 @@ def test_a_search_by_vector(stage):
     answer = fetch(stage, query_embedding=vector)
     assert answer["history_item_key"][-1] == 0
     assert answer["history_item_type"][-1] == ItemType.QUERY
-    made = dequantize_int8(answer["history_feature"][-1:], answer["history_scale"][-1:])[0]
+    made = dequantize(answer["history_feature"][-1:], answer["history_scale"][-1:])[0]
     np.testing.assert_allclose(made, vector, atol=np.abs(vector).max() / 127)
 
 

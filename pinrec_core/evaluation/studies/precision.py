@@ -29,7 +29,7 @@ from pinrec_core.generation.inputs import embedded_histories, request_context
 from pinrec_core.history import ItemType
 from pinrec_core.model.sequence_model import SequenceModel
 from pinrec_core.release.indexed_model import IndexedModel
-from pinrec_core.representations.quantization import quantize_int8
+from pinrec_core.representations.quantization import dequantize, quantize_int8
 from pinrec_core.representations.text_encoder import text_encoder
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -136,7 +136,7 @@ def _generate_in_fp32(
     indexed = subject.indexed
     requests = [case.request(subject.budget) for case in cases]
     batch = embedded_histories(model, indexed.embed_ids, requests)
-    content = batch.feature * batch.scale.unsqueeze(-1)
+    content = dequantize(batch.feature, batch.scale)
     scale = torch.ones_like(batch.scale)
     id_embedding = torch.zeros_like(batch.id_embedding)
     for b, case in enumerate(cases):

@@ -35,7 +35,7 @@ def test_configurations_refuse_what_cannot_be():
     for field, value, message in [
         ("heads", 5, "a multiple of heads=5"),
         ("id_rows", 100, "a power of two"),
-        ("dropout", 1.0, "a value in"),
+        ("dropout", 1.0, "dropout=1.0: expected a value below 1$"),
         ("layers", 0, "above 0"),
         ("surprise", 1, "surprise"),
         ("layers", 1.5, "layers=1.5: expected a whole number"),

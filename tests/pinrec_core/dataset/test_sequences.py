@@ -128,7 +128,7 @@ def test_batch_info_that_is_not_one(tmp_path):
         with pytest.raises(DataError, match=message):
             BatchInfo.load(tmp_path)
     (tmp_path / "batch.json").write_text("{")
-    with pytest.raises(DataError, match="expected JSON"):
+    with pytest.raises(DataError, match="expected the description of a batch as JSON"):
         BatchInfo.load(tmp_path)
 
 

@@ -18,7 +18,7 @@ from pinrec_core.errors import DataError
 from pinrec_core.ids import IdKind, string_key
 from pinrec_core.preparation.prepare import prepare_dataset
 from pinrec_core.preparation.schema import ItemColumns
-from pinrec_core.representations.quantization import dequantize_int8
+from pinrec_core.representations.quantization import dequantize
 from pinrec_core.representations.text_encoder import text_encoder
 from tests.pinrec_core.preparation.small_log import ITEM_COLUMNS, ITEMS, NOW, SPEC, T0, event, write_csv, write_parquet
 
@@ -177,7 +177,7 @@ def test_a_query_takes_its_text_from_the_event_or_from_the_query_item(run):
     features = {(r["key"], r["item_type"]): r for r in pq.read_table(prepared.folder / "features.parquet").to_pylist()}
     assert set(features) == {(1, 0), *keys[:3]}
     berlin = features[string_key("Berlin"), 1]
-    vector = dequantize_int8(np.frombuffer(berlin["feature"], np.int8)[None], np.array([berlin["scale"]]))[0]
+    vector = dequantize(np.frombuffer(berlin["feature"], np.int8)[None], np.array([berlin["scale"]]))[0]
     np.testing.assert_allclose(
         vector, text_encoder("hashed_ngram").encode_one("Berlin"), atol=berlin["scale"] / 2 + 1e-6
     )
@@ -198,7 +198,7 @@ def test_vectors_are_normalised_and_follow_the_text_part(run):
     assert prepared.report.quarantined_items == 3
     catalogue = ItemCatalogue.open(prepared.folder)
     assert catalogue.feature.shape == (2, 258)
-    vector = dequantize_int8(catalogue.feature, catalogue.scale)
+    vector = dequantize(catalogue.feature, catalogue.scale)
     np.testing.assert_allclose(vector[0, 256:], [0.6, 0.8], atol=catalogue.scale[0] / 2 + 1e-6)  # half a quantum
     assert not vector[1].any()
     assert catalogue.title(0) == "a"
@@ -209,7 +209,7 @@ def test_text_vectors_of_a_csv(run, log):
     columns = replace(ITEM_COLUMNS, vector="vector", category_separator="|")
     prepared = run([event(item=1), event(item=2)], None, replace(SPEC, items=columns))
     catalogue = ItemCatalogue.open(prepared.folder)
-    vector = dequantize_int8(catalogue.feature, catalogue.scale)[:, 256:]
+    vector = dequantize(catalogue.feature, catalogue.scale)[:, 256:]
     np.testing.assert_allclose(
         vector, [[0.6, 0.8], [0.0, 1.0], [0.0, 0.0]], atol=float(catalogue.scale.max()) / 2 + 1e-6
     )

@@ -102,7 +102,7 @@ def test_the_mixture_prefers_what_embeddings_agree_on():
     )
     weight = np.exp(2 * plan.embedding @ vectors.T)
     probability = weight / weight.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(softmax.probability(plan.embedding, np.arange(4)), probability, rtol=1e-5)
+    np.testing.assert_allclose(np.exp(softmax.log_probability(plan.embedding, np.arange(4))), probability, rtol=1e-5)
     mixture = np.array([1 / 2, 1 / 2]) @ probability
     items = MergeByMixture(softmax)(plan, np.zeros((2, 3), np.float32), np.array([[1, 0, 2], [2, 0, 1]]), NOTHING)
     assert items.item_row.tolist() == [0, 1] == np.argsort(-mixture)[:2].tolist()
@@ -119,9 +119,40 @@ def test_probabilities_over_a_large_catalogue_are_estimated_from_candidates_and_
     exact, sampled = ItemSoftmax(index, 10.0), ItemSoftmax(index, 10.0, reference_items=200)
     for query in queries:
         rows = np.sort(index.search(query[None], 100, exhaustive=True)[1][0])
-        expected, got = exact.probability(query[None], rows), sampled.probability(query[None], rows)
-        np.testing.assert_allclose(got, expected, rtol=0.1)
-    np.testing.assert_allclose(exact.probability(queries, np.arange(600)).sum(axis=1), 1, rtol=1e-5)
+        expected, got = exact.log_probability(query[None], rows), sampled.log_probability(query[None], rows)
+        np.testing.assert_allclose(got, expected, atol=0.1)
+    np.testing.assert_allclose(np.exp(exact.log_probability(queries, np.arange(600))).sum(axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("inverse_temperature", [14.0, 2_000.0, 1e6])
+def test_the_order_of_the_mixture_is_that_of_the_scores_however_large_lambda_is(index, inverse_temperature):
+    """With one embedding the likeliest items are the nearest ones. At λ = 2,000 all probabilities but the first few are
+    below the least float64: from them alone the rest would come in the order of rows, and far from every item the
+    normaliser itself would be 0."""
+    merge = MergeByMixture(ItemSoftmax(index, inverse_temperature))
+    far = -index.reconstruct(np.arange(600)).sum(axis=0)
+    for vector in (unit(1, 8, 7)[0], far / np.linalg.norm(far)):
+        plan = RetrievalPlan(
+            embedding=vector[None], outcome=np.array([2], np.int32), quota=np.array([100], np.int32)
+        )  # fmt: skip
+        score, row = index.search(vector[None], 200, exhaustive=True)
+        items = merge(plan, score, row, NOTHING)
+        assert items.item_row.tolist() == row[0, :100].tolist()
+        assert np.isfinite(items.score).all()
+
+
+def test_outcomes_share_out_what_no_float_can_tell_apart(index):
+    """Two opposite embeddings of two outcomes at λ = 2,000: each item belongs to the nearer one, though its share of
+    the other is 0 in any floating-point number; the shares are exact all the same."""
+    vector = unit(1, 8, 7)[0]
+    plan = RetrievalPlan(
+        embedding=np.stack([vector, -vector]), outcome=np.array([0, 1], np.int32), quota=np.array([30, 30], np.int32)
+    )
+    score, row = index.search(plan.embedding, 60, exhaustive=True)
+    items = MergeByMixture(ItemSoftmax(index, 2_000.0))(plan, score, row, NOTHING)
+    cosine = index.reconstruct(items.item_row) @ vector
+    assert np.bincount(items.outcome).tolist() == [30, 30]
+    assert cosine[items.outcome == 0].min() > cosine[items.outcome == 1].max()
 
 
 def test_index_recall_is_calibrated_against_brute_force():
