@@ -63,7 +63,7 @@ class PopularityBySurface:
         return np.stack([of_surface[request.surface] for request in requests])
 
     def _ranks(self, surface: int) -> np.ndarray:
-        """Both criteria in one number: places in the order by (count here, count overall), equal where both are."""
+        """An item's place in the order by (count here, count overall), which items equal in both share: ``[V]``."""
         V = len(self._overall)
         own = slice(*np.searchsorted(self._pair, [surface * V, (surface + 1) * V]))
         here = np.zeros(V)

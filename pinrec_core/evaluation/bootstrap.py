@@ -1,8 +1,9 @@
 """Confidence intervals by resampling users (Efron's percentile bootstrap).
 
-Users are the independent draws: the targets of one user are not. Two subjects judged on the same users are resampled
-together, so that what users have in common cancels out of their ratio. Several seeds of a training are averaged per
-user first; the interval then says how the mean over these seeds would move with other users, not with other seeds.
+Whole users are drawn, because the targets of one user are not independent of one another. Two subjects judged on the
+same users are resampled together, so that differences between users cancel out of their ratio. Several seeds of a
+training are averaged per user first; the interval then says how the mean over these seeds would move with other users,
+not with other seeds.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 
 RESAMPLES = 2000
 LEVEL = 0.95
-_DRAWS_AT_ONCE = 1 << 22  # of users, over a block of resamples: bounds memory to tens of MiB
+_DRAWS_AT_ONCE = 1 << 22  # users drawn in one block of resamples; bounds memory to tens of MiB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +58,7 @@ def ratio_interval(value: np.ndarray, baseline: np.ndarray, *, resamples: int = 
         drawn = generator.integers(0, users, size=(min(block, resamples - start), users))
         ratios.append(_divide(value[drawn].sum(axis=1), baseline[drawn].sum(axis=1)))
     found = np.concatenate(ratios)
-    found = found[~np.isnan(found)]  # 0/0: a resample that says nothing
+    found = found[~np.isnan(found)]  # 0/0: this resample holds no information
     if not len(found):
         return Interval(value=math.nan, low=math.nan, high=math.nan)
     # Without interpolation, which infinite ratios do not allow.
@@ -72,5 +73,5 @@ def _by_user(values: np.ndarray) -> np.ndarray:
 
 
 def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    with np.errstate(divide="ignore", invalid="ignore"):  # 0/0 is NaN, x/0 is infinite: both are what they are
+    with np.errstate(divide="ignore", invalid="ignore"):  # 0/0 becomes NaN and x/0 infinite, which the caller expects
         return np.divide(numerator, denominator)

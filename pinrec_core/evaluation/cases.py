@@ -1,12 +1,13 @@
-"""Who is judged on what: the user's history up to a cut, and the items that came after it.
+"""Who is judged on what: a user's history up to a cut, and the items that the user acted on after it.
 
-Three protocols. *Held out*: users kept out of training by hash, their last Z distinct items; a quarter of them is for
-validation, the others for figures. *Cold*: the same users, their first Z distinct items and no history at all. *Leave
-one out*: every user, one item at the end of the history.
+There are three protocols. *Held out* takes users whom training never saw, chosen by a hash of their id, and asks for
+their last Z distinct items; a quarter of these users is for validation, the others are for figures. *Cold* takes the
+same users, asks for their first Z distinct items and gives no history at all. *Leave one out* takes every user and asks
+for one item at the end of the history.
 
-Nothing from the cut on is part of a case but the targets, and the surface and time of the request: those of the first
-target, or, ``ahead_of_request``, of the last item before it. All are streams, but for a sample of users, which is held
-at once; a case is a copy and keeps no file chunk alive.
+What happened after the cut is in a case as its targets only. The request of a case has the surface and time of the
+first target or, in ``ahead_of_request``, those of the last item before it. Cases are streamed; only a sample of users,
+where one is asked for, is held in memory at once. A case is a copy and keeps no file chunk in memory.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from pinrec_core.history import NO_OUTCOME, History
 from pinrec_core.request import Request
 
 LONGEST_HISTORY = 1024
-"""Interactions kept of a history: no model reads more. What was seen before them is in ``seen_row`` all the same."""
+"""The most interactions of a history that a case keeps, which is more than any model reads. ``seen_row`` covers the
+whole history all the same."""
 
 
 SERVED_ITEMS = 100
@@ -77,9 +79,9 @@ def held_out_cases(
 ) -> Iterator[EvaluationCase]:
     """Held-out users with their last ``targets`` distinct items and at least one interaction before these.
 
-    Where ``cold``, with their first distinct items: nothing is known of them but surface and time. ``catalogue`` is
-    that of the index to be judged: rows are its own. ``max_users`` of them, if given, are chosen by hash. Raises
-    ``ConfigError`` for a number below 1.
+    ``cold`` takes their first distinct items instead, and leaves nothing known of the user but surface and time.
+    ``catalogue`` is that of the index to be judged, whose rows the cases hold. ``max_users`` of the users, if given,
+    are chosen by hash. Raises ``ConfigError`` for a number below 1.
     """
     _check(targets=targets, max_users=max_users)
 
@@ -108,7 +110,7 @@ def leave_one_out_cases(
 
     def cases() -> Iterator[EvaluationCase]:
         for user_id, history in iter_histories(dataset / SEQUENCES):
-            cut = len(without_last(history, from_end))  # the target's place: where training ended, or after that
+            cut = len(without_last(history, from_end))  # the target's place, which is where training ended or later
             row = catalogue.rows_of(history.item_key[cut : cut + 1])
             if cut > 0 and row[0] >= 0:
                 yield _case(user_id, history, catalogue, np.array([cut]), row)
@@ -117,8 +119,8 @@ def leave_one_out_cases(
 
 
 def ahead_of_request(case: EvaluationCase) -> EvaluationCase:
-    """The case of embeddings that are made before anybody asks, as by a nightly job: the request's surface and time are
-    those of the last interaction. A case without a history stays as it is."""
+    """The case of embeddings that are made before anybody asks, as a nightly job makes them: the request has the
+    surface and time of the last interaction. A case without a history stays the same."""
     history = case.history
     if not len(history):
         return case

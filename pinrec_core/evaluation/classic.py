@@ -1,8 +1,8 @@
 """The classic protocol: leave one out, full ranking of the catalogue, seen items removed, HR@10 and NDCG@10.
 
-Tie rule: an item's rank is the number of items that score strictly higher plus half of those that score the same, so
-that a subject gains nothing by giving many items one score. A target that the user has seen before stays in the
-ranking; all other seen items leave it.
+Ties are shared out: an item's rank is the number of items that score strictly higher plus half of those that score the
+same, so that a subject gains nothing by giving many items one score. A target that the user has seen before stays in
+the ranking; all other seen items are removed from it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
-"""The held-out protocols (PinRec, evaluation): a subject against users it was not trained on, warm or cold.
+"""The held-out protocols (PinRec, evaluation): a subject is judged on users it was not trained on, with or without a
+history.
 
-Beside eq. 6 at k stand fairer views. *At equal retrieved items*: E embeddings look at up to k·E items, so a subject
-with fewer looks deeper, one of one list at its top k·E. *At equal distinct items*: as many as the other's lists hold
-distinct ones for the same user, since lists of one user overlap (``result.compare_at_equal_distinct_items``).
-*Served*: what the whole path returns for N items, the number a user of the service lives with.
+Unordered recall at k (eq. 6) favours a subject with many embeddings, so it stands beside three other figures. *At equal
+retrieved items*: E embeddings look at up to k·E items, and a subject with fewer embeddings may look deeper, one with a
+single list at its top k·E. *At equal distinct items*: the lists of one user overlap, so the single list is cut to as
+many items as the other subject's lists hold distinct ones (``result.compare_at_equal_distinct_items``). *Served*: the
+recall of the N items that the whole serving path returns, which is what a user of the service gets.
 """
 
 from __future__ import annotations

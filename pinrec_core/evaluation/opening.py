@@ -1,5 +1,7 @@
-"""Opening what is to be judged: a training run (indexed and calibrated now), a release (as frozen) or a counting
-baseline (counted now, on what the models were trained on). And the task in which all of them can be judged.
+"""Opening what is to be judged: a training run, a release or a counting baseline. And the task for all of them.
+
+A run is indexed and calibrated when it is opened, a release is taken as it was frozen, and a baseline counts what the
+models were trained on.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""On what subjects are judged: a dataset, a protocol, and what training kept out. The same for all that are compared.
+"""The task that subjects are judged at: a dataset, a protocol, and what training kept out of the dataset.
 
-A task gives out cases, for judging and for calibrating. It knows no model and no baseline.
+All subjects that are compared are given the same task. It gives out cases, for judging and for calibrating, and knows
+no model and no baseline.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class EvaluationTask:
 
     @property
     def for_calibration(self) -> EvaluationTask:
-        """The same on the users, or where none are held out the items, that are for validation."""
+        """The same task on the users that are for validation or, where no users are held out, on the items that are."""
         protocol = Protocol.HELD_OUT_VALIDATION if self.evaluation_share else Protocol.LEAVE_ONE_OUT_VALIDATION
         return replace(self, protocol=protocol, max_users=CALIBRATION_USERS)
 
@@ -96,5 +97,5 @@ class EvaluationTask:
         return list(map(ahead_of_request, found)) if self.protocol.offline else found
 
     def training_histories(self) -> Iterator[History]:
-        """What the subjects were trained on, as far as they agree."""
+        """The histories that all subjects were trained on."""
         return training_histories(self.dataset, share=self.evaluation_share, held_out_last=self.held_out_last)

@@ -1,4 +1,4 @@
-"""What can be judged: a trained model behind its index, or a counting baseline. Both answer the same questions."""
+"""What can be judged: a trained model with its index, or a counting baseline. Both answer the same questions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Subject(Protocol):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """How it generates and serves, with what was calibrated; nothing for a counting baseline."""
+        """The settings that it generates and serves with, calibrated ones included; none for a counting baseline."""
         ...
 
     def answer(
@@ -81,7 +81,7 @@ class ModelSubject:
         return Answers(
             retrieved=retrieved_lists(embedding, self.items, depth),
             served=[answer.item_row for answer in served],
-            # One copy per batch of users, all outcomes at once: a plan knows only those that its budget asks for.
+            # A plan knows the outcomes that its budget asks for; this counts all. One copy to the host per batch.
             kept=(compress(embedding, indexed.generation.merge_cosine) > 0).sum((1, 2)).cpu().numpy(),
         )
 

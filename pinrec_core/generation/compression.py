@@ -13,9 +13,8 @@ from torch import Tensor
 def compress(embedding: Tensor, threshold: float, weight: Tensor | None = None) -> Tensor:
     """Unit embeddings ``[B, O, n, D]`` in generation order → float64 weights ``[B, O, n]``.
 
-    A weight of 0 says merged away; a kept embedding has its own ``weight``, ``[n]`` above 0 and 1 each by default, and
-    that of all that merged into it. An embedding merges into the most similar kept one whose cosine exceeds
-    ``threshold``.
+    An embedding merges into the most similar kept one whose cosine exceeds ``threshold``, and its weight is then 0. A
+    kept embedding has its own ``weight``, ``[n]`` above 0 and by default 1 each, plus that of all that merged into it.
     """
     B, O, n, _ = embedding.shape
     embedding = embedding.float()  # FP16 from a GPU: its cosines near 1 are too coarse for a threshold there

@@ -19,8 +19,8 @@ from pinrec_core.model.sequence_model import HistoryBatch, SequenceModel
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestContext:
-    """What generated tokens carry beside their embedding: the request's surface and time, and whose turn it is to
-    feed back."""
+    """What generated tokens carry beside their embedding: the request's surface and time, and which outcome's embedding
+    becomes the next token."""
 
     surface: Tensor  # int64 [B]
     timestamp: Tensor  # int64 [B]

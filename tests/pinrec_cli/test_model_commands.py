@@ -14,7 +14,11 @@ from typer.testing import CliRunner
 from pinrec_cli.main import app, main
 from pinrec_core.config.sections import Variant
 from pinrec_core.dataset.manifest import SEQUENCES
+from pinrec_core.dataset.sequences import iter_histories
 from pinrec_core.release.current import current_release
+from pinrec_core.release.format import Release
+from pinrec_core.release.indexed_model import IndexedModel
+from pinrec_core.request import Request
 from tests.pinrec_core.conftest import train_tiny
 
 
@@ -228,3 +232,18 @@ def test_a_baseline_is_not_released_as_what_it_is_not(pinrec, dataset, tmp_path)
         assert code == 2
         assert f"{unused}: expected none for {folder}, a {variant} model has no use for it" in line
     assert not (tmp_path / "releases").exists()
+
+
+@pytest.mark.parametrize("variant", [variant for variant in Variant if variant is not Variant.DOT_PRODUCT])
+def test_a_run_of_every_variant_that_generates_is_released_and_answers(variant, dataset, tmp_path):
+    run = train_tiny(dataset, tmp_path / "run", epochs=1, variant=variant, id_width=16)  # SASRec: as wide as an item
+    manifest, _ = release(run.folder, "--no-evaluate")
+    assert manifest["model"]["variant"] == variant
+    published = Release.open(current_release(tmp_path / "releases-run-1"))
+    served = IndexedModel.from_release(published)
+    _, history = next(iter_histories(dataset / SEQUENCES))
+    request = Request(
+        history=history, surface=1, time=1_700_000_000, seed=0, budget=served.default_budget, num_items=10
+    )  # fmt: skip
+    (answer,) = served.answer([request])
+    assert len(set(answer.item_row.tolist())) == 10

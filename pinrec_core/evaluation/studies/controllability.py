@@ -1,7 +1,7 @@
-"""Controllability (PinRec, evaluation): all budget on one outcome, recall of targets by their true outcome.
+"""Controllability (PinRec, evaluation): the whole budget goes to one outcome; which targets does that recall?
 
-The matrix is relative to a reference that has no such control (UC). The embeddings counted are those that the budget
-buys, the desired outcome's S·W, and the reference has to generate as many.
+Recall is counted by the targets' true outcome and divided by that of a reference that has no such control (UC). Only
+the desired outcome's S·W embeddings count, since the budget buys no others, and the reference generates as many.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Embeddings per step at a constant total (PinRec, evaluation): recall, diversity and latency.
 
-More offsets per step mean fewer steps for as many embeddings. Latency is that of generation for one request, on this
-machine, beside nothing else of the path. Served lists are not compared: their calibration is one of the steps.
+With more offsets per step, as many embeddings need fewer steps. The latency is that of generation alone, for one
+request at a time on this machine. Served lists are not compared, because the step discount is calibrated for one number
+of steps.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def generation_latency(subject: ModelSubject, cases: Sequence[EvaluationCase], *
         context = request_context(request, steps=indexed.generation.steps, device=device)
         start = time.perf_counter()
         embedding = generate(indexed.model, histories, context, indexed.generation.offsets)
-        if embedding.is_cuda:  # kernels run behind the caller's back
+        if embedding.is_cuda:  # kernels are still running when the call returns
             torch.cuda.synchronize(embedding.device)
         taken.append(time.perf_counter() - start)
     milliseconds = 1e3 * np.array(taken[_WARM_UP:])

@@ -1,8 +1,8 @@
-"""What serving's number formats cost: INT8 features, FP16 on the way and FP16/BF16 arithmetic against FP32 throughout.
+"""What serving's number formats cost: INT8 features, ID embeddings in FP16 and FP16 or BF16 arithmetic, against FP32.
 
-A prepared dataset keeps features as INT8 only, so the FP32 ones are made again from the catalogue's texts. That is
-possible where an item's text is its title and categories: the INT8 form made of them has to equal the stored one.
-Queries keep their INT8 features, whose texts the dataset does not hold.
+A prepared dataset keeps features as INT8 only, so the FP32 features are made again from the catalogue's texts. That is
+possible where an item's text is its title and categories; it is checked by quantising them and comparing with the
+stored ones. Queries keep their INT8 features, because the dataset does not hold their texts.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def _hits(
 def _generate_in_fp32(
     model: SequenceModel, subject: ModelSubject, cases: Sequence[EvaluationCase], feature: np.ndarray
 ) -> Tensor:
-    """As ``IndexedModel.generate``, with FP32 features for the pins and ID embeddings that never were FP16."""
+    """As ``IndexedModel.generate``, but with FP32 features for the pins and ID embeddings that were never rounded."""
     indexed = subject.indexed
     requests = [case.request(subject.budget) for case in cases]
     batch = embedded_histories(model, indexed.embed_ids, requests)
