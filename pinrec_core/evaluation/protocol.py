@@ -80,10 +80,10 @@ class EvaluationTask:
         return map(ahead_of_request, cases) if self.protocol.offline else cases
 
     def calibration_cases(self, catalogue: ItemCatalogue) -> list[EvaluationCase]:
-        """A sample of users with a history, as a release is calibrated on: of held-out users those for validation.
+        """A sample of users with a history, to calibrate a release on: of the held-out users those for validation.
 
-        The protocols on users for validation judge the same ones, and are for choosing tasks alone. Where few users
-        have enough items for ``targets``, fewer are asked for: the number that makes most targets in all.
+        The protocols on users for validation judge these same users, so they are for choosing settings only. Where few
+        users have enough items for ``targets``, fewer are asked for, namely the number that makes most targets in all.
         """
 
         def num_targets(cases: list[EvaluationCase]) -> int:

@@ -6,7 +6,6 @@ folder: ``metrics.json`` and ``users.parquet``, one row per user and one column 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,12 +17,22 @@ import pyarrow.parquet as pq
 
 from pinrec_core.errors import DataError
 from pinrec_core.evaluation.bootstrap import Interval, ratio_interval
+from pinrec_core.validation import load_json, save_json, validated
 
 METRICS_FILE = "metrics.json"
 USERS_FILE = "users.parquet"
 USER_ID = "user_id"
 EQUAL_DISTINCT_ITEMS = "hit_equal_distinct_items"
 """The array that ``cut_to`` adds."""
+
+
+@validated(DataError)
+class _Metrics:
+    """What ``metrics.json`` holds."""
+
+    subject: str
+    protocol: str
+    metrics: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,22 +55,24 @@ class EvaluationResult:
         folder.mkdir(parents=True, exist_ok=True)
         columns = {name: list(values) if values.ndim > 1 else values for name, values in self.arrays.items()}
         pq.write_table(pa.table({USER_ID: self.user_id, **columns}), folder / USERS_FILE)
-        plain = {"subject": self.subject, "protocol": self.protocol, "metrics": self.metrics}
-        (folder / METRICS_FILE).write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        save_json(_Metrics(subject=self.subject, protocol=self.protocol, metrics=self.metrics), folder / METRICS_FILE)
 
     @staticmethod
     def load(folder: Path) -> EvaluationResult:
         """Raises ``DataError`` when the folder does not hold what ``save`` writes."""
+        found = load_json(_Metrics, folder / METRICS_FILE, error=DataError, what="the metrics of an evaluation")
+        path = folder / USERS_FILE
         try:
-            plain = json.loads((folder / METRICS_FILE).read_text("utf-8"))
-            table = pq.read_table(folder / USERS_FILE)
+            table = pq.read_table(path)
             return EvaluationResult(
-                **plain,
+                subject=found.subject,
+                protocol=found.protocol,
+                metrics=found.metrics,
                 user_id=table[USER_ID].to_pylist(),
                 arrays={name: _array(table[name]) for name in table.column_names if name != USER_ID},
             )
-        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-            raise DataError(f"{folder}: expected {METRICS_FILE} and {USERS_FILE} of an evaluation ({error})") from error
+        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+            raise DataError(f"{path}: expected the users of an evaluation ({error})") from error
 
 
 def is_results(folder: Path) -> bool:

@@ -68,8 +68,14 @@ def test_a_result_reads_back_as_it_was_written(popular, tmp_path):
     for name, values in result.arrays.items():
         np.testing.assert_array_equal(loaded.arrays[name], values)
         assert loaded.arrays[name].dtype == values.dtype
-    with pytest.raises(DataError, match=r"expected metrics.json and users.parquet"):
+    with pytest.raises(DataError, match=r"metrics\.json: expected the metrics of an evaluation"):
         EvaluationResult.load(tmp_path / "nowhere")
+    (tmp_path / "result" / "users.parquet").write_bytes(b"junk")
+    with pytest.raises(DataError, match=r"users\.parquet: expected the users of an evaluation"):
+        EvaluationResult.load(tmp_path / "result")
+    (tmp_path / "result" / "metrics.json").write_text('{"subject": "s", "protocol": 1, "metrics": {}}')
+    with pytest.raises(DataError, match=r"metrics\.json: protocol=1: expected a text"):
+        EvaluationResult.load(tmp_path / "result")
 
 
 def test_subjects_are_paired_by_user(popular):
