@@ -179,6 +179,7 @@ def draw(graph: Graph, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("svg")
+    matplotlib.rcParams["svg.fonttype"] = "none"  # text stays text: a third of the size, and it can be searched
     from matplotlib import pyplot as plt
 
     floors, up = graph.floors, set(graph.up)
