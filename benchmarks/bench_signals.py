@@ -23,6 +23,7 @@ from benchmarks.timing import time_together
 from pinrec_core.dataset.catalogue import ItemCatalogue
 from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.dataset.sequences import BatchInfo, iter_histories
+from pinrec_core.errors import PinRecError
 from pinrec_core.history import DTYPES, History, ItemType
 from pinrec_core.ids import user_store_key
 from pinrec_core.release.format import Release
@@ -70,8 +71,8 @@ def run(options: Options, progress: Progress) -> Result:
             for key in keys:
                 primary.append(_events(key, release.catalogue, manifest, end_time))
             stages = {
-                "batch view": SignalFetchStage(options.prepared.parameters(realtime=None, threads=1)),
-                "batch view + real-time": SignalFetchStage(options.prepared.parameters(realtime=store, threads=1)),
+                "batch view": SignalFetchStage.open(options.prepared.parameters(realtime=None, threads=1)),
+                "batch view + real-time": SignalFetchStage.open(options.prepared.parameters(realtime=store, threads=1)),
                 BASELINE: _dict_stage(release, dict(zip(keys, map(_copy, histories.values()), strict=True))),
             }
             rows: list[Row] = []
@@ -105,9 +106,16 @@ def _rotating(stage: SignalFetchStage, requests: Sequence[Tensors], B: int) -> C
 
 
 def _answered_bytes(stage: SignalFetchStage, requests: Sequence[Tensors]) -> int:
-    """Bytes of all tensors that the stage answers these requests with: at least these must be moved."""
-    answers = run_batch(stage, requests)
-    return sum(values.nbytes for answer in answers if isinstance(answer, Mapping) for values in answer.values())
+    """Bytes of all tensors that the stage answers these requests with: at least these must be moved.
+
+    Raises the first error, so that no failing request is timed.
+    """
+    size = 0
+    for answer in run_batch(stage, requests):
+        if isinstance(answer, PinRecError):
+            raise answer
+        size += sum(values.nbytes for values in answer.values())
+    return size
 
 
 def _dict_stage(release: Release, histories: Mapping[bytes, History]) -> SignalFetchStage:
@@ -115,7 +123,7 @@ def _dict_stage(release: Release, histories: Mapping[bytes, History]) -> SignalF
     parser = RequestParser(manifest.dataset, manifest.model, manifest.generation, time.time)
     builder = EventHistoryBuilder(manifest.dataset, release.catalogue, text_encoder(manifest.dataset.text_encoder))
     decoded = DecodedHistories(histories, builder)
-    return SignalFetchStage.of(parser, decoded, max_history=manifest.model.max_history)  # type: ignore[arg-type]
+    return SignalFetchStage(parser, decoded, max_history=manifest.model.max_history)  # type: ignore[arg-type]
 
 
 def _events(user_key: bytes, catalogue: ItemCatalogue, manifest: DatasetManifest, end_time: int) -> list[Event]:

@@ -1,4 +1,4 @@
 """The CPU service that turns item keys into ID embeddings.
 
-The tables themselves are ``pinrec_core.representations.id_embedding``. It may not know who asks, nor Triton.
+The tables themselves are ``pinrec_core.representations.id_embedding``. The service may not know its callers or Triton.
 """

@@ -1,6 +1,7 @@
 """The ID embedder stage: keys → ID embeddings from the release's TorchScript module, on CPU (``contract.ID_EMBEDDER``).
 
-All keys of a batch go through the tables in one call. Embeddings leave as FP16: half the bytes to the generator.
+All keys of a batch go through the tables in one call. The embeddings are returned as FP16, which halves the bytes that
+travel to the generator.
 """
 
 from __future__ import annotations

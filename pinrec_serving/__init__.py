@@ -1,6 +1,7 @@
-"""The owner of a Triton process: ``installation`` finds the server, ``runtime`` runs it, ``model_repository`` writes
-what it loads, ``deployment`` swaps releases, ``service`` is the life of it all, ``companion`` a command that ends
-with it. ``triton_boundary`` is the other side: what a stage's process knows of Triton.
+"""The owner of a Triton process. ``installation`` finds the server, ``runtime`` runs it, ``model_repository`` writes
+the models that it loads, and ``deployment`` deploys and swaps releases. ``service`` puts these together from start to
+stop; ``companion`` runs a command beside the service and stops the service when the command ends. ``triton_boundary``
+runs on the other side, in the process of a stage: it translates between Triton and the stage.
 
-It may not know what a stage computes, nor the command line.
+This package may not know what a stage computes, nor the command line.
 """

@@ -1,4 +1,4 @@
-"""A command that runs beside the service and ends it: ``pinrec serve … -- COMMAND``."""
+"""A command that runs beside the service, which stops when the command ends: ``pinrec serve … -- COMMAND``."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from pinrec_core.errors import ConfigError
 
 
 class Companion:
-    """Starts the command once the service is ready; when the command ends, so does the service, as if by SIGTERM."""
+    """Runs the command. When it ends, the service is stopped by a SIGTERM to its own process.
+
+    ``exit_code`` is that of the command, 0 until it has ended.
+    """
 
     def __init__(self) -> None:
         self.exit_code = 0
 
     def start(self, command: Sequence[str]) -> None:
-        """Raises ``ConfigError`` when the command cannot be run."""
+        """Start the command; to be called once the service is ready. Raises ``ConfigError`` when it cannot be run."""
         try:
             process = subprocess.Popen(command)
         except OSError as error:
@@ -26,6 +29,7 @@ class Companion:
 
     def _follow(self, process: subprocess.Popen[bytes]) -> None:
         self.exit_code = process.wait()
-        # To the main thread, which handles signals. One to the process may be given to a thread that does not, as the
-        # main thread is just then busy with the SIGCHLD of the same command; the service would sleep on.
+        # Python handles signals in the main thread only, so the signal goes to that thread. A signal to the process may
+        # be delivered to another thread, because the main one is busy with the SIGCHLD of the same command; then the
+        # service would not wake up.
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)

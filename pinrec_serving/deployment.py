@@ -1,8 +1,8 @@
-"""Which release a running server serves: deploy, swap, drain.
+"""Decides which release a running server serves: it deploys a release, swaps it for another and drains the server.
 
-A release's stages are loaded under release-qualified names beside those that serve; the load of the ensemble that
-names them is the switch. Triton lets requests in flight finish on the stages they began with, so no answer is made by
-a mixture of releases. Knows the server by its model-control API alone.
+The stages of a new release are loaded beside those that serve, under names that contain the release. Loading the
+ensemble that names them is the switch. Triton lets requests in flight finish on the stages they began with, so no
+answer comes from a mixture of releases. This module uses the server through its model-control API alone.
 """
 
 from __future__ import annotations
@@ -24,29 +24,31 @@ from pinrec_core.errors import ConfigError, ServerError, require
 from pinrec_serving.model_repository import IdKinds, stage_names, write_ensemble, write_stage
 from pinrec_serving.runtime import TritonServer
 
-LOAD_TIMEOUT = 600.0  # seconds one stage may take to load: a large model is read, checked and perhaps compiled
+LOAD_TIMEOUT = 600.0  # seconds for one stage to load: a large model is read, checked and perhaps compiled
 UNLOAD_TIMEOUT = 60.0
 POLL_INTERVAL = 0.1
 RETURNED = ("UNAVAILABLE", "")
-"""States of a model that holds no request any more. While requests are in flight it is UNLOADING."""
+"""States of a model that has no requests in flight any more. While it has some, its state is UNLOADING."""
 
 log = logging.getLogger(__name__)
 
 
 def default_threads() -> int:
-    """Threads of a stage process: half of the cores this process may use, at least one.
+    """Threads of a stage process: half of the cores that this process may use, at least one.
 
-    The stages are processes of their own that work at the same time on different requests; with all cores each, they
-    would take them from one another and from the server.
+    The stages are separate processes that work on different requests at the same time. If each used all cores, they
+    would compete with one another and with the server.
     """
     return max(1, len(os.sched_getaffinity(0)) // 2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingOptions:
-    """What every release is served with: the data and devices of this machine.
+    """Options that apply to every release served: this machine's data folders, device, threads and processes.
 
-    ``instances`` gives a stage more than the one process of its template. ``threads`` bounds each process.
+    ``realtime`` is None where the batch view is served alone. ``device`` is the generator's; every other stage runs on
+    the CPU. ``threads`` bounds each stage process. ``instances`` gives the number of processes of a stage, where that
+    is not one. Raises ``ConfigError`` for an unknown stage or a number below one.
     """
 
     signals: Path
@@ -74,7 +76,7 @@ def parse_instances(texts: Sequence[str]) -> dict[str, int]:
 
 
 class Deployment:
-    """What one server serves. Not for use by several threads."""
+    """The release that one server serves, and the ways to change it. Not for use by several threads."""
 
     def __init__(
         self,
@@ -91,9 +93,9 @@ class Deployment:
         self.release_id: str | None = None
 
     def deploy(self, *, release_id: str, folder: Path, dataset: DatasetManifest) -> None:
-        """Serve the release in ``folder`` instead of what is served now; the same release again is no change.
+        """Serve the release in ``folder`` from now on. A release that is served already is left as it is.
 
-        Raises ``ServerError`` when a stage cannot load it. The earlier release, if any, then serves on, untouched.
+        Raises ``ServerError`` when a stage cannot load it. The earlier release, if any, then goes on serving.
         """
         if release_id == self.release_id:
             return
@@ -121,7 +123,7 @@ class Deployment:
             self._remove(stage_names(earlier))
 
     def deploy_ingest(self, dataset: DatasetManifest) -> None:
-        """Load the write path. It belongs to the signals folder, not to a release, and stays through every swap."""
+        """Load the write path. It belongs to the signals folder, not to a release, so swaps leave it loaded."""
         self._progress(f"loading {SIGNAL_INGEST.name}")
         ids = IdKinds(user_id=dataset.user_id_kind, item_id=dataset.item_id_kind)
         parameters = self._parameters()
@@ -131,9 +133,9 @@ class Deployment:
         self._control.load(SIGNAL_INGEST.name)
 
     def drain(self, timeout: float) -> bool:
-        """Take nothing new, finish what was accepted. False when requests were still in flight after ``timeout``.
+        """Refuse new requests and wait for the accepted ones. False when some are in flight after ``timeout`` seconds.
 
-        Only the two models a caller can name are unloaded: the stages must outlive the requests that pass them.
+        Only the two models that a client calls are unloaded: the accepted requests still need the stages.
         """
         deadline = time.monotonic() + timeout
         entrances = [ENSEMBLE.name, SIGNAL_INGEST.name]
@@ -153,7 +155,7 @@ class Deployment:
         return {name: value for name, value in values.items() if value}
 
     def _remove(self, names: Mapping[str, str]) -> None:
-        """Unload stages and delete their folders. A failure here must not undo a swap: it is logged."""
+        """Unload stages and delete their folders. A failure here must not undo a swap, so it is only logged."""
         loaded = [name for name in names.values() if (self._repository / name).is_dir()]
         try:
             for name in loaded:
@@ -167,7 +169,7 @@ class Deployment:
 
 
 class _ModelControl:
-    """Triton's model-control calls, their failures as ``ServerError``."""
+    """Triton's model-control calls. A call that fails raises ``ServerError``."""
 
     def __init__(self, server: TritonServer) -> None:
         self._client = triton.InferenceServerClient(server.endpoint.local.grpc)
@@ -189,7 +191,7 @@ class _ModelControl:
             raise ServerError(f"{name} cannot be unloaded: {_sentence(error)}") from error
 
     def wait_unloaded(self, names: list[str], deadline: float) -> bool:
-        """Wait until no model of ``names`` holds a request; False at ``deadline``."""
+        """Wait until none of these models has requests in flight; False when ``deadline`` has passed before."""
         while True:
             states = self._states()
             if all(states.get(name, "") in RETURNED for name in names):
@@ -207,5 +209,5 @@ class _ModelControl:
 
 
 def _sentence(error: InferenceServerException) -> str:
-    """The reason alone: without Triton's description of its states, and without the backend's Python traceback."""
+    """The reason alone, without Triton's account of model states and without the backend's Python traceback."""
     return str(error.message()).split("UNAVAILABLE state: Internal: ")[-1].split("\n\nAt:")[0].strip("; \n")

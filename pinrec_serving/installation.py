@@ -1,8 +1,8 @@
-"""Where the real Triton Inference Server is on this machine, and whether its Python backend can run here.
+"""Finds the real Triton Inference Server on this machine and checks that its Python backend can run here.
 
-Two places carry the same binary: Triton's own image under ``/opt/tritonserver``, and the ``nvidia-pytriton`` wheel,
-which hides it behind an API that this project does not use. Everything that can make the Python backend fail late,
-or silently, is checked here first and told in one sentence. Knows nothing of models or releases.
+Triton is found in one of two places: in its own image under ``/opt/tritonserver``, or in the ``nvidia-pytriton`` wheel,
+which wraps it in an API that this project does not use. Whatever would make the Python backend fail late or silently is
+checked before Triton starts, and a failed check raises one sentence. This module knows nothing of models or releases.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pinrec_core.errors import ServerError
 
 IMAGE_ROOT = Path("/opt/tritonserver")
 SHARED_MEMORY = Path("/dev/shm")
-MIN_SHARED_MEMORY = 256 << 20  # ten stage processes during a swap, 16 MiB each to begin with, and room to grow
+MIN_SHARED_MEMORY = 256 << 20  # a swap has ten stage processes, which start with 16 MiB each and grow
 BACKEND_FILES = ("libtriton_python.so", "triton_python_backend_utils.py")
 STUB = "triton_python_backend_stub"
 LIBRARY_PATH = "LD_LIBRARY_PATH"
@@ -36,14 +36,14 @@ SEARCH_PATH = "PATH"
 class TritonSource(StrEnum):
     """Which installation to run."""
 
-    AUTO = "auto"  # Triton's own image where this is one, else the wheel
+    AUTO = "auto"  # the image where its binary exists, else the wheel
     IMAGE = "image"
     WHEEL = "wheel"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TritonInstallation:
-    """A runnable server: its binary, the folder of its backends, and the environment both need."""
+    """A server that can be run: its binary, the folder of its backends, and the environment that both need."""
 
     binary: Path
     backends: Path
@@ -51,9 +51,9 @@ class TritonInstallation:
 
 
 def find_installation(build_folder: Path, source: TritonSource = TritonSource.AUTO) -> TritonInstallation:
-    """Locate Triton, put its Python backend together under ``build_folder`` and check that it can start.
+    """Locate Triton, assemble the wheel's Python backend under ``build_folder`` and check that it can start.
 
-    Raises ``ServerError`` with what to install or change.
+    Raises ``ServerError``, whose message says what to install or change.
     """
     if source is TritonSource.IMAGE or (source is TritonSource.AUTO and _image_binary().is_file()):
         return _from_image()
@@ -61,9 +61,9 @@ def find_installation(build_folder: Path, source: TritonSource = TritonSource.AU
 
 
 def check_machine(ports: Sequence[tuple[str, str, int]]) -> None:
-    """Check what any installation needs of the machine: free ``(purpose, host, port)`` and shared memory.
+    """Check what any installation needs of the machine: that the ports are free and there is enough shared memory.
 
-    Raises ``ServerError``.
+    ``ports`` lists (purpose, host, port). Raises ``ServerError``.
     """
     numbers = [port for _, _, port in ports]
     if len(set(numbers)) < len(numbers):
@@ -103,7 +103,7 @@ def _from_image() -> TritonInstallation:
 
 
 def _from_wheel(build_folder: Path) -> TritonInstallation:
-    spec = importlib.util.find_spec("pytriton")  # found, not imported: its import starts things of its own
+    spec = importlib.util.find_spec("pytriton")  # not imported, because its import has side effects
     if spec is None or spec.origin is None:
         raise ServerError("Triton is not installed: pip install 'pinrec-on-triton[serve]'")
     package = Path(spec.origin).parent
@@ -125,7 +125,7 @@ def _from_wheel(build_folder: Path) -> TritonInstallation:
 
 
 def _link(files: Sequence[Path], folder: Path) -> None:
-    """Symlinks, not copies: the shared object finds its libraries by its own path."""
+    """Fill ``folder`` with symlinks. Copies would not do: the files find their libraries relative to where they lie."""
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:
         link = folder / file.name
@@ -138,18 +138,19 @@ def _libpython_folder() -> Path:
 
 
 def _stub_environment(libraries: Sequence[Path]) -> dict[str, str]:
-    """The environment of the server, and through it of its stubs: *this* interpreter's library and packages.
+    """The environment of the server. Its stubs inherit it, so it names this interpreter's library and packages.
 
-    The stub embeds Python. The wheel's ignores ``PYTHONHOME`` and ``PYTHONPATH`` and belongs to whatever ``python3``
-    comes first on ``PATH``: that has to be this environment's, activated or not. Others read ``PYTHONPATH``.
+    A stub is a program that embeds Python and runs one stage. The wheel's stub ignores ``PYTHONHOME`` and
+    ``PYTHONPATH`` and takes the packages of the first ``python3`` on ``PATH``, so this environment's comes first there,
+    activated or not. Other stubs read ``PYTHONPATH``.
     """
     environment = dict(os.environ)
     packages = [Path(pinrec_core.__file__).parents[1]]
     packages += [Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")]
     environment["PYTHONPATH"] = _joined([*packages, *_split(environment.get("PYTHONPATH"))])
     environment[SEARCH_PATH] = _joined([Path(sys.executable).parent, *_split(environment.get(SEARCH_PATH, os.defpath))])
-    # OpenMP's threads wait asleep: spinning, they keep the cores from the thread and the stages they wait for. On two
-    # busy cores a generator with two spinning threads took 4 to 40 times as long as with two sleeping ones.
+    # OpenMP's threads sleep while they wait. If they spun, they would take the cores from the threads and stages that
+    # they wait for: on two busy cores, a generator with two spinning threads took 4 to 40 times as long.
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     environment[LIBRARY_PATH] = _joined([*libraries, *_split(environment.get(LIBRARY_PATH))])
     return environment
@@ -164,7 +165,10 @@ def _joined(paths: Sequence[Path]) -> str:
 
 
 def check_stub(stub: Path, environment: dict[str, str]) -> None:
-    """Ask the loader what the stub lacks: without this Triton would wait minutes for a stub that cannot start."""
+    """Check that the loader finds every library of the stub; Triton would wait minutes for a stub that cannot start.
+
+    Raises ``ServerError``, which names the missing libraries.
+    """
     answer = subprocess.run(["ldd", str(stub)], env=environment, capture_output=True, text=True, check=False)
     if answer.returncode != 0:
         raise ServerError(f"{stub}: cannot be loaded ({answer.stderr.strip()})")

@@ -1,7 +1,8 @@
-"""Model configurations: templates of ``model_repository/`` → what one release is loaded from.
+"""Writes the models that Triton loads for one release, from the templates in ``model_repository/``.
 
-A stage of a release is a copy of its template under a release-qualified name, with the release as a parameter; the
-ensemble is a copy whose steps carry those names. Knows nothing of a running server.
+A stage of a release is a copy of its template under a name that contains the release, with the release folder as a
+parameter. The ensemble is a copy of its template whose steps carry those names. This module knows nothing of a running
+server.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ VERSION = "1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdKinds:
-    """How one dataset writes its ids; it decides the element type of the id tensors."""
+    """How one dataset writes its ids. This decides the element type of the id tensors."""
 
     user_id: IdKind
     item_id: IdKind
 
     def data_type(self, dtype: DType) -> int:
-        """The type Triton is told: ``DataType`` of the protocol."""
+        """The element type in Triton's configuration, a ``DataType`` of the inference protocol."""
         kind = {DType.USER_ID: self.user_id, DType.ITEM_ID: self.item_id}.get(dtype)
         if kind is not None:
             dtype = DType.BYTES if kind is IdKind.STRING else DType.INT64
@@ -42,19 +43,19 @@ class IdKinds:
 
 
 def default_templates() -> Path:
-    """``model_repository`` beside the package, as in a checkout, or in the working directory."""
+    """The folder ``model_repository`` beside the package, as in a checkout, else the one in the working directory."""
     beside = Path(pinrec_core.__file__).parents[1] / "model_repository"
     return beside if beside.is_dir() else Path("model_repository")
 
 
 def qualified_name(stage: str, release_id: str) -> str:
-    """The name a release's stage is loaded under: ``generator__r42``."""
+    """The name under which a release's stage is loaded: ``generator__r42``."""
     check_release_id(release_id)
     return f"{stage}__{release_id}"
 
 
 def read_template(templates: Path, stage: str) -> ModelConfig:
-    """Raises ``ServerError`` when the configuration is missing or not readable."""
+    """The configuration of one template. Raises ``ServerError`` when it is missing or malformed."""
     path = Path(templates) / stage / CONFIG_FILE
     try:
         return text_format.Parse(path.read_text("utf-8"), ModelConfig())
@@ -85,8 +86,8 @@ def write_stage(
     version = Path(repository) / name / VERSION
     version.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(Path(templates) / spec.name / VERSION / "model.py", version / "model.py")
-    # Triton sees a model as changed when its folder is. A cache written by the stage's own process would do that, and
-    # loading the ensemble would then load every stage a second time: so the cache is there before the model is loaded.
+    # Triton reloads a model whose folder has changed. Were the bytecode cache written by the stage's own process, after
+    # the model is loaded, then loading the ensemble would load every stage a second time. So the cache is written here.
     py_compile.compile(str(version / "model.py"), doraise=True)
     _write_config(repository, config)
 
@@ -102,7 +103,7 @@ def write_ensemble(repository: Path, templates: Path, *, release_id: str, ids: I
 
 
 def stage_names(release_id: str) -> dict[str, str]:
-    """Stage → the name it is loaded under, in the order a request passes them."""
+    """Stage → the name under which it is loaded, in the order in which a request passes the stages."""
     return {spec.name: qualified_name(spec.name, release_id) for spec in PIPELINE}
 
 
@@ -115,8 +116,8 @@ def _set_id_types(config: ModelConfig, spec: StageSpec, ids: IdKinds) -> None:
 
 
 def _write_config(repository: Path, config: ModelConfig) -> None:
-    """Written beside and renamed, so that the server never reads half a configuration."""
+    """Write to a temporary file and rename it, so that the server never reads half a configuration."""
     path = Path(repository) / config.name / CONFIG_FILE
-    beside = path.with_suffix(".tmp")
-    beside.write_text(text_format.MessageToString(config), "utf-8")
-    os.replace(beside, path)
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(text_format.MessageToString(config), "utf-8")
+    os.replace(unfinished, path)

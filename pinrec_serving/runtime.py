@@ -1,7 +1,7 @@
-"""One Triton process: start it, wait until it is live, keep its log, say why it died, stop it.
+"""Runs one Triton process: starts it, waits until it is live, keeps its log, reports why it died, and stops it.
 
-The server runs in EXPLICIT model control on an empty repository; what it serves is loaded afterwards by
-``pinrec_serving.deployment``. Knows nothing of releases, stages or signals.
+The server starts with an empty model repository, in Triton's explicit model-control mode. ``pinrec_serving.deployment``
+loads models into it afterwards. This module knows nothing of releases, stages or signals.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from pinrec_core.errors import ServerError
 from pinrec_core.files.temporary_folder import TemporaryFolder
 from pinrec_serving.installation import TritonInstallation, TritonSource, check_machine, find_installation
 
-STAGE_SHARED_MEMORY = 16 << 20  # bytes each stage process starts with; it grows by itself
+STAGE_SHARED_MEMORY = 16 << 20  # bytes that each stage process starts with; Triton adds more when needed
 ADMIN_KEY = "pinrec-admin"
 RESTRICTED = ("model-repository", "shared-memory", "trace", "logging")
 FOLDER_PREFIX = "pinrec-server-"
-START_TIMEOUT = 60.0  # seconds until an empty server must be live
-EXIT_TIMEOUT = 30  # seconds Triton itself waits for requests in flight
+START_TIMEOUT = 60.0  # seconds that an empty server may take until it is live
+EXIT_TIMEOUT = 30  # seconds that Triton itself waits for requests in flight when it stops
 POLL_INTERVAL = 0.1
 NO_GPU = ("CudaDriverHelper", "unable to create stream")
-"""Errors that Triton logs on every machine without a GPU, and that are none."""
+"""Words in the errors that Triton logs on every machine without a GPU. They do not explain why a server died."""
 
 PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
@@ -59,7 +59,7 @@ class Endpoint:
 
     @property
     def local(self) -> Endpoint:
-        """The same server as reached from this machine: the wildcard address is not one to connect to."""
+        """The endpoint for clients on this machine, which cannot connect to a wildcard address such as 0.0.0.0."""
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
         return replace(self, host=host)
 
@@ -67,10 +67,10 @@ class Endpoint:
 class TritonServer:
     """A running server, as a context manager: entering starts it and waits until it is live, leaving stops it.
 
-    ``triton.log`` is appended to in ``log_folder``; the linked backend and the model repository live in a temporary
-    folder of their own, so several servers can run side by side. ``progress`` is called with the seconds waited.
-    Entering raises ``ServerError`` when something is missing or the server does not come up. Enter from a thread that
-    outlives the server: Triton ends with the thread that started it.
+    The log is appended to ``triton.log`` in ``log_folder``. The linked backend and the model repository live in a
+    temporary folder of the server's own, so several servers can run side by side. ``progress`` is called with the
+    seconds waited so far. Entering raises ``ServerError`` when something is missing or the server does not become live.
+    Enter it from a thread that lives longer than the server: Triton is terminated when the thread that started it ends.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class TritonServer:
 
     @property
     def admin_headers(self) -> dict[str, str]:
-        """The gRPC metadata that model control asks for: loading a model runs its code, so only the owner may."""
+        """The gRPC metadata that model control requires. Loading a model runs its code, so only the owner may do it."""
         return {f"triton-grpc-protocol-{ADMIN_KEY}": self._admin_secret}
 
     def __enter__(self) -> Self:
@@ -119,7 +119,7 @@ class TritonServer:
         self.stop()
 
     def poll(self) -> int | None:
-        """The exit status of the process, None while it runs."""
+        """The exit status of the process; None while it runs. Raises ``ServerError`` when it was never started."""
         if self._process is None:
             raise ServerError("the server was not started")
         return self._process.poll()
@@ -130,7 +130,7 @@ class TritonServer:
             raise ServerError(f"Triton ended with status {status}; {self.log_file} ends:\n{self.last_words()}")
 
     def stop(self, timeout: float = EXIT_TIMEOUT + 5.0) -> None:
-        """SIGTERM, then after ``timeout`` seconds SIGKILL; removes the temporary folder. The log stays."""
+        """Send SIGTERM, and SIGKILL after ``timeout`` seconds; then remove the temporary folder. The log is kept."""
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             try:
@@ -142,7 +142,7 @@ class TritonServer:
             self._folder.close()
 
     def last_words(self, lines: int = 8) -> str:
-        """The errors at the end of this run's log, or its last lines when it holds none."""
+        """The last errors in this run's log, or its last lines when it holds no error."""
         with self.log_file.open("rb") as log:
             log.seek(self._log_start)
             text = log.read().decode("utf-8", errors="replace").splitlines()
@@ -158,7 +158,8 @@ class TritonServer:
             raise ServerError(f"{self.log_file}: expected a file to write the log to ({error.strerror})") from error
         with log:
             self._log_start = log.tell()
-            # A session of its own: Ctrl-C in a terminal must reach only the owner, who drains before it stops Triton.
+            # Triton gets a session of its own: Ctrl-C in a terminal must reach only the owner, which drains the server
+            # before it stops Triton.
             self._process = subprocess.Popen(
                 self._command(installation),
                 env=installation.environment,
@@ -167,7 +168,7 @@ class TritonServer:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 preexec_fn=_end_with_parent,
-                pass_fds=(folder.lock,),  # the folder is Triton's as long as it runs, whatever becomes of its owner
+                pass_fds=(folder.lock,),  # keeps the folder while Triton runs, even when the owner is killed
             )
 
     def _command(self, installation: TritonInstallation) -> list[str]:
@@ -179,7 +180,7 @@ class TritonServer:
             f"--model-repository={self.repository}",
             f"--backend-directory={installation.backends}",
             f"--backend-config=python,shm-default-byte-size={STAGE_SHARED_MEMORY}",
-            "--disable-auto-complete-config",  # the configurations are complete; completing starts each stub twice
+            "--disable-auto-complete-config",  # the configurations are complete, and completing starts each stub twice
             f"--grpc-address={endpoint.host}",
             f"--grpc-port={endpoint.grpc_port}",
             f"--grpc-restricted-protocol={restricted}",
@@ -205,7 +206,7 @@ class TritonServer:
 
 
 def _end_with_parent() -> None:
-    """Runs in the child: ask the kernel for SIGTERM when the parent dies, so that a killed owner leaves no server."""
+    """Runs in the child: the kernel sends it SIGTERM when its parent dies, so that a killed owner leaves no server."""
     _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

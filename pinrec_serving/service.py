@@ -1,7 +1,7 @@
-"""The life of a serving process: start, deploy, wait for signals, swap, drain, stop.
+"""Runs a serving process from start to stop: starts Triton, deploys a release, reacts to signals, drains and stops.
 
-SIGHUP asks for the current release again and swaps to it; SIGTERM and SIGINT drain and stop, a second one skips the
-draining. Knows how a release is chosen only as a function.
+On SIGHUP the service looks up the current release again and swaps to it. On SIGTERM or SIGINT it drains and stops; a
+second one skips the draining. This module does not know how a release is chosen: the caller passes a function.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ def run_service(
     ready: Callable[[Release], None],
     report: Callable[[str], None],
 ) -> None:
-    """Serve until told to stop. Call it from the main thread.
+    """Serve until a signal stops the service. Call it from the main thread, which handles signals.
 
-    ``ready`` is called once, when the first request can be answered; ``report`` with a sentence about each step.
-    Raises ``PinRecError`` when the service cannot start or Triton ends by itself; a failed swap is only reported.
+    ``choose_release`` returns the folder of the release to serve, at the start and at each swap. ``ready`` is called
+    once, when requests can be answered. ``report`` is called with a sentence about each step. Raises ``PinRecError``
+    when the service cannot start or Triton ends by itself; a failed swap is only reported.
     """
     _on(STOP, _stop_at_once)
     release = _verified(choose_release())
@@ -44,10 +45,10 @@ def run_service(
         deployment = Deployment(server, templates, options, report)
         try:
             if options.realtime is not None:
-                deployment.deploy_ingest(signals_manifest)  # first: it makes the store that signal_fetch reads
+                deployment.deploy_ingest(signals_manifest)  # creates the store that signal_fetch reads
             _deploy(deployment, release)
         except PinRecError:
-            server.check_alive()  # when it has ended, that is the better explanation
+            server.check_alive()  # if Triton has ended, its own last errors explain more
             raise
         events: queue.SimpleQueue[int] = queue.SimpleQueue()
         _on((*STOP, signal.SIGHUP, signal.SIGCHLD), lambda signum, _: events.put(signum))
@@ -67,7 +68,11 @@ def run_service(
 
 
 def _next(events: queue.SimpleQueue[int]) -> int:
-    """The next signal. Wakes up now and then: one that the kernel gave to another thread does not wake the main one."""
+    """Wait for the next signal.
+
+    The wait ends every second, so that Python can run its handlers: a signal that the kernel has delivered to another
+    thread does not interrupt the main thread's wait.
+    """
     while True:
         try:
             return events.get(timeout=1.0)
@@ -76,7 +81,7 @@ def _next(events: queue.SimpleQueue[int]) -> int:
 
 
 def _verified(folder: Path) -> Release:
-    """The whole release checked, once: each stage checks only the parts that it reads."""
+    """Open a release and check all of its files. Each stage checks only the parts that it reads."""
     release = Release.open(folder)
     release.verify()
     return release
@@ -101,5 +106,5 @@ def _on(signals: tuple[signal.Signals, ...], handler: Callable[[int, FrameType |
 
 
 def _stop_at_once(signum: int, frame: FrameType | None) -> None:
-    """Leaves through every context manager, so Triton is stopped too. To be told to stop is not an error."""
+    """Exit through every context manager, so that Triton is stopped too. The status is 0: a stop is not an error."""
     raise SystemExit(0)

@@ -1,8 +1,9 @@
-"""The Triton boundary: Python-backend requests → a stage's tensors, its answers → responses. All of it, once.
+"""The Triton boundary: it turns Python-backend requests into a stage's tensors, and the answers into responses.
 
-The only module that touches ``triton_python_backend_utils``, which exists inside a Python-backend process alone and is
-imported where it is used. It checks what every stage relies on (batch dimension, element type, rank), so a ``model.py``
-holds no tensor maths and a stage nothing of Triton. Knows nothing of what a stage computes.
+This is the only module that uses ``triton_python_backend_utils``, which exists only inside a Python-backend process
+and is therefore imported where it is used. The module checks what every stage relies on (batch dimension, element
+type, shape), so that no ``model.py`` works on tensors and no stage knows Triton. It knows nothing of what a stage
+computes.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ log = logging.getLogger(__name__)
 TRITON_CODES: dict[str, str] = {
     "INVALID_ARGUMENT": "INVALID_ARG",
     "UNAVAILABLE": "UNAVAILABLE",
-    "FAILED_PRECONDITION": "INTERNAL",  # Triton has no such code; a caller can do nothing about it
+    "FAILED_PRECONDITION": "INTERNAL",  # Triton has no such code, and a caller can do nothing about it
     "INTERNAL": "INTERNAL",
 }
-"""``PinRecError.code`` → name of the ``TritonError`` code. The one table; a test holds it against the hierarchy."""
+"""``PinRecError.code`` → name of the ``TritonError`` code. A test checks that every error class has its code here."""
 
 NUMPY_TYPES: dict[DType, tuple[np.dtype, ...]] = {
     DType.BOOL: (np.dtype(np.bool_),),
@@ -45,7 +46,7 @@ NUMPY_TYPES: dict[DType, tuple[np.dtype, ...]] = {
     DType.USER_ID: (np.dtype(np.int64), np.dtype(np.object_)),
     DType.ITEM_ID: (np.dtype(np.int64), np.dtype(np.object_)),
 }
-"""The array types of each tensor type. Which of the two an id is, is the release's; the stage checks that."""
+"""The array types that each tensor type allows. A stage checks which of the two its release uses for an id."""
 
 
 def prepare_process() -> None:
@@ -58,7 +59,7 @@ def prepare_process() -> None:
 
 
 def stage_parameters(args: Mapping[str, str]) -> StageParameters:
-    """The ``parameters`` of the model's configuration, as ``initialize`` receives it.
+    """Read the ``parameters`` of the model's configuration from the arguments of ``initialize``.
 
     Raises ``ConfigError`` when one is unknown, missing or malformed.
     """
@@ -85,14 +86,15 @@ def stage_parameters(args: Mapping[str, str]) -> StageParameters:
 def execute(spec: StageSpec, stage: Stage[Any], requests: Sequence[Any]) -> list[Any]:
     """Answer N ``InferenceRequest`` with exactly N ``InferenceResponse``, in order.
 
-    A request that is malformed is answered with its own error; the others are run together, as if it were not there.
+    A malformed request is answered with its own error. The others are run together, as if it were not there. An answer
+    of code INTERNAL is logged in one record that holds the request id and the traceback.
     """
     answers = run_batch(_Checked(spec, stage), requests)
     return [_response(spec, answer, request) for answer, request in zip(answers, requests, strict=True)]
 
 
 class _Checked:
-    """The stage as one of Triton's requests, behind the checks of its contract: what it is given, what it gives."""
+    """A stage that takes Triton's requests: it checks inputs and outputs against the contract of the wrapped stage."""
 
     def __init__(self, spec: StageSpec, stage: Stage[Any]) -> None:
         self._spec = spec
@@ -103,14 +105,11 @@ class _Checked:
         return self._stage.parse(check_inputs(self._spec, tensors))
 
     def run(self, rows: Sequence[Any]) -> Sequence[Tensors | PinRecError]:
-        answers = self._stage.run(rows)
-        if len(answers) != len(rows):
-            raise RuntimeError(f"{self._spec.name} gave {len(answers)} answers: expected {len(rows)}, one per request")
-        return [a if isinstance(a, PinRecError) else check_outputs(self._spec, a) for a in answers]
+        return [a if isinstance(a, PinRecError) else check_outputs(self._spec, a) for a in self._stage.run(rows)]
 
 
 def check_inputs(spec: StageSpec, tensors: Tensors) -> dict[str, np.ndarray]:
-    """The tensors of one request, the batch dimension removed. Raises ``InvalidRequestError``."""
+    """The tensors of one request, without the batch dimension. Raises ``InvalidRequestError``."""
     by_name = {t.name: t for t in spec.inputs}
     for name in tensors:
         if name not in by_name:
@@ -125,7 +124,10 @@ def check_inputs(spec: StageSpec, tensors: Tensors) -> dict[str, np.ndarray]:
 
 
 def check_outputs(spec: StageSpec, tensors: Tensors) -> dict[str, np.ndarray]:
-    """What a stage answered, if it is what its contract promises. Raises ``RuntimeError``: the stage is at fault."""
+    """The tensors that a stage answered with, as its contract lists them.
+
+    Raises ``RuntimeError`` for a wrong element type or shape and ``KeyError`` for a missing tensor.
+    """
     checked = {}
     for tensor in spec.outputs:
         values = tensors[tensor.name]
@@ -160,12 +162,13 @@ def _response(spec: StageSpec, answer: Tensors | PinRecError, request: Any) -> A
 
     if isinstance(answer, PinRecError):
         message = str(answer)
-        if TRITON_CODES.get(answer.code, "INTERNAL") == "INTERNAL":
+        code = TRITON_CODES.get(answer.code, "INTERNAL")
+        if code == "INTERNAL":
             request_id = request.request_id() or uuid.uuid4().hex[:12]
-            message = f"{message} (request id {request_id})"
-            log.error("%s: %s", spec.name, message)
-        code = getattr(pb_utils.TritonError, TRITON_CODES.get(answer.code, "INTERNAL"))
-        return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(message, code))
+            log.error("%s: %s (request id %s)", spec.name, message, request_id, exc_info=answer)
+            message = f"{message}; the server's log has the details (request id {request_id})"
+        error = pb_utils.TritonError(message, getattr(pb_utils.TritonError, code))
+        return pb_utils.InferenceResponse(output_tensors=[], error=error)
     outputs = [pb_utils.Tensor(t.name, np.ascontiguousarray(answer[t.name][None])) for t in spec.outputs]
     return pb_utils.InferenceResponse(output_tensors=outputs)
 

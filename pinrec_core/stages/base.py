@@ -1,7 +1,8 @@
-"""What a stage is: parse each request, run the survivors once, answer in order. Knows nothing of Triton.
+"""The interface of a stage, and the loop that all stages share. This module knows nothing of Triton.
 
-A stage sees one request's tensors as a mapping from contract name to array, the batch dimension removed; optional
-tensors that were not sent are absent. ``run_batch`` is the only loop that every stage shares.
+A stage gets the tensors of one request as a mapping from name (``pinrec_core.contract``) to array, without the batch
+dimension. An optional tensor that was not sent is absent from the mapping. ``run_batch`` parses every request, runs
+the valid ones together and returns the answers in order.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError
+from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError, StoreError
 
 Tensors = Mapping[str, np.ndarray]
 Row = TypeVar("Row")
@@ -26,21 +27,25 @@ class Stage(Protocol[Row]):
     """One step of the pipeline."""
 
     def parse(self, tensors: Tensors) -> Row:
-        """Validate one request. Raises ``InvalidRequestError``."""
+        """Validate one request and return it in the form that ``run`` takes. Raises ``InvalidRequestError``."""
         ...
 
     def run(self, rows: Sequence[Row]) -> Sequence[Tensors | PinRecError]:
-        """Serve the valid requests of a batch in one go; one answer per row, in order."""
+        """Serve the valid requests of a batch together; one answer per row, in order.
+
+        After it has raised, it is called again with parts of the same rows, so running a row twice must do no harm.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageParameters:
-    """Where a stage finds its data and on what it runs: all that Triton's ``parameters`` carry.
+    """Where a stage finds its data and what it runs on. Triton's ``parameters`` carry these values and no others.
 
-    ``release`` is the release folder (None for ``signal_ingest``, which outlives releases); ``signals`` the folder of
-    the batch view; ``realtime`` that of the real-time store (None: serve from the batch view alone); ``device`` is a
-    torch device; ``threads`` bounds the stage's intra-operation threads.
+    ``release`` is the release folder; it is None for ``signal_ingest``, which serves on while releases change.
+    ``signals`` is the signals folder of a prepared dataset. ``realtime`` is the folder of the real-time store; with
+    None, histories come from the batch view alone. ``device`` is a torch device. ``threads`` is the number of threads
+    that one operation may use.
     """
 
     release: Path | None
@@ -51,7 +56,7 @@ class StageParameters:
 
     @property
     def release_folder(self) -> Path:
-        """The release, for a stage that cannot do without. Raises ``ConfigError``."""
+        """The release folder, for a stage that needs one. Raises ``ConfigError`` where there is none."""
         if self.release is None:
             raise ConfigError("release=None: expected the folder of a release")
         return self.release
@@ -60,45 +65,62 @@ class StageParameters:
 def run_batch(stage: Stage[Row], requests: Sequence[Tensors]) -> list[Tensors | PinRecError]:
     """Answer N requests with exactly N results, in order: the tensors, or the error of that request alone.
 
-    When the batched run fails as a whole the rows are run one by one, so that the row at fault is answered with its
-    error and its neighbours with their results. An unforeseen error is logged with its traceback and answered with a
-    sentence that does not leak it.
+    A batched run that fails as a whole is bisected until the failing rows stand alone, so one bad row costs
+    O(log N) further runs and its neighbours are still run together. A row may therefore be run more than once. A
+    ``StoreError`` is the exception: it is the answer of every row at once.
+
+    An unforeseen error is answered with a ``PinRecError`` whose message names only its class, and whose ``__cause__``
+    it is. Its traceback is not logged here: the caller either raises the answer or logs it with ``exc_info=answer``.
     """
-    answers: list[Tensors | PinRecError | None] = [None] * len(requests)
-    rows: list[Row] = []
-    positions: list[int] = []
-    for position, tensors in enumerate(requests):
-        try:
-            rows.append(stage.parse(tensors))
-            positions.append(position)
-        except Exception as error:
-            answers[position] = _as_answer(error)
-    for position, answer in zip(positions, _run_isolated(stage, rows), strict=True):
-        answers[position] = answer
-    return [a if a is not None else PinRecError("the stage gave no answer") for a in answers]
+    parsed: list[Row | PinRecError] = []
+    for tensors in requests:
+        row = _parse(stage, tensors)
+        parsed.append(row)
+    rows = [row for row in parsed if not isinstance(row, PinRecError)]
+    answers = iter(_run_isolated(stage, rows))
+    return [row if isinstance(row, PinRecError) else next(answers) for row in parsed]
+
+
+def _parse(stage: Stage[Row], tensors: Tensors) -> Row | PinRecError:
+    try:
+        return stage.parse(tensors)
+    except Exception as error:
+        return _as_answer(error)
 
 
 def _run_isolated(stage: Stage[Row], rows: Sequence[Row]) -> Sequence[Tensors | PinRecError]:
+    """Run the rows together. When that fails, run each half in the same way, down to single rows."""
     if not rows:
         return []
     try:
-        return stage.run(rows)
+        answers = stage.run(rows)
+        if len(answers) != len(rows):
+            raise RuntimeError(f"the stage gave {len(answers)} answers: expected {len(rows)}, one per row")
+        return answers
+    except StoreError as error:  # a store that cannot be read or written now fails each row alike
+        return [error] * len(rows)
     except Exception as error:
         if len(rows) == 1:
             return [_as_answer(error)]
-        log.warning("a batch of %d failed (%s); running its rows one by one", len(rows), error)
-        return [_run_isolated(stage, [row])[0] for row in rows]
+        log.warning("a run of %d rows failed (%r); running its halves", len(rows), error)
+    # Outside of `except`: within it, Python would chain the error of the whole to the errors of its parts.
+    middle = len(rows) // 2
+    return [*_run_isolated(stage, rows[:middle]), *_run_isolated(stage, rows[middle:])]
 
 
 def _as_answer(error: Exception) -> PinRecError:
     if isinstance(error, PinRecError):
         return error
-    log.exception("unforeseen error in a stage", exc_info=error)
-    return PinRecError(f"internal error ({type(error).__name__}); the server's log has the details")
+    answer = PinRecError(f"internal error ({type(error).__name__})")
+    answer.__cause__ = error
+    return answer
 
 
 def scalar(tensors: Tensors, name: str) -> np.generic | None:
-    """The single value of an optional tensor of shape [1], or None when it was not sent."""
+    """The single value of an optional tensor of shape [1], or None when it was not sent.
+
+    Raises ``InvalidRequestError`` for another shape.
+    """
     values = tensors.get(name)
     if values is None:
         return None
@@ -108,7 +130,7 @@ def scalar(tensors: Tensors, name: str) -> np.generic | None:
 
 
 def text(value: object, name: str) -> str:
-    """A BYTES element as text."""
+    """An element of a BYTES tensor as text. Raises ``InvalidRequestError`` when it is not UTF-8."""
     try:
         return value.decode("utf-8") if isinstance(value, bytes) else str(value)
     except UnicodeDecodeError as error:

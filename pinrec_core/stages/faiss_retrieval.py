@@ -16,19 +16,19 @@ from pinrec_core.retrieval.merging import merge_rule, retrieve
 from pinrec_core.stages.base import StageParameters, Tensors
 
 ANY_OUTCOME = "any"
-"""The outcome that a release without outcome conditioning answers with."""
+"""The outcome in the answers of a release whose model is not conditioned on outcomes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetrievalRequest:
-    """One request's plan and the catalogue rows that must not come back."""
+    """One request's retrieval plan, and the catalogue rows that its answer must not contain."""
 
     plan: RetrievalPlan
     excluded: np.ndarray  # int64 [X]
 
 
 class FaissRetrievalStage:
-    """Batched index lookup, merge and translation to external ids."""
+    """Looks the embeddings of a batch up in the index, merges what they find and translates rows to external ids."""
 
     def __init__(self, parameters: StageParameters) -> None:
         faiss.omp_set_num_threads(parameters.threads)

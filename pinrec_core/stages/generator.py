@@ -21,14 +21,14 @@ from pinrec_core.stages.base import StageParameters, Tensors
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeneratorRow:
-    """One request as the model needs it. What the user has seen is the index's concern: the request has none of it."""
+    """One request as the model needs it. It lists no seen items: ``faiss_retrieval`` leaves those out."""
 
     request: Request
     id_embedding: np.ndarray  # float16 [T, I]
 
 
 class GeneratorStage:
-    """Prefill, decode, compression and allocation for a batch of requests at once."""
+    """Prefill, decode steps, compression and budget allocation, for all requests of a batch together."""
 
     def __init__(self, parameters: StageParameters) -> None:
         torch.set_num_threads(parameters.threads)
@@ -37,7 +37,7 @@ class GeneratorStage:
         self.generation = release.manifest.generation
 
     def parse(self, tensors: Tensors) -> GeneratorRow:
-        key = np.zeros(len(tensors["history_item_type"]), DTYPES["item_key"])  # the model reads ID embeddings, not keys
+        key = np.zeros(len(tensors["history_item_type"]), DTYPES["item_key"])  # unused: the model reads ID embeddings
         outcome = np.full(len(key), NO_OUTCOME, DTYPES["outcome"])
         parts = {name: tensors[f"history_{name}"] for name in ("item_type", "surface", "timestamp", "feature", "scale")}
         T, F = parts["feature"].shape

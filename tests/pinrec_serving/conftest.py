@@ -1,4 +1,4 @@
-"""A real Triton with the project's own configurations and stand-in stages; no model, no data."""
+"""A real Triton with the project's own configurations and stand-in stages, which need no model and no data."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
 
 
 def free_endpoint() -> Endpoint:
-    """Three ports nobody listens on. They are all held until all are known, so that they differ."""
+    """An endpoint with three free ports. All three are held until each is known, so that they differ."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
     grpc, http, metrics = (s.getsockname()[1] for s in sockets)
     for s in sockets:
@@ -54,7 +54,7 @@ def manifest(kind: IdKind = IdKind.INT) -> DatasetManifest:
 
 @pytest.fixture(scope="session")
 def templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The configurations as they are, every ``model.py`` replaced by the stand-in."""
+    """A model repository with the real configurations, in which the stand-in replaces every ``model.py``."""
     folder = tmp_path_factory.mktemp("templates") / "model_repository"
     shutil.copytree(REPOSITORY, folder)
     for spec in (*PIPELINE, SIGNAL_INGEST):
@@ -64,7 +64,7 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def triton() -> None:
-    """Skips where no Triton is installed."""
+    """Skips the test where no Triton is installed."""
     if importlib.util.find_spec("pytriton") is None and not IMAGE_ROOT.is_dir():
         pytest.skip("no Triton: pip install 'pinrec-on-triton[serve]'")
 

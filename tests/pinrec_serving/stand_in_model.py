@@ -1,8 +1,8 @@
-"""A stand-in ``model.py`` for every stage: the real boundary and the real server around a stage of no substance.
+"""A stand-in ``model.py`` for every stage: the server and the Triton boundary are real, the stage computes nothing.
 
-What it answers shows who answered. The generator writes its release's number into every quota, and the last stage
-passes that on as the score beside its own release's name: an answer made by two releases would not agree with itself.
-A request's ``surface`` can ask for a fault: "malformed", "bug", "slow".
+The answers show which release made them. The generator writes the number of its release into every quota, and the last
+stage returns that as the score, beside the name of its own release. In an answer made by two releases these would
+differ. A request can ask for a fault by its ``surface``: "malformed", "bug" or "slow".
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class StandIn:
         count = int(row.get("num_items", row.get("resolved_num_items", [DEFAULT_NUM_ITEMS]))[0])
         history = 0 if row.get("user_id", [NEW_USER])[0] in (NEW_USER, b"") else 2
         sizes = {"T": history, "X": history, "M": count, "N": len(row.get("embedding", ())), "Q": 1}
-        for name, values in row.items():  # what came in keeps its size
+        for name, values in row.items():  # outputs are as long as the history that came in
             if name.startswith("history_"):
                 sizes["T"] = len(values)
         shape = [d if isinstance(d, int) else sizes.get(d, 4) for d in tensor.dims]

@@ -1,4 +1,4 @@
-"""Deploying, swapping and draining on a real Triton, with stand-in stages."""
+"""Deploys, swaps and drains releases on a real Triton with stand-in stages."""
 
 from __future__ import annotations
 
@@ -120,7 +120,9 @@ def test_an_unforeseen_error_is_internal_and_carries_the_request_id(
     assert status == "StatusCode.INTERNAL"
     assert "request-42" in message
     assert "Traceback" not in message
-    assert "ZeroDivisionError" in server.log_file.read_text()
+    _, _, behind = server.log_file.read_text().partition("(request id request-42)\n")
+    assert behind.startswith("Traceback (most recent call last)")
+    assert "ZeroDivisionError" in behind
 
 
 def test_a_batch_answers_each_request_as_alone(
@@ -234,7 +236,7 @@ def test_string_ids_travel_as_bytes(deployment: Deployment, client: triton_clien
 def test_draining_finishes_what_was_accepted_and_takes_nothing_new(
     deployment: Deployment, client: triton_client.InferenceServerClient, signals: Path
 ) -> None:
-    """Last in this file: nothing is served afterwards."""
+    """This test must be the last that uses the deployment, since nothing is served after it."""
     answers: list[bytes] = []
     slow = threading.Thread(
         target=lambda: answers.append(ask(client, surface=surface("slow")).as_numpy("release")[0, 0])

@@ -1,4 +1,4 @@
-"""What can be missing is told in one sentence before anything is started."""
+"""Whatever is missing on a machine is reported in one sentence before anything is started."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class TestWheel:
             assert any((Path(folder) / package / "__init__.py").is_file() for folder in folders), package
 
     def test_a_library_that_cannot_be_found_is_named(self, tmp_path: Path) -> None:
-        """The server's own library, without the folder of its dependencies, lacks them as a stub lacks libpython."""
+        """The server's library away from its dependencies fails in the way a stub without libpython does."""
         spec = importlib.util.find_spec("pytriton")
         assert spec is not None
         assert spec.origin is not None

@@ -1,4 +1,4 @@
-"""``pinrec serve`` as a person and a supervisor meet it: a process, its signals, its exit codes."""
+"""``pinrec serve`` as its users and a supervisor see it: a process with output, signals and exit codes."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def copy_release(made: Release, releases: Path, release_id: str) -> None:
-    """The same release under another id: the id is in the manifest alone."""
+    """Copy a release under another id, which is written in the manifest alone."""
     folder = shutil.copytree(made.folder, releases / release_id)
     described = json.loads((folder / layout.MANIFEST_FILE).read_text("utf-8"))
     (folder / layout.MANIFEST_FILE).write_text(json.dumps(described | {"release_id": release_id}), "utf-8")
 
 
 class Service:
-    """A `pinrec serve` process; ``wait_for`` reads its progress."""
+    """A running ``pinrec serve``. ``wait_for`` reads its progress up to a given sentence."""
 
     def __init__(self, *arguments: object, endpoint: Endpoint) -> None:
         ports = {"grpc": endpoint.grpc_port, "http": endpoint.http_port, "metrics": endpoint.metrics_port}
@@ -82,13 +82,13 @@ class Service:
 
 @pytest.fixture(scope="module")
 def world(triton: None, serving: IndexedModel, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three real releases and their signals; the stand-in generator refuses the one called damaged."""
+    """A folder with three real releases and their signals. The stand-in generator refuses the release ``damaged``."""
     folder = tmp_path_factory.mktemp("world")
     made = publish(
         serving,
         dataset=dataset,
         releases=folder / "made",
-        training=HeldOut(evaluation_share=0.3, held_out_last=0),
+        training=TRAINING,
         metrics={},
         now=NOW,
     )

@@ -1,4 +1,4 @@
-"""The boundary against small fakes of the backend's classes; the real backend runs in ``test_deployment.py``."""
+"""Tests the boundary with small fakes of the backend's classes; ``test_deployment.py`` runs the real backend."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from pinrec_core.contract import DType, StageSpec, TensorSpec
-from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError, StoreError
+from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError, ReleaseError, StoreError
 from pinrec_core.stages.base import Tensors
 from pinrec_serving import triton_boundary
 from pinrec_serving.triton_boundary import NUMPY_TYPES, TRITON_CODES, execute, stage_parameters
@@ -72,7 +72,7 @@ class FakeResponse:
 
 @dataclass
 class Doubler:
-    """A stage whose rows can be told to go wrong: NaN fails the run, a value of −1 is answered with an error."""
+    """A stage whose rows can be made to fail: NaN fails the whole run, −1 is answered with an error."""
 
     runs: list[int] = field(default_factory=list)
 
@@ -130,17 +130,53 @@ def test_bad_requests_do_not_touch_their_neighbours() -> None:
     assert answers[4].error == FakeError("the store is closed", FakeError.UNAVAILABLE)
 
 
-def test_an_unforeseen_error_is_internal_with_a_request_id_and_leaks_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.ERROR):
-        answers = execute(SPEC, Doubler(), [request(1), request(float("nan"), id="r-7"), request(2)])
+def test_an_unforeseen_error_is_internal_with_a_request_id_and_leaks_nothing() -> None:
+    answers = execute(SPEC, Doubler(), [request(1), request(float("nan"), id="r-7"), request(2)])
     assert [a.arrays()["doubled"].tolist() for a in (answers[0], answers[2])] == [[[2]], [[4]]]
-    error = answers[1].error
-    assert error is not None
-    assert error.code == FakeError.INTERNAL
-    assert "request id r-7" in error.message
-    assert "secret detail" not in error.message
-    assert "secret detail" in caplog.text
-    assert "request id r-7" in caplog.text
+    assert answers[1].error == FakeError(
+        "internal error (ZeroDivisionError); the server's log has the details (request id r-7)", FakeError.INTERNAL
+    )
+
+
+def test_one_log_record_holds_the_request_id_and_the_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        (alone,) = execute(SPEC, Doubler(), [request(float("nan"), id="r-7")])
+    (record,) = caplog.records
+    assert record.getMessage() == "doubler: internal error (ZeroDivisionError) (request id r-7)"
+    assert record.exc_info is not None
+    written = caplog.handler.format(record)
+    assert written.index("request id r-7") < written.index("Traceback (most recent call last)")
+    assert "ZeroDivisionError: secret detail" in written
+    assert alone.error is not None
+    assert "request id r-7" in alone.error.message
+    assert "Traceback" not in alone.error.message
+
+    caplog.clear()
+    with caplog.at_level(logging.DEBUG):
+        execute(SPEC, Doubler(), [request(1), request(2), request(float("nan"), id="r-8"), request(3)])
+    (record,) = (record for record in caplog.records if record.exc_info)
+    assert "request id r-8" in record.getMessage()
+
+
+def test_a_foreseen_internal_error_is_logged_in_the_same_way(caplog: pytest.LogCaptureFixture) -> None:
+    @dataclass
+    class Damaged(Doubler):
+        def run(self, rows: Sequence[Tensors]) -> Sequence[Tensors | PinRecError]:
+            raise ReleaseError("index.faiss: sha256 does not fit")
+
+    (answer,) = execute(SPEC, Damaged(), [request(1, id="r-9")])
+    (record,) = caplog.records
+    assert record.getMessage() == "doubler: index.faiss: sha256 does not fit (request id r-9)"
+    assert "in run\n" in caplog.handler.format(record)
+    assert answer.error == FakeError(
+        "index.faiss: sha256 does not fit; the server's log has the details (request id r-9)", FakeError.INTERNAL
+    )
+
+
+def test_no_other_error_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        execute(SPEC, Doubler(), [request(1, 2, 3, 4, 5), request(-1)])
+    assert not caplog.records
 
 
 def test_an_internal_error_without_a_request_id_gets_one() -> None:

@@ -1,4 +1,4 @@
-"""`id_embedder` in Triton's Python backend: the stage, behind the one Triton boundary."""
+"""The model `id_embedder` in Triton's Python backend: it builds the stage; the Triton boundary does the rest."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pinrec_serving import triton_boundary
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         triton_boundary.prepare_process()
-        # May import torch: after the process is prepared.
+        # Imported here because it may import torch, which must not happen before the process is prepared.
         from id_embedder.stage import IdEmbedderStage
 
         self.stage = IdEmbedderStage(triton_boundary.stage_parameters(args))
@@ -20,4 +20,4 @@ class TritonPythonModel:
         return triton_boundary.execute(contract.ID_EMBEDDER, self.stage, requests)
 
     def finalize(self) -> None:
-        del self.stage  # closes its files and stores
+        del self.stage  # this closes its files and stores

@@ -1,4 +1,4 @@
-"""`signal_fetch` in Triton's Python backend: the stage, behind the one Triton boundary."""
+"""The model `signal_fetch` in Triton's Python backend: it builds the stage; the Triton boundary does the rest."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pinrec_serving import triton_boundary
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         triton_boundary.prepare_process()
-        # May import torch: after the process is prepared.
+        # Imported here because it may import torch, which must not happen before the process is prepared.
         from signal_service.fetch_stage import SignalFetchStage
 
-        self.stage = SignalFetchStage(triton_boundary.stage_parameters(args))
+        self.stage = SignalFetchStage.open(triton_boundary.stage_parameters(args))
 
     def execute(self, requests: list[Any]) -> list[Any]:
         return triton_boundary.execute(contract.SIGNAL_FETCH, self.stage, requests)
 
     def finalize(self) -> None:
-        del self.stage  # closes its files and stores
+        del self.stage  # this closes its files and stores
