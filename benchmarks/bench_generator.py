@@ -1,8 +1,8 @@
-"""The generator: ``generate`` against recomputing without a cache and against Hugging Face's GPT-2; its phases apart.
+"""The generator: ``generate`` against recomputing without a cache and against Hugging Face's GPT-2; each phase alone.
 
-Histories are random and of full length, so that every request costs the most it can. Every variant makes S·W
-embeddings per outcome; ``oc`` appears twice, with one offset at the same steps, and with as many embeddings as
-``mt_oc`` makes (what multi-token generation saves).
+Histories are random and of full length, so that every request costs as much as possible. Each model makes S·W
+embeddings per outcome. ``oc`` appears twice: with as many steps as ``mt_oc``, and with the steps that it needs to make
+as many embeddings as ``mt_oc``. The second case shows what multi-token generation saves.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ TIME = 1_700_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One model, one batch size."""
+    """One model at one batch size."""
 
     preset: str
     variant: Variant
@@ -95,7 +95,7 @@ def run(options: Options, progress: Progress) -> Result:
 
 
 def functions(case: Case) -> dict[str, Callable[[], object]]:
-    """What is timed, by the name of its row."""
+    """The functions to be timed, by the name of their row."""
     torch.manual_seed(0)
     config = case.config
     model = PinRec(config).eval()
@@ -134,8 +134,10 @@ def _flops_by_row(needed: MatmulFlops) -> dict[str, int]:
 def _phases(
     model: SequenceModel, batch: HistoryBatch, context: RequestContext, offsets: tuple[int, ...]
 ) -> tuple[Callable[[], object], ...]:
-    """The phases of ``generate`` apart: prefill, all decode steps, all head calls. The cache of one prefill is decoded
-    over and over: later positions are overwritten, earlier ones stay."""
+    """The phases of ``generate``, each alone: prefill, all decode steps, all calls of the head.
+
+    Every call of the decode phase starts from the cache of the same prefill, and overwrites only later positions.
+    """
     B, T, _ = batch.feature.shape
     steps = context.feedback_outcome.shape[1] + 1
 

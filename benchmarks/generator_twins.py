@@ -1,27 +1,27 @@
-"""What ``generate`` is compared with: its twin without a cache, Hugging Face's GPT-2, and the arithmetic it needs."""
+"""What ``generate`` is compared with: its twin without a cache, Hugging Face's GPT-2, and the FLOPs that it needs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from pinrec_core.config.sections import ModelConfig
 from pinrec_core.generation.generate import RequestContext, condition_of_step, fed_back, step_embeddings
+from pinrec_core.model.flops import ForwardFlops
 from pinrec_core.model.sequence_model import HistoryBatch, SequenceModel
-from pinrec_core.representations import time_features
 
 
 @torch.inference_mode()
 def generate_by_recomputing(
     model: SequenceModel, history: HistoryBatch, request: RequestContext, offsets: tuple[int, ...]
 ) -> Tensor:
-    """The plain twin of ``generation.generate``, same signature: every step runs the decoder over the whole sequence.
+    """The plain twin of ``generation.generate``, with the same signature, but without a K/V cache.
 
-    Histories must be of one length T, so that tokens are appended and not inserted.
+    Every step runs the decoder over the whole sequence. All histories must have the same length T, so that new tokens
+    can be appended at the end. Raises ``ValueError`` otherwise.
     """
     B, T, _ = history.feature.shape
     if not (history.length == T).all():
@@ -44,10 +44,10 @@ def generate_by_recomputing(
 
 
 def gpt2_stepping(config: ModelConfig, B: int, T: int, steps: int) -> Callable[[], Tensor]:
-    """Hugging Face's ``GPT2Model`` of the same size with its own cache: prefill, then one token per step.
+    """Hugging Face's ``GPT2Model`` of the same size, with its own cache: prefill, then one token per step.
 
-    The backbone alone, without item embedders and head: less work than ``generate``. Raises ``ImportError`` where
-    ``transformers`` is not installed.
+    This is the decoder alone, without item embedders and head, so it has less work than ``generate``. Raises
+    ``ImportError`` where ``transformers`` is not installed.
     """
     from transformers import GPT2Config, GPT2Model
 
@@ -72,10 +72,10 @@ def gpt2_stepping(config: ModelConfig, B: int, T: int, steps: int) -> Callable[[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MatmulFlops:
-    """Floating-point operations of the matrix products that one batch cannot do without; a multiply-add counts two.
+    """FLOPs of the matrix products that ``generate`` needs for one batch, by phase: its floor.
 
-    Attention counts visible positions only, each item the one embedder of its type (a pin's), and conditioning
-    nothing: it does not depend on the request.
+    Each item is counted as a pin, which goes through one embedder. Attention counts visible positions only. Two things
+    are left out: the conditioning, which does not depend on the request, and the start token's time.
     """
 
     prefill: int
@@ -88,22 +88,11 @@ class MatmulFlops:
 
     @staticmethod
     def of(config: ModelConfig, *, B: int, T: int, S: int, W: int) -> MatmulFlops:
-        H, D, L = config.hidden_width, config.item_width, config.layers
-        O = config.num_conditions
-        projection = 2 * (D * H + time_features.WIDTH * H)  # item and time → token
-        block = 2 * 12 * H * H  # query, key, value: 3 H²; out: H²; MLP: 8 H²
-        start = 1 + T
-        seen_in_prefill = start * (start + 1) // 2
-        seen_in_decode = sum(range(start + 1, start + S))
+        """B histories of T items, S steps and W embeddings per step and outcome."""
+        flops = ForwardFlops.of(config)
+        token = flops.project_item + flops.project_time
         return MatmulFlops(
-            prefill=B * (T * (_embedder(config) + projection) + start * L * block + L * 4 * H * seen_in_prefill),
-            decode=B * ((S - 1) * (projection + L * block) + L * 4 * H * seen_in_decode),
-            head=B * S * 2 * (H * 2 * H + O * W * 2 * H * D),
+            prefill=B * (T * (flops.embed_pin + token) + flops.decode(1 + T)),
+            decode=B * ((S - 1) * token + flops.decode(S - 1, cached=1 + T)),
+            head=B * S * (flops.read_hidden + config.num_conditions * W * flops.answer),
         )
-
-
-def _embedder(config: ModelConfig) -> int:
-    """One pin through its embedder."""
-    D, hidden = config.item_width, 2 * config.item_width
-    widths = [config.feature_width + config.id_width, *[hidden] * (config.embedder_layers - 1), D]
-    return 2 * sum(a * b for a, b in pairwise(widths))

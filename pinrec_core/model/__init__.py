@@ -1,6 +1,15 @@
-"""The model: ``collate`` pads histories, ``decoder`` and ``output_head`` are its halves, ``sequence_model`` says what
-the rest of the package needs of any model, ``pinrec`` is ours, ``sasrec`` and ``dot_product`` are others, ``variants``
-chooses among them and ``device`` says where they run.
+"""The models (PinRec, model). In reading order::
 
-It may not know losses, budgets, the index or how it is trained.
+    sequence_model  what the rest of the project needs from any model
+    decoder         the causal transformer with its K/V cache
+    output_head     from hidden states to embeddings in item space
+    pinrec          the PinRec model
+    sasrec          SASRec, a baseline
+    dot_product     the pre-training of ID tables
+    variants        the model class of a configuration
+    collate         from histories to a padded batch
+    flops           the FLOPs of a forward pass
+    device          where a model runs
+
+This package may not know losses, budgets, the index or how a model is trained.
 """

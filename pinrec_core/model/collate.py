@@ -1,4 +1,4 @@
-"""Histories of different lengths to one padded batch. Training and the generator stage both come through here."""
+"""From histories of different lengths to one padded batch, for training and for the generator stage alike."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def collate(
     request_surface: Sequence[int] | None = None,
     request_time: Sequence[int] | None = None,
 ) -> HistoryBatch:
-    """B histories and their ID embeddings ``[B, T, I]`` (T the longest) → a batch on the ID embeddings' device.
+    """B histories and their ID embeddings ``[B, T, I]`` → a batch on the device of the ID embeddings.
 
-    Without ID embeddings the batch holds empty ones: training looks them up inside the objective.
-
-    The start token stands at the surface and time of the first interaction, or of the request where there is none.
+    T is the length of the longest history. Without ID embeddings the batch holds empty ones, as in training, where the
+    objective looks them up. The start token has the surface and time of the first interaction, and for an empty history
+    those of the request.
     """
     start_surface = [
         int(h.surface[0]) if len(h) else request_surface[b] if request_surface else 0 for b, h in enumerate(histories)

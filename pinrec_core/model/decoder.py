@@ -1,7 +1,7 @@
-"""GPT-2-style causal decoder with an explicit K/V cache (PinRec, model).
+"""A causal decoder in the style of GPT-2 with an explicit K/V cache (PinRec, model).
 
-The cache is a value: the caller makes it, passes it in and advances it, and may hand it on to whatever reads the
-history next. The decoder knows nothing of items; it maps token vectors to hidden states.
+The cache is a value: the caller allocates it, passes it in and advances it. The decoder maps token vectors to hidden
+states and knows nothing of items.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 CONTEXT_SCALE = 0.2
-"""Standard deviation of what position, surface and time each add to a token at the start; an item's share has 1. Were
-they as large as the item, the model would learn when things happened long before what happened."""
+"""Initial standard deviation of what position, surface and time each add to a token; the item's share has 1. If they
+were as large as the item's share, the model would learn when things happened long before it learns what happened."""
 
 
 @dataclass(slots=True)
 class KeyValueCache:
-    """Keys and values of every layer, ``[L, B, heads, P, H/heads]`` for P positions, and the filled length per row."""
+    """Keys and values of all layers, ``[L, B, heads, P, H/heads]``, and the number of filled positions per row."""
 
     key: Tensor
     value: Tensor
@@ -36,7 +36,10 @@ class KeyValueCache:
         )
 
     def advance(self, tokens: Tensor | int) -> None:
-        """Count ``tokens`` (int64 ``[B]``, or one number for every row) as filled. Padding written past it is dead."""
+        """Count ``tokens`` (int64 ``[B]``, or one number for every row) as filled.
+
+        Padding may have written behind the filled positions. That is never read, and the next tokens overwrite it.
+        """
         self.length = self.length + tokens
 
 
@@ -53,16 +56,16 @@ class Decoder(nn.Module):
         self.norm = nn.LayerNorm(hidden_width)
         nn.init.normal_(self.position_embedding.weight, std=CONTEXT_SCALE)
         self.apply(_init_linear)
-        for block in blocks:  # residual branches start small, by 1/√(2L), so that depth does not change the scale
+        for block in blocks:  # residual branches start smaller by 1/√(2L), so that depth does not change the scale
             for out in (block.attention_out, block.mlp_out):
                 nn.init.normal_(out.weight, std=(2 * layers * out.in_features) ** -0.5)
 
     def forward(self, tokens: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         """Tokens ``[B, T, H]`` → hidden states ``[B, T, H]``.
 
-        Without a cache the tokens start at position 0. With one, row b's tokens continue at ``cache.length[b]`` and
-        their keys and values are written there; the caller advances the cache. Padding goes to the right: causality
-        keeps it from every real token.
+        Without a cache the tokens start at position 0. With a cache the tokens of row b continue at
+        ``cache.length[b]``, and their keys and values are written there; the caller then advances the cache. Padding
+        must be on the right, where causal attention hides it from all real tokens.
         """
         B, T, _ = tokens.shape
         start = tokens.new_zeros(B, dtype=torch.int64) if cache is None else cache.length
@@ -80,7 +83,7 @@ class Decoder(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class CacheLayer:
-    """One layer's view of the cache, with where to write and what each new token may see."""
+    """One layer's part of the cache, with the positions to write to and what each new token may see."""
 
     key: Tensor  # [B, heads, P, H/heads]
     value: Tensor
@@ -89,7 +92,7 @@ class CacheLayer:
 
 
 class Block(nn.Module):
-    """Attention and MLP, each behind a LayerNorm and a residual."""
+    """Attention and MLP, each with a LayerNorm before it and a residual connection around it."""
 
     def __init__(self, heads: int, hidden_width: int, dropout: float) -> None:
         super().__init__()
@@ -124,9 +127,9 @@ class Block(nn.Module):
 
 
 def _init_linear(module: nn.Module) -> None:
-    """Weights by 1/√(inputs), so that a branch starts at the scale of its input whatever the width.
+    """Draw weights with standard deviation 1/√inputs, so that outputs start at the scale of inputs at any width.
 
-    GPT-2's fixed 0.02 is that of a width of 2,500; at 64 it leaves branches that hardly do anything.
+    GPT-2's fixed 0.02 fits a width of 2,500. At a width of 64 it would leave branches that hardly do anything.
     """
     if isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=module.in_features**-0.5)

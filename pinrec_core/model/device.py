@@ -1,4 +1,4 @@
-"""The torch device that a caller named, checked before anything is loaded onto it, and what does not fit its memory."""
+"""Clear errors for a torch device that does not work, and for sizes that do not fit into memory."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from pinrec_core.errors import ConfigError
 
 
 def torch_device(name: torch.device | str) -> torch.device:
-    """Raises ``ConfigError`` for a name that torch does not know and for a device that this machine lacks."""
+    """The device of that name.
+
+    Raises ``ConfigError`` for a name that torch does not know and for a device that this machine lacks.
+    """
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device).item()  # to the host and back: an accelerator may fail only when it is used
+        torch.zeros(1, device=device).item()  # an accelerator may fail only when it is used
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"device={str(name)!r}: expected a torch device of this machine ({reason})") from error
@@ -24,10 +27,10 @@ def torch_device(name: torch.device | str) -> torch.device:
 
 @contextmanager
 def within_memory(**sizes: int) -> Iterator[None]:
-    """Raises ``ConfigError`` that names ``sizes`` where the block asks for more memory than there is."""
+    """Raises a ``ConfigError`` that names ``sizes`` when the block asks for more memory than there is."""
     try:
         yield
-    except (MemoryError, RuntimeError) as error:  # the CPU's allocator has no error class of its own
+    except (MemoryError, RuntimeError) as error:  # torch's CPU allocator raises a plain RuntimeError
         wanted = re.search(r"tried to allocate [\d.]+ \w+", str(error), re.IGNORECASE)
         if wanted is None and not isinstance(error, MemoryError | torch.OutOfMemoryError):
             raise

@@ -1,8 +1,9 @@
-"""Stage one of two-stage training (PinRec, model): a minimal dot-product model whose only weights are the ID tables.
+"""Stage one of two-stage training (PinRec, model): a minimal dot-product model, which pre-trains the ID tables.
 
-The ID embedding of a user's last item predicts those that follow, whatever the surface or action. It has nothing but
-the tables to fit, so an epoch costs little; how many do good, the held-out loss says. The tables are then plugged into
-a model, which they give a head start: frozen, or with dropout and a learning rate of their own.
+The ID embedding of a user's last item predicts the items that follow, whatever the surface or action. The model has
+hardly any weights besides the tables, so an epoch is cheap. The number of epochs is best read from the held-out loss.
+Stage two trains another model that starts from these tables, either frozen, or with dropout and a learning rate of
+their own.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pinrec_core.model.sequence_model import ConditionedHead, HistoryBatch, Item
 
 
 class DotProduct(ItemModel):
-    """It is trained as any other model is, and generates nothing. Raises ``ConfigError`` without an ID embedding."""
+    """A model that is trained like any other but cannot generate. Raises ``ConfigError`` without an ID embedding."""
 
     def __init__(self, config: ModelConfig) -> None:
         require(config.id_width > 0, "id_width", config.id_width, "ID tables to pre-train", error=ConfigError)
@@ -32,9 +33,10 @@ class DotProduct(ItemModel):
         return F.normalize(self.id_dropout(id_embedding), dim=-1)
 
     def forward(self, batch: HistoryBatch) -> tuple[Tensor, Tensor]:
-        """→ the item last seen at each position ``[B, 1 + T, I]``, a learned start before the first, and the items.
+        """→ the last item seen at each position ``[B, 1 + T, I]``, and the items ``[B, T, I]``.
 
-        A query has no rows of its own in the tables, so the item before it stays the last.
+        Positions before the first item have a learned start vector. Search queries are not in the tables, so after a
+        query the item before it is still the last one.
         """
         item = self.represent_pins(batch.feature, batch.scale, batch.id_embedding)
         start = F.normalize(self.start_token, dim=0).expand(len(item), 1, -1)
@@ -45,7 +47,7 @@ class DotProduct(ItemModel):
 
 
 class Unchanged(ConditionedHead):
-    """A hidden state is in item space already, and nothing conditions it."""
+    """The head of a model whose hidden states are already in item space, without conditioning."""
 
     def condition(self, outcome: Tensor, offset: Tensor) -> Tensor:
         return torch.zeros_like(outcome).unsqueeze(-1)

@@ -1,7 +1,8 @@
-"""Conditioned output head (PinRec, model): a small MLP on [hidden state ‖ conditioning], L2-normalised, in item space.
+"""The conditioned output head (PinRec, model): a small MLP from [hidden state ‖ conditioning] to unit vectors in item
+space.
 
-The conditioning is a learned embedding per outcome and per time offset. A variant that lacks one of them has a single
-row there, so that all four variants are this module with other sizes.
+The conditioning is a learned embedding of the outcome and one of the time offset. A variant without one of them has a
+single row in its place, so that all four variants share this module.
 """
 
 from __future__ import annotations
@@ -15,24 +16,24 @@ from pinrec_core.representations.item_embedder import unit_vectors
 
 
 class OutputHead(ConditionedHead):
-    """``num_conditions`` outcomes and ``max_offset`` offsets."""
+    """A head that is conditioned on ``num_conditions`` outcomes and ``max_offset`` offsets."""
 
     def __init__(self, *, hidden_width: int, item_width: int, num_conditions: int, max_offset: int) -> None:
         super().__init__()
         self.outcome_embedding = nn.Embedding(num_conditions, hidden_width)
         self.offset_embedding = nn.Embedding(max_offset, hidden_width)
-        # One linear layer on the concatenation, kept as its two blocks: the hidden state's product is then computed
-        # once for all conditions.
+        # Together these two are one linear layer on the concatenation. Apart, the product with the hidden state can be
+        # computed once for all conditions.
         self.from_hidden = nn.Linear(hidden_width, 2 * hidden_width)
         self.from_condition = nn.Linear(2 * hidden_width, 2 * hidden_width, bias=False)
         self.out = nn.Linear(2 * hidden_width, item_width)
 
     @torch.no_grad()
     def start_as_inverse(self, token_projection: nn.Linear) -> None:
-        """Initial weights that lead from a token back to the item it was made of, but for the conditioning.
+        """Set initial weights that map a token back to the item that it was made of, apart from the conditioning.
 
-        A fresh model then answers with what it saw last, the best first guess there is. From random weights it has to
-        find the way back to item space first, and on a small log of short sessions it never does.
+        A fresh model then answers with the item it saw last, which is a good first guess. From random weights it would
+        have to learn the map back to item space first, and on a small log of short sessions it never does.
         """
         identity = torch.eye(token_projection.out_features)
         self.from_hidden.weight.copy_(torch.cat([identity, -identity]))
@@ -42,7 +43,7 @@ class OutputHead(ConditionedHead):
         nn.init.zeros_(self.out.bias)
 
     def condition(self, outcome: Tensor, offset: Tensor) -> Tensor:
-        """The conditioning's block of the first layer, ``[..., 2H]``: the same for every request and step."""
+        """What the conditioning adds in the first layer, ``[..., 2H]``. It is the same for all requests and steps."""
         return self.from_condition(torch.cat([self.outcome_embedding(outcome), self.offset_embedding(offset - 1)], -1))
 
     def conditioned(self, hidden: Tensor, condition: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The PinRec model: items to tokens, tokens to hidden states, these to embeddings in item space.
+"""The PinRec model: from items to tokens, from tokens to hidden states, and from these to embeddings in item space.
 
 Training calls ``forward``; ``pinrec_core.generation.generate`` calls the parts. The model knows nothing of losses,
 budgets or the index.
@@ -20,7 +20,7 @@ from pinrec_core.representations.quantization import dequantize
 
 
 class PinRec(SequenceModel):
-    """Embedders, decoder and head of one ``ModelConfig``."""
+    """Item embedders, decoder and output head for one ``ModelConfig``."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -40,7 +40,7 @@ class PinRec(SequenceModel):
         )  # fmt: skip
         self.head.start_as_inverse(self.token_projection)
         nn.init.normal_(self.surface_embedding.weight, std=CONTEXT_SCALE)
-        # Sines and cosines: the squares of the features sum to about WIDTH / 2.
+        # The features are sines and cosines, whose squares sum to about WIDTH / 2.
         nn.init.normal_(self.time_projection.weight, std=CONTEXT_SCALE / (time_features.WIDTH / 2) ** 0.5)
         nn.init.zeros_(self.time_projection.bias)
 
@@ -55,7 +55,7 @@ class PinRec(SequenceModel):
     def represent_items(self, batch: HistoryBatch) -> Tensor:
         """A history's pins and queries → item space ``[B, T, D]``.
 
-        Both embedders run on every position: static shapes cost less than a gather by type.
+        Both embedders run on every position, because static shapes cost less than gathering the items of each type.
         """
         pin = self.represent_pins(batch.feature, batch.scale, batch.id_embedding)
         query = self.query_embedder(self._dequantize(batch.feature, batch.scale))
@@ -70,15 +70,15 @@ class PinRec(SequenceModel):
         return self.token_projection(item) + self.context(surface, timestamp, previous_timestamp)
 
     def context(self, surface: Tensor, timestamp: Tensor, previous_timestamp: Tensor) -> Tensor:
-        """Surface and time ``[...]`` → their share of a token ``[..., H]``."""
+        """Surface and time ``[...]`` → what they add to a token ``[..., H]``."""
         time = time_features.time_features(timestamp, previous_timestamp).to(self.start_token.dtype)
         return self.surface_embedding(surface) + self.time_projection(time)
 
     def history_tokens(self, batch: HistoryBatch, item: Tensor) -> Tensor:
         """Tokens ``[B, 1 + T, H]``: the learned start token, then the history ``item`` ``[B, T, D]``.
 
-        The start token stands for "no history yet" at the surface and time of the first thing to come, so a user
-        without history is an ordinary row of length 0.
+        The start token means "no history yet" and has the surface and time of what comes next. A user without history
+        is therefore an ordinary row of length 0.
         """
         start = self.start_token + self.context(batch.start_surface, batch.start_timestamp, batch.start_timestamp)
         previous = time_features.previous_timestamps(batch.timestamp)

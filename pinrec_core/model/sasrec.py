@@ -1,9 +1,9 @@
-"""SASRec (Kang & McAuley, 2018) with sampled softmax: item ids and their order, nothing else.
+"""SASRec (Kang & McAuley, 2018) with sampled softmax: a baseline that sees item ids and their order, and nothing else.
 
-The same decoder, objective and trainer as PinRec; no content, surface, time or conditioning. Items are their ID
-embedding, shared by inputs and outputs; a query is one more id of a history. What differs from the published model:
-hashed ID tables, a linear map into the decoder and one out of it, and vectors that are normalised and scaled by the
-learned temperature, so that the same index serves it.
+It has the same decoder, objective and trainer as PinRec, but no content, surface, time or conditioning. An item is its
+ID embedding, in inputs and outputs alike; a search query is one more id. Three things differ from the published model:
+ID tables are hashed; a linear map leads into the decoder and another one out of it; and vectors are normalised and
+scaled by the learned temperature, so that the same index can serve it.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from pinrec_core.representations.item_embedder import unit_vectors
 
 
 class SASRec(SequenceModel):
-    """Raises ``ConfigError`` unless the ID embedding is as wide as an item."""
+    """The model for one ``ModelConfig``. Raises ``ConfigError`` unless the ID embedding is as wide as an item."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         expected = f"item_width={config.item_width}: SASRec's items are their ID embeddings"
         require(config.id_width == config.item_width, "id_width", config.id_width, expected, error=ConfigError)
         self.head = UserEmbedding(hidden_width=config.hidden_width, item_width=config.item_width)
-        with torch.no_grad():  # as in PinRec: a fresh model answers with the item it saw last
+        with torch.no_grad():  # as in PinRec, a fresh model answers with the item it saw last
             self.head.out.weight.copy_(inverse_of(self.token_projection))
             nn.init.zeros_(self.head.out.bias)
 
@@ -46,14 +46,14 @@ class SASRec(SequenceModel):
 
 
 class UserEmbedding(ConditionedHead):
-    """The hidden state in item space; there is nothing to condition it on."""
+    """A head that maps hidden states to item space, without conditioning."""
 
     def __init__(self, *, hidden_width: int, item_width: int) -> None:
         super().__init__()
         self.out = nn.Linear(hidden_width, item_width)
 
     def condition(self, outcome: Tensor, offset: Tensor) -> Tensor:
-        """Nothing, in the shape of a conditioning: zeros ``[..., 1]``."""
+        """Zeros ``[..., 1]``, because nothing is conditioned."""
         return torch.zeros_like(outcome, dtype=self.out.weight.dtype).unsqueeze(-1)
 
     def conditioned(self, hidden: Tensor, condition: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
-"""What the rest of the package needs of a model, whatever its inputs.
+"""What the rest of the project needs from a model, whatever its inputs are.
 
-The objective trains an ``ItemModel``: items, a hidden state per position, a head. Generation and the index need a
-``SequenceModel``: one whose hidden states come from tokens through a decoder. ``PinRec`` is one; so are baselines.
+The objective trains an ``ItemModel``, which has item representations, a hidden state per position and a head.
+Generation and the index need a ``SequenceModel``, whose hidden states come from tokens through a decoder. ``PinRec``
+and ``SASRec`` are sequence models.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from pinrec_core.representations.id_embedding import HashedIdEmbedding
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryBatch:
-    """B histories padded on the right to T positions. Row b holds ``length[b]`` real ones; the rest is ignored.
+    """B histories, padded on the right to T positions. Row b holds ``length[b]`` interactions; the rest is ignored.
 
-    Features stay INT8 until the model's device de-quantises them. ``id_embedding`` is what the ID embedder made of the
-    keys; queries have no ID table, so PinRec ignores theirs.
+    Features stay INT8 until the model dequantises them on its device. ``id_embedding`` comes from the ID embedder.
+    Search queries have no ID table, so PinRec ignores their ID embeddings.
     """
 
     feature: Tensor  # int8 [B, T, F]
@@ -32,7 +33,7 @@ class HistoryBatch:
     surface: Tensor  # int64 [B, T]
     timestamp: Tensor  # int64 [B, T]
     length: Tensor  # int64 [B]
-    start_surface: Tensor  # int64 [B]: surface and time that the start token stands for
+    start_surface: Tensor  # int64 [B], surface and time of the start token
     start_timestamp: Tensor  # int64 [B]
 
     def to(self, device: torch.device | str) -> HistoryBatch:
@@ -40,7 +41,7 @@ class HistoryBatch:
 
 
 class ConditionedHead(nn.Module, ABC):
-    """Hidden states and conditioning to item space."""
+    """Maps hidden states and a conditioning to item space."""
 
     def forward(self, hidden: Tensor, outcome: Tensor, offset: Tensor) -> Tensor:
         """Hidden states ``[..., H]``, outcomes and offsets (δ ≥ 1) ``[...]`` → unit vectors ``[..., D]``.
@@ -51,15 +52,15 @@ class ConditionedHead(nn.Module, ABC):
 
     @abstractmethod
     def condition(self, outcome: Tensor, offset: Tensor) -> Tensor:
-        """What the conditioning adds, the same for every request and step."""
+        """What the conditioning adds. It is the same for all requests and steps."""
 
     @abstractmethod
     def conditioned(self, hidden: Tensor, condition: Tensor) -> Tensor:
-        """As ``forward``, with ``condition`` computed before."""
+        """As ``forward``, with the result of ``condition``."""
 
 
 def inverse_of(token_projection: nn.Linear) -> Tensor:
-    """Weights ``[D, H]`` that lead from a fresh model's token back to the item it was made of."""
+    """Weights ``[D, H]`` that map a fresh model's token back to the item that it was made of."""
     return token_projection.weight.T / max(token_projection.weight.shape)
 
 
@@ -75,7 +76,7 @@ class ItemModel(nn.Module, ABC):
         self.id_dropout = nn.Dropout(config.id_dropout)
 
     def item_space_modules(self) -> dict[str, nn.Module]:
-        """Everything that decides which vector an item has, by name of attribute: what a release's identity covers."""
+        """The modules that decide which vector an item has, by attribute name. A release's identity covers them."""
         return {"id_embedding": self.id_embedding}
 
     @abstractmethod
@@ -86,12 +87,12 @@ class ItemModel(nn.Module, ABC):
     def forward(self, batch: HistoryBatch) -> tuple[Tensor, Tensor]:
         """→ hidden states ``[B, 1 + T, H]`` and item representations ``[B, T, D]``.
 
-        Hidden state t has seen the start token and the first t items: it predicts item t (counting from 0).
+        Hidden state t has seen the start token and the first t items, and predicts item t (counting from 0).
         """
 
 
 class SequenceModel(ItemModel):
-    """Hidden states by a causal decoder over tokens."""
+    """A model whose hidden states come from a causal decoder over tokens."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -101,7 +102,8 @@ class SequenceModel(ItemModel):
             layers=config.layers, heads=config.heads, hidden_width=config.hidden_width,
             max_positions=config.max_positions, dropout=config.dropout,
         )  # fmt: skip
-        # Elements of deviation 1 of a unit vector, and a rotation, so that a head can start with its inverse.
+        # A scaled rotation: the elements of a token have a standard deviation of about 1, and a head can start with the
+        # inverse.
         nn.init.orthogonal_(self.token_projection.weight, gain=max(config.hidden_width, config.item_width) ** 0.5)
         nn.init.zeros_(self.token_projection.bias)
         nn.init.normal_(self.start_token, std=1.0)
@@ -119,6 +121,6 @@ class SequenceModel(ItemModel):
         """Tokens ``[B, 1 + T, H]``: the learned start token, then the history ``item`` ``[B, T, D]``."""
 
     def forward(self, batch: HistoryBatch, cache: KeyValueCache | None = None) -> tuple[Tensor, Tensor]:
-        """As for every ``ItemModel``; with a cache, keys and values are written there and the caller advances it."""
+        """As for every ``ItemModel``. With a cache, keys and values are written there, and the caller advances it."""
         item = self.represent_items(batch)
         return self.decoder(self.history_tokens(batch, item), cache), item

@@ -1,4 +1,4 @@
-"""The model class of a variant: the one place that chooses between PinRec and what has another architecture."""
+"""The model class of a variant. Only this module chooses between PinRec and models of another architecture."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ def trainable_model(config: ModelConfig) -> ItemModel:
 
 
 def generative_model(config: ModelConfig) -> SequenceModel:
-    """A model with fresh weights that can be evaluated, released and served. Raises ``ConfigError`` for another."""
+    """A model with fresh weights that can be evaluated, released and served.
+
+    Raises ``ConfigError`` for a variant that only pre-trains ID tables.
+    """
     if config.variant is Variant.DOT_PRODUCT:
         raise ConfigError(
             "variant='dot_product': expected a model that generates; this one pre-trains ID tables for "

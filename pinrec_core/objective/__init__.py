@@ -1,5 +1,9 @@
-"""What training minimises: ``targets`` to predict, ``count_min_sketch`` for how often an item is a negative,
-``sampled_softmax`` (eq. 2) and ``objective``, which puts them together.
+"""What training minimises (PinRec, objective). In reading order::
 
-It may not know optimisers, processes or files.
+    targets           which items a training step predicts, and from which positions
+    count_min_sketch  how often an item occurs in the training stream, for log Q
+    sampled_softmax   the loss of a target against sampled negatives (eq. 2)
+    objective         the loss of one batch, which puts these together
+
+This package may not know optimisers, processes or files.
 """

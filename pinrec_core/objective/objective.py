@@ -1,6 +1,7 @@
-"""Loss of one training step (PinRec, objective): targets, candidates with their sampling correction, sampled softmax.
+"""The loss of one training batch (PinRec, objective): it draws targets and negatives and scores them by the softmax.
 
-Each target conditions the head on its own outcome and offset. Queries are context: they are never targets.
+The head is conditioned on the outcome and the offset of each target. Search queries of a history are context and never
+targets.
 """
 
 from __future__ import annotations
@@ -28,16 +29,16 @@ from pinrec_core.objective.targets import Targets, draw_all_actions, draw_window
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingBatch:
-    """Histories with what only training needs: keys (for tables, masks and the sketch) and outcomes (conditioning).
+    """Histories with what only training needs: item keys, outcomes and random items.
 
-    The ID embeddings of ``history`` are empty: the objective looks them up, so that the whole computation from tables
-    to loss is one module's forward pass.
+    Keys are for the ID tables, the masks and the sketch; outcomes are for the conditioning. The ID embeddings of
+    ``history`` are empty. The objective looks them up, so that one forward pass leads from the tables to the loss.
     """
 
     history: HistoryBatch
     item_key: Tensor  # int64 [B, T]
-    outcome: Tensor  # int64 [B, T], NO_OUTCOME for queries
-    random_key: Tensor  # int64 [R]: items drawn uniformly from the catalogue
+    outcome: Tensor  # int64 [B, T], NO_OUTCOME for search queries
+    random_key: Tensor  # int64 [R], of items drawn uniformly from the catalogue
     random_feature: Tensor  # int8 [R, F]
     random_scale: Tensor  # float [R]
 
@@ -47,15 +48,15 @@ class TrainingBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scored:
-    """How much a forward pass scored: the sizes that follow from what it drew."""
+    """How much a forward pass scored. These sizes follow from its draws."""
 
     queries: int
-    in_batch: int  # candidates, by where they are from
-    random: int
+    in_batch: int  # candidates that are targets of the batch
+    random: int  # candidates that are random items
 
 
 class Objective(nn.Module):
-    """A model with its loss, its learned temperature and its sketch: what one training step runs, and DDP wraps."""
+    """A model with its loss, its learned temperature and its sketch. Training runs this module, and DDP wraps it."""
 
     def __init__(self, model: ItemModel, config: ObjectiveConfig, *, catalogue_size: int) -> None:
         super().__init__()
@@ -64,20 +65,23 @@ class Objective(nn.Module):
         self.catalogue_size = catalogue_size
         self.log_inverse_temperature = nn.Parameter(torch.tensor(-math.log(config.init_temperature)))
         self.sketch = CountMinSketch(width=config.sketch_width, depth=config.sketch_depth)
-        self.scored = Scored(queries=0, in_batch=0, random=0)  # by the latest forward pass
+        self.scored = Scored(queries=0, in_batch=0, random=0)  # what the latest forward pass scored
 
     @property
     def inverse_temperature(self) -> Tensor:
-        """λ, capped."""
+        """λ, the learned inverse temperature, capped."""
         return self.log_inverse_temperature.clamp(max=math.log(self.config.max_inverse_temperature)).exp()
 
     @torch.no_grad()
     def cap_temperature(self) -> None:
-        """Bring λ back to its cap after a step: above it the gradient is zero, and λ could not come down again."""
+        """Bring λ back to its cap after a step. Above the cap its gradient is zero, so it could never fall again."""
         self.log_inverse_temperature.clamp_(max=math.log(self.config.max_inverse_temperature))
 
     def forward(self, batch: TrainingBatch) -> Tensor:
-        """The mean loss over the windows drawn from the batch: a scalar. In training mode the sketch counts it."""
+        """The mean loss over the windows drawn from the batch, a scalar.
+
+        In training mode the sketch counts the targets of the batch.
+        """
         B, T = batch.item_key.shape
         ids = self.model.id_embedding(batch.item_key.flatten()).unflatten(0, (B, T))
         hidden, item = self.model(replace(batch.history, id_embedding=ids))
@@ -112,7 +116,7 @@ class Objective(nn.Module):
         return reduce_windows(loss, targets.window, targets.num_windows, self.config.window_reduction)
 
     def _conditions(self) -> Tensor:
-        """What the head adds for each outcome and offset, ``[O, Δmax, …]``: computed once, not once per query."""
+        """The head's conditioning for each outcome and offset, ``[O, Δmax, …]``, computed once instead of per query."""
         config, device = self.model.config, self.log_inverse_temperature.device
         outcome = torch.arange(config.num_conditions, device=device).unsqueeze(1)
         offset = torch.arange(1, config.max_offset + 1, device=device)
@@ -128,9 +132,9 @@ class Objective(nn.Module):
         return draw_windows(is_target, max_offset=model.max_offset, window=window, windows=config.windows_per_step)
 
     def _draw_pool(self, batch: TrainingBatch, item: Tensor, is_target: Tensor) -> _Pool:
-        """In-batch negatives drawn from the batch's targets, then the random ones.
+        """Draw in-batch negatives from the batch's targets, and append the random ones.
 
-        A small batch has fewer targets than in-batch negatives are wanted; log Q follows what was drawn.
+        A batch may have fewer targets than ``in_batch_negatives``. log Q is computed from the number that was drawn.
         """
         user, position = is_target.nonzero(as_tuple=True)
         drawn = torch.randperm(len(user), device=user.device)[: self.config.in_batch_negatives]
@@ -145,7 +149,7 @@ class Objective(nn.Module):
         )
 
     def _log_q(self, item_key: Tensor, pool: _Pool) -> Tensor:
-        """log Q of keys ``[n]``: the probability that a draw of the pool is that item."""
+        """log Q of keys ``[n]``: the log probability that one draw of the pool is that item, float ``[n]``."""
         if not self.config.log_q:
             return torch.zeros(len(item_key), device=item_key.device)
         return pool_log_q(
@@ -156,8 +160,11 @@ class Objective(nn.Module):
     def _excluded(
         self, batch: TrainingBatch, is_target: Tensor, targets: Targets, target_key: Tensor, pool: _Pool
     ) -> Tensor:
-        """What is no negative: by user, bool ``[B, C]``, all that they have acted on; or, where that is not masked, by
-        window, ``[windows, C]``, what the window itself asks for."""
+        """Which candidates are not negatives.
+
+        → bool ``[B, C]``: for each user, all items of the batch that they acted on. Without ``mask_own_positives``,
+        bool ``[windows, C]``: for each window, its own targets alone.
+        """
         if self.config.mask_own_positives:
             owner = is_target.nonzero(as_tuple=True)[0]
             return members(owner, batch.item_key[is_target], len(is_target), pool.item_key)
@@ -166,7 +173,7 @@ class Objective(nn.Module):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pool:
-    """The negatives drawn for a step: C items, the first ``in_batch`` of them targets of the batch."""
+    """The C negatives drawn for a step. The first ``in_batch`` of them are targets of the batch."""
 
     item_key: Tensor  # int64 [C]
     item: Tensor  # float [C, D]
@@ -174,10 +181,10 @@ class _Pool:
 
 
 def reduce_windows(loss: Tensor, window: Tensor, num_windows: int, reduction: WindowReduction) -> Tensor:
-    """Losses ``[m]`` of targets and the window each belongs to, int64 ``[m]`` → the mean over windows, a scalar.
+    """Losses ``[m]`` of targets, and the window of each, int64 ``[m]`` → the mean over windows, a scalar.
 
-    Losses are −log p. Within a window, whatever its targets are conditioned on, either their mean counts, or the least
-    of them, or −log of the mean p. No window at all (a batch without targets) is a loss of 0.
+    A loss is −log p. The loss of a window is the mean of its targets' losses, the least of them, or −log of the mean p,
+    whatever the targets are conditioned on. A batch without windows has a loss of 0.
     """
 
     def per_window(values: Tensor, how: str) -> Tensor:
@@ -187,7 +194,7 @@ def reduce_windows(loss: Tensor, window: Tensor, num_windows: int, reduction: Wi
         reduced = per_window(loss, "mean")
     else:
         reduced = per_window(loss, "amin")
-        if reduction is WindowReduction.MARGINAL:  # around the least one, so that nothing underflows
+        if reduction is WindowReduction.MARGINAL:  # relative to the least loss, so that exp does not underflow
             least = reduced.detach()
             reduced = least - per_window(torch.exp(least[window] - loss), "mean").log()
     return reduced.sum() / max(1, num_windows)

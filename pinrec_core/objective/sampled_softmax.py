@@ -1,8 +1,8 @@
-"""Sampled softmax with sampling correction and masks (eq. 2).
+"""Sampled softmax with log Q correction and masked negatives (eq. 2).
 
-A query may have several targets; its negatives are the same for all of them. ``sampled_softmax_loss`` is the
-definition; ``streamed_sampled_softmax_loss`` gives the same losses and gradients block by block, without ever holding
-the logits of all queries.
+A query may have several targets, which all share its negatives. ``sampled_softmax_loss`` is the definition.
+``streamed_sampled_softmax_loss`` gives the same losses and gradients, but goes through the queries block by block and
+never holds all logits.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ import torch
 from torch import Tensor
 
 LOGITS_AT_ONCE = {"cpu": 1 << 18, "accelerator": 1 << 26}
-"""Logits of one block on a CPU, and on any accelerator. 1 MiB stays in the cache of a core while it is masked,
-exponentiated and multiplied; an accelerator wants blocks that fill it, and 256 MiB are little of its memory."""
+"""Logits of one block, on a CPU and on any accelerator. On a CPU 1 MiB stays in a core's cache while the block is
+masked, exponentiated and multiplied. An accelerator needs larger blocks to be busy, and has memory for 256 MiB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queries:
-    """n conditioned hidden states in item space, and whose they are."""
+    """n conditioned hidden states in item space."""
 
     vector: Tensor  # float [n, D]
-    row: Tensor  # int64 [n], of ``Candidates.excluded``
+    row: Tensor  # int64 [n], the query's row of ``Candidates.excluded``
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Positives:
-    """m targets and the query that has to find each."""
+    """m targets, each with the query that predicts it."""
 
     item: Tensor  # float [m, D]
     log_q: Tensor  # float [m]
@@ -37,10 +37,10 @@ class Positives:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidates:
-    """The C items that all queries of a step share as negatives: in-batch targets, then random ones, with repeats.
+    """The C items that all queries of a step share as negatives: in-batch targets, then random items, with repeats.
 
-    ``log_q`` is the log probability that a draw of this pool is this item. ``excluded`` says which of them are no
-    negatives: those among a user's own positives, a query's own targets with them.
+    ``log_q`` is the log probability that one draw of this pool is the item. ``excluded`` marks the items that must not
+    be negatives of a query: its own targets, and usually everything else that its user acted on.
     """
 
     item: Tensor  # float [C, D]
@@ -64,9 +64,9 @@ def sampled_softmax_loss(
 def streamed_sampled_softmax_loss(
     queries: Queries, positives: Positives, candidates: Candidates, inverse_temperature: Tensor
 ) -> Tensor:
-    """The fast twin of ``sampled_softmax_loss``, same signature; always in FP32, whatever autocast says.
+    """The fast twin of ``sampled_softmax_loss``, with the same signature. It computes in FP32, even under autocast.
 
-    In BF16 a logit of λ = 100 would be off by up to 0.4.
+    In BF16 a logit of 100, which λ = 100 allows, would be off by up to 0.4.
     """
     with torch.autocast(queries.vector.device.type, enabled=False):
         scaled = inverse_temperature * queries.vector.float()
@@ -78,8 +78,11 @@ def streamed_sampled_softmax_loss(
 
 
 class _LogSumOfNegatives(torch.autograd.Function):
-    """log Σ exp(logit) over each query's negatives. The backward pass computes a block's logits again: a product of
-    two thin matrices costs less than writing and reading all of them."""
+    """log Σ exp(logit) over each query's negatives.
+
+    The backward pass computes the logits of each block again: D is small, so the product costs less than writing all
+    logits to memory and reading them back.
+    """
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, item: Tensor, log_q: Tensor, excluded: Tensor, row: Tensor) -> Tensor:
@@ -98,11 +101,11 @@ class _LogSumOfNegatives(torch.autograd.Function):
         query, item, log_q, excluded, row, result = ctx.saved_tensors
         (grad,) = grads
         query_grad, item_grad = torch.empty_like(query), torch.zeros_like(item)
-        with torch.autocast(query.device.type, enabled=False):  # the backward pass may be called under it
+        with torch.autocast(query.device.type, enabled=False):  # the caller may run the backward pass under autocast
             for start in range(0, len(query), ctx.block):
                 part = slice(start, start + ctx.block)
                 logit = _masked_logits(query[part], item, log_q, excluded[row[part]])
-                # Where every candidate is excluded the sum is empty, −∞, and so is its gradient: nothing.
+                # Where every candidate is excluded, the log of the empty sum is −∞ and its gradient is 0.
                 level = result[part].nan_to_num(neginf=0.0).unsqueeze(1)
                 weight = logit.sub_(level).exp_().mul_(grad[part].unsqueeze(1))
                 torch.mm(weight, item, out=query_grad[part])
@@ -111,22 +114,24 @@ class _LogSumOfNegatives(torch.autograd.Function):
 
 
 def _masked_logits(query: Tensor, item: Tensor, log_q: Tensor, excluded: Tensor) -> Tensor:
-    """Logits ``[block, C]`` with −∞ where the candidate is no negative of the query."""
+    """Logits ``[block, C]``, with −∞ where a candidate is not a negative of the query."""
     return torch.addmm(-log_q, query, item.T).masked_fill_(excluded, -torch.inf)
 
 
 def pool_log_q(stream_probability: Tensor, *, in_batch: int, random: int, catalogue_size: int) -> Tensor:
-    """Log probability of items in a pool of ``in_batch`` targets and ``random`` uniform items, float ``[n]``.
+    """log Q: the log probability that one draw of the pool is the item, float ``[n]``.
 
-    The pool is a mixture; an item drawn both ways is corrected by the probability of either (mixed negative sampling).
+    The pool is a mixture of ``in_batch`` targets, drawn by their share of the stream, and ``random`` items, drawn
+    uniformly from the catalogue (mixed negative sampling).
     """
     return torch.log((in_batch * stream_probability + random / catalogue_size) / (in_batch + random))
 
 
 def members(row: Tensor, item_key: Tensor, num_rows: int, candidate_key: Tensor) -> Tensor:
-    """Which candidates each row has among its items: bool ``[num_rows, C]``.
+    """Which of the candidates are among the items of each row: bool ``[num_rows, C]``.
 
-    The items are given as pairs of a row and a key, int64 ``[n]`` each. Sorted look-up: O((C + n)·log C), no n × C.
+    The items are given as n pairs of a row and a key, int64 ``[n]`` each. Candidates are sorted and looked up in
+    O((C + n)·log C), so that no n × C comparison is needed.
     """
     distinct, column_of = candidate_key.unique(return_inverse=True)
     position = torch.searchsorted(distinct, item_key).clamp(max=len(distinct) - 1)

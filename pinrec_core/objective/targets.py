@@ -1,7 +1,7 @@
-"""Which (position, target) pairs a training step scores: next item (eq. 3), window (eq. 5), or all actions to come.
+"""Which (position, target) pairs a training step scores: next item (eq. 3), windows (eq. 5), or all future actions.
 
-Hidden state t of a user predicts the item at offset δ ≥ 1, which is item t + δ − 1 counting from 0. This module knows
-positions, offsets and times; it knows nothing of embeddings or losses.
+Hidden state t of a user, at offset δ ≥ 1, predicts item t + δ − 1 (counting from 0). This module knows positions,
+offsets and times. It knows nothing of embeddings or losses.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from pinrec_core.representations.time_features import DAY, previous_timestamps
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Targets:
-    """m pairs of a hidden state and an item it has to predict; those of one ``window`` are combined to one loss."""
+    """m pairs of a hidden state and an item that it predicts. The pairs of one window are combined to one loss."""
 
-    user: Tensor  # int64 [m], row of the batch
-    position: Tensor  # int64 [m], of the hidden state: it has seen that many items
-    target: Tensor  # int64 [m], column of the item in the batch
+    user: Tensor  # int64 [m], the row of the batch
+    position: Tensor  # int64 [m], of the hidden state, which is the number of items it has seen
+    target: Tensor  # int64 [m], the item's column in the batch
     offset: Tensor  # int64 [m], the δ that conditions the head
-    window: Tensor  # int64 [m], below num_windows
+    window: Tensor  # int64 [m], the number of the window, below num_windows
     num_windows: int
 
 
 def draw_windows(is_target: Tensor, *, max_offset: int, window: int, windows: int) -> Targets:
-    """At most ``windows`` windows [δ, δ + W), drawn from those of all positions and all δ in 1..Δmax (eq. 5).
+    """Draw at most ``windows`` windows [δ, δ + W) from those of all positions and all δ in 1..Δmax (eq. 5).
 
-    ``is_target`` bool ``[B, T]``. Every target inside a window is one to predict; windows without a target, as those
-    beyond the end of a history, are not drawn. With Δmax = W = 1 this is next-item prediction (eq. 3).
+    ``is_target`` bool ``[B, T]``. All targets inside a drawn window are predicted. Windows without a target, such as
+    those beyond the end of a history, are never drawn. With Δmax = W = 1 this is next-item prediction (eq. 3).
     """
     _, T = is_target.shape
     device = is_target.device
@@ -51,22 +51,22 @@ def draw_windows(is_target: Tensor, *, max_offset: int, window: int, windows: in
 
 
 def draw_all_actions(is_target: Tensor, timestamp: Tensor, *, horizon_days: float, windows: int) -> Targets:
-    """From each of at most ``windows`` positions one target of the days that follow (PinnerFormer, dense all-action).
+    """Draw at most ``windows`` positions, and for each a target of the days after it (PinnerFormer, dense all-action).
 
-    ``is_target`` bool ``[B, T]``, ``timestamp`` int64 ``[B, T]`` ascending over the real interactions. The horizon
-    counts from the last interaction seen, and from the first one for the start token. A log without times (positions
-    in their place) has its whole rest within the horizon.
+    ``is_target`` bool ``[B, T]``; ``timestamp`` int64 ``[B, T]``, ascending over the real interactions. The horizon
+    starts at the last interaction that the position has seen, and for the start token at the first interaction. In a
+    log without times, whose timestamps are positions, the horizon covers the whole rest of a history.
     """
     B, T = is_target.shape
     seen = _targets_before(is_target)
-    # Padding carries time 0; behind the real interactions only a later time keeps the row ascending.
+    # Padding has time 0. ``searchsorted`` needs ascending rows, so padding takes the time of the last interaction.
     now = previous_timestamps(timestamp)
     ascending = timestamp.cummax(dim=1).values
     end = torch.searchsorted(ascending, now + int(horizon_days * DAY), right=True)  # [B, T]
     before, within = seen[:, :-1], seen.gather(1, end)
     user, position = _sample((within > before).nonzero(as_tuple=True), windows)
     before, choices = before[user, position], (within - before)[user, position]
-    # The r-th target after the position is where the running count first reaches `before` + r.
+    # The r-th target after the position is where the running count of targets first reaches `before` + r.
     rank = before + 1 + (torch.rand(len(user), device=user.device) * choices).long().clamp(max=choices - 1)
     target = torch.searchsorted(seen[:, 1:][user].contiguous(), rank.unsqueeze(1)).squeeze(1)
     return Targets(
@@ -76,9 +76,10 @@ def draw_all_actions(is_target: Tensor, timestamp: Tensor, *, horizon_days: floa
 
 
 def share_queries(targets: Targets, condition: Tensor, num_conditions: int) -> tuple[Tensor, Tensor]:
-    """Targets of one window with the same ``condition``, int64 ``[m]`` below ``num_conditions``, share a query.
+    """Let the targets of a window that have the same ``condition`` share one query.
 
-    → for each of the n queries one of its targets, int64 ``[n]``, and each target's query, int64 ``[m]``.
+    ``condition`` is int64 ``[m]``, below ``num_conditions``. → one target of each of the n queries, int64 ``[n]``, and
+    the query of each target, int64 ``[m]``.
     """
     distinct, query = torch.unique(targets.window * num_conditions + condition, return_inverse=True)
     first = torch.empty_like(distinct).scatter_(0, query, torch.arange(len(query), device=query.device))
@@ -86,12 +87,12 @@ def share_queries(targets: Targets, condition: Tensor, num_conditions: int) -> t
 
 
 def _targets_before(is_target: Tensor) -> Tensor:
-    """Targets in front of each position, and in the whole row: int64 ``[B, T + 1]``."""
+    """The number of targets before each position, and last that of the whole row: int64 ``[B, T + 1]``."""
     return F.pad(is_target.cumsum(1), (1, 0))
 
 
 def _sample(columns: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:
-    """At most ``count`` of the rows that the columns ``[n]`` make up, without repeats."""
+    """Draw at most ``count`` of the n rows that these columns ``[n]`` make up, without replacement."""
     n = len(columns[0])
     if n <= count:
         return columns

@@ -1,7 +1,8 @@
-"""Sequences on disk to batches of histories, in memory bounded by the shuffle buffer.
+"""From sequences on disk to batches of histories, in memory that is bounded by the shuffle buffer.
 
-The order of the data and everything drawn for a batch are functions of (seed, epoch, process, batch): a resumed run
-needs no state of any generator to see what an uninterrupted one saw. Knows nothing of losses or optimisers.
+The order of the data and all random draws for a batch are functions of (seed, process, epoch, batch). A resumed run
+therefore sees the same data as an uninterrupted one without saving the state of any random generator. This module knows
+nothing of losses or optimisers.
 """
 
 from __future__ import annotations
@@ -29,21 +30,21 @@ from pinrec_core.objective.objective import TrainingBatch
 T = TypeVar("T")
 
 SHUFFLE_BUFFER = 4096
-"""Histories held at once to mix users that lie together in a file."""
+"""Histories held at once, so that users who are neighbours in a file end up in different batches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draw:
-    """B histories of one batch, and where in its epoch they stand."""
+    """The B histories of one batch, and its place in the epoch."""
 
     histories: Sequence[History]
-    batch: int  # within the epoch and the process, from 0
-    share: float  # of the epoch, once the batch is done; in (0, 1]
+    batch: int  # its number within the epoch and the process, from 0
+    share: float  # of the epoch that is over once this batch is done, in (0, 1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedBatch:
-    """A draw as tensors, and the seed of what the objective draws from them: windows, in-batch negatives, dropout."""
+    """A draw as tensors, with the seed for what the model and its objective draw: dropout, windows, negatives."""
 
     batch: TrainingBatch
     lengths: list[int]
@@ -52,12 +53,15 @@ class PreparedBatch:
 
 
 def generator_of(seed: int, *key: int) -> np.random.Generator:
-    """A generator of its own for every key: (process, epoch) orders the data, (process, epoch, batch) draws."""
+    """An independent random generator for every key.
+
+    The key (process, epoch) is for the order of the data, the key (process, epoch, batch) for the draws of one batch.
+    """
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
 def longest_segment(model: ModelConfig) -> int:
-    """Interactions that fill the decoder: shorter ones would leave the positions of generated tokens untrained."""
+    """How many interactions fill the decoder. Shorter segments would never train the positions of generated tokens."""
     return model.max_positions - 1
 
 
@@ -71,11 +75,11 @@ def epoch_batches(
     process: int = 0,
     num_processes: int = 1,
 ) -> Iterator[Draw]:
-    """One pass over the training users of a process: every ``num_processes``-th of the stream.
+    """One pass over the training users of a process, which are every ``num_processes``-th of the stream.
 
-    A long history is cut into segments at an offset drawn anew each epoch, so that every position learns from
-    contexts of every length. Within the shuffle buffer, histories of similar length share a batch.
-    ``num_users`` is that of the whole stream, held-out users included.
+    A long history is cut into segments. The first cut is drawn again in each epoch, so that an interaction is predicted
+    from contexts of many lengths. Within the shuffle buffer, histories of similar length share a batch. ``num_users``
+    counts all users of the stream, including those held out.
     """
     generator = generator_of(training.seed, process, epoch)
     buffer: list[History] = []
@@ -100,7 +104,7 @@ def epoch_batches(
 
 
 def has_targets(sequences: Path, training: TrainingConfig, *, process: int = 0, num_processes: int = 1) -> bool:
-    """Whether a process has anything to learn from: an epoch of it would not be empty."""
+    """Whether any of a process's histories has an interaction with an outcome to learn from."""
     own = _own_histories(sequences, training, process, num_processes)
     return any((history.outcome != NO_OUTCOME).any() for _, history in own)
 
@@ -108,7 +112,7 @@ def has_targets(sequences: Path, training: TrainingConfig, *, process: int = 0, 
 def _own_histories(
     sequences: Path, training: TrainingConfig, process: int, num_processes: int
 ) -> Iterator[tuple[int, History]]:
-    """What a process is trained on, and how many users the stream has gone through by then."""
+    """The histories that a process trains on, each with the number of users that the stream has read by then."""
     trained = 0
     for seen, (user_id, history) in enumerate(iter_histories(sequences), start=1):
         if not is_evaluation_user(user_id, training.evaluation_share):
@@ -118,10 +122,10 @@ def _own_histories(
 
 
 def segments(history: History, length: int, generator: np.random.Generator) -> Iterator[History]:
-    """Cut a history into consecutive segments of at most ``length``; one without a target teaches nothing.
+    """Cut a history into consecutive segments of at most ``length``, and leave out those without a target.
 
-    A single interaction is kept: it teaches the start token what a user without history does. Segments are copies, so
-    that what they were cut from can go.
+    A segment of one interaction is kept: it teaches the start token what users without history do. Segments are copies,
+    so that the memory of the whole history can be freed.
     """
     start = 0
     end = len(history) if len(history) <= length else int(generator.integers(1, length + 1))
@@ -132,7 +136,10 @@ def segments(history: History, length: int, generator: np.random.Generator) -> I
 
 
 def held_out_histories(sequences: Path, model: ModelConfig, training: TrainingConfig) -> list[History]:
-    """The latest segment, with a target in it, of ``validation_users`` users, sampled from those for validation."""
+    """The latest segments of a sample of ``validation_users`` users, from those who are held out for validation.
+
+    Users whose latest segment has no target are left out.
+    """
     if not (training.validation_users and training.evaluation_share):
         return []
 
@@ -152,7 +159,7 @@ def held_out_histories(sequences: Path, model: ModelConfig, training: TrainingCo
 def training_batch(
     histories: Sequence[History], catalogue: ItemCatalogue, objective: ObjectiveConfig, generator: np.random.Generator
 ) -> TrainingBatch:
-    """Histories and R random items, drawn uniformly with repeats."""
+    """The histories as tensors, and R random items that are drawn uniformly with replacement."""
     drawn = generator.integers(0, len(catalogue), size=objective.random_negatives)
     return TrainingBatch(
         history=collate(histories),
@@ -165,7 +172,7 @@ def training_batch(
 
 
 def prepare(draw: Draw, catalogue: ItemCatalogue, objective: ObjectiveConfig, seed: int, *key: int) -> PreparedBatch:
-    """``training_batch`` with the key's generator."""
+    """Make the tensors of a draw, with the random generator of ``key``."""
     generator = generator_of(seed, *key)
     return PreparedBatch(
         batch=training_batch(draw.histories, catalogue, objective, generator),
@@ -176,7 +183,7 @@ def prepare(draw: Draw, catalogue: ItemCatalogue, objective: ObjectiveConfig, se
 
 
 def prefetch(items: Iterator[T], count: int) -> Generator[T, None, None]:
-    """The same items, ``count`` of them made in another thread while the caller works on the one before."""
+    """Yield the same items, but let another thread make up to ``count`` of them ahead of the caller."""
     with ThreadPoolExecutor(max_workers=1) as thread:
         making = deque(thread.submit(next, items, None) for _ in range(count))
         while (item := making.popleft().result()) is not None:

@@ -1,9 +1,9 @@
-"""What a killed run resumes from: ``RUN/checkpoint/<epoch>-<step>/`` with weights, optimiser and progress.
+"""What a killed run resumes from: ``RUN/checkpoint/<epoch>-<step>/`` with weights, optimiser state and progress.
 
-Safetensors and JSON alone. A checkpoint is filled beside its place and renamed into it, and the one before goes only
-then: at any moment of a crash the newest one is complete. Every process writes what is its own (sketch, sums, shards of
-the ID tables), rank 0 what all share; the processes see one file system. Random generators need no place here: see
-``batches``.
+A checkpoint consists of safetensors and JSON. It is written to a temporary folder and renamed when it is complete; only
+then is the one before removed. Whenever a run crashes, its newest checkpoint is therefore complete. Each process writes
+what it alone holds (its sketch, its sums, its shard of the ID tables), and rank 0 writes what all processes share; they
+must see one file system. The state of random generators is not needed: see ``batches``.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ SKETCH = "sketch."
 
 @dataclass(slots=True, kw_only=True)
 class Position:
-    """How far a run has come; the same for every process."""
+    """How far a run has come. It is the same in every process."""
 
-    epoch: int = 0  # the one under way, from 0
-    batches: int = 0  # of it, done by each process
-    steps: int = 0  # of the optimiser, in the whole run
-    epochs: list[EpochMetrics] = field(default_factory=list)  # finished
+    epoch: int = 0  # the current epoch, from 0
+    batches: int = 0  # batches of this epoch that each process has done
+    steps: int = 0  # steps of the optimiser in the whole run
+    epochs: list[EpochMetrics] = field(default_factory=list)  # one for each finished epoch
 
     def __str__(self) -> str:
         return f"epoch {self.epoch + 1}, step {self.steps:,}"
@@ -59,51 +59,68 @@ def save(
     tally: Tally,
     processes: Processes,
 ) -> None:
-    """Write a checkpoint, then remove the older ones. All processes come here at the same step.
+    """Write a checkpoint, then remove the older ones. All processes must call this at the same step.
 
-    Raises ``StorageError`` or ``OSError`` where it cannot be written; the one before is still there then.
+    If a process cannot write, all processes raise: that process ``StorageError`` or ``OSError`` with the reason, the
+    others ``StorageError``. The unfinished checkpoint is removed then, and the newest complete one is still there.
     """
     folder = run / FOLDER
     place = folder / f"{position.epoch:06d}-{position.steps:012d}"
-    if place.is_dir():  # nothing has happened since
+    if place.is_dir():  # the run has not moved since this checkpoint
         return
     building = folder / ".building"
-    if processes.rank == 0:
-        shutil.rmtree(building, ignore_errors=True)  # of a run killed while it wrote
-        building.mkdir(parents=True)
-    processes.wait()
     try:
-        state = objective.state_dict() | dict(_optimizer_state(objective, optimizers))
-        own = {name: value for name, value in state.items() if _is_own(name, objective)} | tally.to_tensors()
-        _write_tensors(own, building / _own_file(processes.rank))
-        if processes.rank == 0:
-            shared = {name: value for name, value in state.items() if not _is_own(name, objective)}
-            _write_tensors(shared, building / SHARED_FILE)
-            plain = json.dumps({"configuration": configuration, "position": asdict(position)}, indent=2)
-            (building / STATE_FILE).write_text(plain + "\n", "utf-8")
-            _flush(building / STATE_FILE)
-    except BaseException:  # the next one may need its space
-        shutil.rmtree(building, ignore_errors=True)
+        with processes.writing_together(building):
+            if processes.rank == 0:
+                shutil.rmtree(building, ignore_errors=True)  # left by a run that was killed while it wrote
+                building.mkdir(parents=True)
+        with processes.writing_together(building):
+            _write(building, configuration, objective, optimizers, position, tally, processes.rank)
+        with processes.writing_together(place):
+            if processes.rank == 0:
+                older = list(_complete(folder))
+                building.rename(place)
+                for path in older:
+                    shutil.rmtree(path)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)  # the next checkpoint may need its space
         raise
-    processes.wait()
-    if processes.rank == 0:
-        older = list(_complete(folder))
-        building.rename(place)
-        for path in older:
-            shutil.rmtree(path)
+
+
+def _write(
+    building: Path,
+    configuration: Mapping[str, Any],
+    objective: Objective,
+    optimizers: Sequence[torch.optim.Optimizer],
+    position: Position,
+    tally: Tally,
+    rank: int,
+) -> None:
+    """Write this process's part of a checkpoint; rank 0 also writes what all processes share."""
+    state = objective.state_dict() | dict(_optimizer_state(objective, optimizers))
+    own = {name: value for name, value in state.items() if _is_own(name, objective)} | tally.to_tensors()
+    _write_tensors(own, building / _own_file(rank))
+    if rank == 0:
+        shared = {name: value for name, value in state.items() if not _is_own(name, objective)}
+        _write_tensors(shared, building / SHARED_FILE)
+        plain = json.dumps({"configuration": configuration, "position": asdict(position)}, indent=2)
+        (building / STATE_FILE).write_text(plain + "\n", "utf-8")
+        _flush(building / STATE_FILE)
 
 
 def newest(run: Path) -> Path | None:
+    """The newest complete checkpoint of a run, if there is one."""
     return max(_complete(run / FOLDER), default=None)
 
 
 def position_of(checkpoint: Path) -> Position:
-    """As far as the checkpoint's name tells it: nothing of it is read."""
+    """The epoch and step of a checkpoint, from its name alone: nothing in it is read."""
     epoch, steps = map(int, checkpoint.name.split("-"))
     return Position(epoch=epoch, steps=steps)
 
 
 def remove(run: Path) -> None:
+    """Remove all checkpoints of a run."""
     shutil.rmtree(run / FOLDER, ignore_errors=True)
 
 
@@ -114,9 +131,9 @@ def load(
     optimizers: Sequence[torch.optim.Optimizer],
     processes: Processes,
 ) -> tuple[Position, Tally]:
-    """Restore ``objective`` and ``optimizers`` in place. → how far the run had come, and this process's sums.
+    """Restore ``objective`` and ``optimizers`` in place → how far the run had come, and this process's sums.
 
-    Raises ``ConfigError`` when another configuration left the checkpoint, ``DataError`` when it is damaged.
+    Raises ``ConfigError`` when the checkpoint is of another configuration, ``DataError`` when it is damaged.
     """
     try:
         state = json.loads((checkpoint / STATE_FILE).read_text("utf-8"))
@@ -137,7 +154,7 @@ def load(
 
 
 def _is_own(name: str, objective: Objective) -> bool:
-    """Whether a tensor of the state differs between processes: the sketch, and shards of the ID tables."""
+    """Whether a tensor of the state differs between processes, as the sketch and shards of the ID tables do."""
     sharded = isinstance(objective.model.id_embedding, ShardedIdEmbedding)
     return name.startswith(SKETCH) or (sharded and name.endswith(ID_TABLES))
 
@@ -174,7 +191,7 @@ def _restore_optimizers(
         if entry.startswith("optimizer/"):
             _, key, name = entry.split("/")
             parameter = parameters[name]
-            # SparseAdam counts its steps in a Python integer, the others in a tensor of floats.
+            # SparseAdam counts its steps in a Python integer, the other optimisers in a tensor of floats.
             whole = value.ndim == 0 and not value.is_floating_point()
             owner[parameter].state[parameter][key] = int(value) if whole else value.to(parameter.device)
 
@@ -193,6 +210,6 @@ def _write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    """To the disk: the rename that follows must not outlive a power cut that the content does not."""
+    """Force the content to the disk. Otherwise, after a power cut, the folder could be renamed but its files empty."""
     with path.open("rb") as file:
         os.fsync(file.fileno())

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Curves:
-    """Writes to one TensorBoard folder, or nowhere. Curves run over the optimiser's steps."""
+    """Writes curves over the optimiser's steps to one TensorBoard folder, or nowhere."""
 
     def __init__(self, writer: SummaryWriter | None) -> None:
         self._writer = writer
@@ -36,9 +36,10 @@ class Curves:
 
 @contextmanager
 def curves(folder: Path | None, *, first_step: int) -> Iterator[Curves]:
-    """Curves in ``folder`` from ``first_step`` on: a resumed run drops what an earlier one wrote beyond it.
+    """Write curves in ``folder`` from ``first_step`` on. Values from later steps of an interrupted run are dropped.
 
-    Raises ``ConfigError`` without the package ``tensorboard``, or for a folder that cannot be made.
+    Without a folder nothing is written. Raises ``ConfigError`` without the package ``tensorboard``, or for a folder
+    that cannot be made.
     """
     if folder is None:
         yield Curves(None)

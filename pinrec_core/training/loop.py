@@ -1,6 +1,7 @@
-"""The loop of a training run, one process's part of it: epochs, steps, what is reported and when a checkpoint is due.
+"""The training loop of one process: epochs, steps, reports, and when a checkpoint is due.
 
-Knows phases and their order; how batches are made, gradients applied and checkpoints laid out is its neighbours'.
+This module decides the order of the phases. Its neighbours know how batches are made, how the optimiser is set up and
+what a checkpoint contains.
 """
 
 from __future__ import annotations
@@ -46,23 +47,23 @@ if TYPE_CHECKING:
     from pinrec_core.training.processes import Processes
 
 PREFETCHED_BATCHES = 2
-"""Made while the device works: at GPU speed, reading and padding would otherwise take as long as the step."""
+"""Batches that a thread prepares while the device works. For a GPU, reading and padding take as long as the step."""
 
 
 @dataclass(slots=True, kw_only=True)
 class TrainingLoop:
-    """What a process trains, how far it has come, whom it tells."""
+    """One process's training: the data and the model, how far the run has come, and who is told about it."""
 
     processes: Processes
     catalogue: ItemCatalogue
     sequences: Path
     num_users: int
     config: TrainingConfig
-    configuration: dict[str, Any]  # what a run must share with the checkpoint it resumes from
+    configuration: dict[str, Any]  # must equal that of the checkpoint which a run resumes from
     folder: Path
     overwrite: bool
     objective: Objective
-    module: _FabricModule  # the objective as Fabric wraps it: autocast and, among several processes, DDP
+    module: _FabricModule  # the objective, wrapped by Fabric for autocast and, with several processes, for DDP
     optimizers: list[torch.optim.Optimizer]
     tally: Tally
     report: Callable[[Progress], None]
@@ -70,12 +71,13 @@ class TrainingLoop:
     checkpoint_seconds: float
     position: Position = field(default_factory=Position)
     throughput: Throughput = field(default_factory=Throughput)
-    peak: float = 0.0  # FLOP/s of this process's device, the most that was measured
+    peak: float = 0.0  # FLOP/s: the highest rate measured so far on this process's device
     last_report: float = -math.inf
     last_save: float = field(default_factory=time.perf_counter)
     step_started: float = 0.0
 
     def resume(self, announce: Callable[[str], None]) -> None:
+        """Restore the newest checkpoint of the run's folder, if there is one."""
         found = checkpoint.newest(self.folder)
         if found is not None:
             self.position, self.tally = checkpoint.load(
@@ -84,7 +86,7 @@ class TrainingLoop:
             announce(f"resuming the unfinished run in {self.folder}: {self.position}")
 
     def check_targets(self) -> None:
-        """Raises ``DataError`` where a process would have nothing to learn from."""
+        """Raises ``DataError``, in all processes, if any of them would have nothing to learn from."""
         config, processes = self.config, self.processes
         found = has_targets(self.sequences, config, process=processes.rank, num_processes=processes.count)
         (all_found,) = processes.minimum(found)
@@ -96,8 +98,9 @@ class TrainingLoop:
             )
 
     def run_epochs(self, plot: Curves, stop: Stop) -> None:
+        """Train until the last epoch is done. Raises ``StoppedError`` when a stop was requested, after a checkpoint."""
         held_out: list[History] = []
-        # Sharded tables are looked up by all processes together, in validation too.
+        # Rank 0 validates for all. Sharded tables, however, are looked up by all processes together.
         if self.processes.rank == 0 or self.config.shard_id_tables:
             held_out = held_out_histories(self.sequences, self.objective.model.config, self.config)
         self.module.train()
@@ -108,6 +111,7 @@ class TrainingLoop:
                 self._save()
 
     def metrics(self) -> dict[str, Any]:
+        """The figures of a finished run, for its ``run.json``."""
         (interactions,) = self.processes.sum(self.tally.run_interactions)
         return {
             "final_loss": self._loss(),
@@ -117,7 +121,7 @@ class TrainingLoop:
         }
 
     def _train_epoch(self, plot: Curves, stop: Stop) -> None:
-        # Anew for every epoch: what else the machine did while it was measured may have ended.
+        # Measured again for every epoch, because other programs may have slowed down the measurements before.
         self.peak = max(self.peak, measured_peak(self.processes.device, self.config.precision))
         self.step_started = time.perf_counter()
         with closing(prefetch(self._remaining_batches(), PREFETCHED_BATCHES)) as batches:
@@ -134,7 +138,8 @@ class TrainingLoop:
                 self._step(group[:count], (self.position.epoch + share) / self.config.epochs, plot)
 
     def _remaining_batches(self) -> Iterator[PreparedBatch]:
-        """This process's batches of the epoch under way; those that a resumed run has done become no tensors."""
+        """This process's batches of the current epoch. A resumed run skips those that it has done before they become
+        tensors."""
         epoch, rank = self.position.epoch, self.processes.rank
         draws = epoch_batches(
             self.sequences, self.objective.model.config, self.config, num_users=self.num_users, epoch=epoch,
@@ -144,8 +149,11 @@ class TrainingLoop:
             yield prepare(draw, self.catalogue, self.objective.config, self.config.seed, rank, epoch, draw.batch)
 
     def _agree(self, group: list[PreparedBatch], stop: Stop) -> tuple[int, float, bool, bool]:
-        """How many batches every process has for the next step, the share of the epoch that all go by, whether a
-        checkpoint is due and whether a stop was requested. The epoch is over once any process has no batch left."""
+        """Agree with the other processes on the next step.
+
+        → the number of batches that each process trains on (0 ends the epoch, once any process has none left), the
+        share of the epoch that sets the learning rate, whether a checkpoint is due, and whether to stop.
+        """
         due = time.perf_counter() - self.last_save >= self.checkpoint_seconds
         count, share, not_due, not_stopped = self.processes.minimum(
             len(group), group[-1].share if group else 0.0, not due, not stop.requested
@@ -153,7 +161,7 @@ class TrainingLoop:
         return int(count), share, not not_due, not not_stopped
 
     def _step(self, group: list[PreparedBatch], share: float, plot: Curves) -> None:
-        """One step of the optimiser on the mean gradient of the group's batches, over all processes."""
+        """One step of the optimiser, on the mean gradient of the group's batches in all processes."""
         fabric, config = self.processes.fabric, self.config
         schedule(self.optimizers, share, config.warmup_share)
         interactions, flops = 0, 0.0
@@ -185,6 +193,7 @@ class TrainingLoop:
             self._tell(share, loss_now, plot)
 
     def _tell(self, share: float, loss: float, plot: Curves) -> None:
+        """Report recent figures, at the point ``share`` in [0, 1] of the whole run."""
         rate = self.throughput.interactions_per_second * self.processes.count
         mfu = self.throughput.flops_per_second / self.peak
         if self.processes.rank == 0:
@@ -201,7 +210,7 @@ class TrainingLoop:
             )
 
     def _end_epoch(self, held_out: list[History], plot: Curves) -> None:
-        """Sum up over the processes, validate, and turn to the next epoch."""
+        """Sum the figures over all processes, validate, and turn to the next epoch."""
         tally = self.tally
         mean_of_own = self._loss(tally.loss / tally.batches)
         loss, batches, interactions, flops, peak = self.processes.sum(
@@ -227,14 +236,14 @@ class TrainingLoop:
         self._tell(self.position.epoch / self.config.epochs, self._loss(), plot)
 
     def _save(self) -> None:
-        self._loss()
+        self._loss()  # a run must not resume from weights that are no longer finite
         checkpoint.save(
             self.folder, self.configuration, self.objective, self.optimizers, self.position, self.tally, self.processes
         )
         self.last_save = self.step_started = time.perf_counter()
 
     def _loss(self, loss: torch.Tensor | None = None) -> float:
-        """The recent loss, or another, read from the device. Raises ``ConfigError`` when it is not finite."""
+        """Read a loss (by default the recent one) from the device. Raises ``ConfigError`` when it is not finite."""
         value, config = float(self.tally.recent_loss if loss is None else loss), self.config
         if not math.isfinite(value):
             raise ConfigError(

@@ -1,4 +1,7 @@
-"""Adam, dense and sparse, its parameter groups, and the schedule of the learning rate. Knows nothing of batches."""
+"""Dense and sparse Adam, their parameter groups, and the schedule of the learning rate.
+
+This module knows nothing of batches.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,12 @@ from pinrec_core.objective.objective import Objective
 
 
 def new_optimizers(objective: Objective, config: TrainingConfig) -> list[torch.optim.Optimizer]:
-    """AdamW for the network; for the ID tables an Adam that touches the rows of the batch alone, at their own rate.
+    """AdamW for the network, and for the ID tables an Adam with their own learning rate.
 
-    Several GPUs with a copy of the tables each (``shard_id_tables`` off) are the exception: NCCL sums no sparse
-    gradients, so Adam moves every row in every step there, by its momentum. Vectors and tables do not decay. A rate of
-    0 freezes the tables: they get no gradient and no state.
+    The latter is a SparseAdam, which changes only the rows that the batch looked up. The exception is a run on several
+    GPUs with a copy of the tables in each (``shard_id_tables`` off): NCCL cannot sum sparse gradients, so the tables'
+    gradients are dense, and Adam's momentum changes every row in every step. Weight decay applies to the network's
+    matrices alone. An ``id_learning_rate`` of 0 freezes the tables: they get neither gradients nor optimiser state.
     """
     tables = objective.model.id_embedding.tables
     tables.weight.requires_grad_(config.id_learning_rate > 0 and tables.weight.numel() > 0)
@@ -35,7 +39,7 @@ def new_optimizers(objective: Objective, config: TrainingConfig) -> list[torch.o
 
 
 def network_parameters(objective: Objective) -> list[nn.Parameter]:
-    """All but the ID tables."""
+    """All parameters of the objective except the ID tables."""
     tables = objective.model.id_embedding.tables.weight
     return [parameter for parameter in objective.parameters() if parameter is not tables]
 
@@ -45,13 +49,13 @@ def _group(parameters: Sequence[Tensor], learning_rate: float) -> dict[str, Any]
 
 
 def schedule(optimizers: Sequence[torch.optim.Optimizer], share: float, warmup_share: float) -> None:
-    """Set every group's learning rate for the point ``share`` in [0, 1] of the run."""
+    """Set the learning rate of every group for the point ``share`` in [0, 1] of the run."""
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         group["lr"] = group["peak_lr"] * learning_rate_factor(share, warmup_share)
 
 
 def learning_rate_factor(share: float, warmup_share: float) -> float:
-    """Linear warm-up, then a cosine to a tenth of the peak."""
+    """The share of the peak rate: a linear warm-up, then a cosine down to a tenth."""
     if share < warmup_share:
         return max(share / warmup_share, 0.01)
     return 0.1 + 0.45 * (1 + math.cos(math.pi * (share - warmup_share) / (1 - warmup_share)))

@@ -1,5 +1,6 @@
 """A finished training run: a folder with ``run.json`` (configuration, dataset, metrics) and ``weights.safetensors``
-(model, temperature, sketch). Knows nothing of how it is trained."""
+(model, temperature, sketch). This module does not know how the run was trained.
+"""
 
 from __future__ import annotations
 
@@ -29,21 +30,21 @@ RUN_FILE = "run.json"
 WEIGHTS_FILE = "weights.safetensors"
 LOG_INVERSE_TEMPERATURE = "log_inverse_temperature"
 ID_TABLES = "model.id_embedding.tables.weight"
-"""Their name in the weights of any run."""
+"""The name of the ID tables in the weights of any run."""
 
 
 @validated(DataError)
 class Run:
-    """A finished training run: its folder, and what ``run.json`` in it says."""
+    """A finished training run: its folder, and the content of its ``run.json``."""
 
     folder: Path
     dataset: Path
-    identity: DatasetIdentity  # of the dataset when it was trained on; what is at that path may change
+    identity: DatasetIdentity  # of the dataset at the time of training; another one may stand at that path today
     model: ModelConfig
     objective: ObjectiveConfig
     training: TrainingConfig
     metrics: dict[str, Any]
-    id_tables: Path | None = None  # the pre-training that the ID tables started from
+    id_tables: Path | None = None  # the run folder of the pre-training that the ID tables started from
 
     @staticmethod
     def load(folder: Path) -> Run:
@@ -53,7 +54,7 @@ class Run:
         return from_plain(Run, {**raw, "folder": str(folder)}, error=DataError, source=path)
 
     def save(self, objective: Objective) -> None:
-        """The weights, then ``run.json``: where that is, the weights beside it are its own.
+        """Write the weights, then ``run.json``, so that the weights beside a ``run.json`` always belong to it.
 
         Raises ``StorageError`` or ``OSError`` where they cannot be written.
         """
@@ -77,7 +78,10 @@ class Run:
         return min(learned, self.objective.max_inverse_temperature)
 
     def load_model(self, device: torch.device | str = "cpu") -> SequenceModel:
-        """The trained model in evaluation mode. Raises ``DataError`` when the weights are absent, damaged or others."""
+        """The trained model in evaluation mode.
+
+        Raises ``DataError`` when the weights are absent, damaged or those of another model.
+        """
         path = self.folder / WEIGHTS_FILE
         model = generative_model(self.model)
         try:
@@ -92,20 +96,20 @@ class Run:
 
 
 def load_id_tables(model: ItemModel, run: Path, training: TrainingConfig, dataset: DatasetIdentity) -> None:
-    """Start ``model``'s ID tables, ``[K·rows, I/K]``, from those that an ID pre-training left in the folder ``run``.
+    """Copy the ID tables, ``[K·rows, I/K]``, that an ID pre-training left in the folder ``run`` into ``model``.
 
-    Raises ``DataError`` where there are none, ``ConfigError`` where they are of another dataset, would give a key
-    other rows than they were trained for, or were trained on what ``training`` holds out: the model would be judged on
-    interactions that its tables have seen.
+    Raises ``DataError`` where there are none. Raises ``ConfigError`` where they are of another dataset, where ``model``
+    would look a key up in other rows than the pre-training did, and where they were trained on interactions that
+    ``training`` holds out: the model would be judged on what its tables have seen.
     """
     source = Run.load(run)
     for name, got, expected in source.identity.differences(dataset):
-        if name in ("name", "item_id_kind"):  # the tables know nothing of the rest
+        if name in ("name", "item_id_kind"):  # the tables do not depend on the others
             raise ConfigError(
                 f"id_tables={str(run)!r}: pre-trained on a dataset with {name}={got!r}, expected {expected!r}: "
                 "an id of one log is another item in the next"
             )
-    for name in ("id_width", "id_hashes", "id_rows"):  # their shape alone can agree where these do not
+    for name in ("id_width", "id_hashes", "id_rows"):  # tables can agree in shape although these differ
         got, expected = getattr(source.model, name), getattr(model.config, name)
         if got != expected:
             raise ConfigError(f"id_tables={str(run)!r}: {name}={got}, expected {expected}, that of the model")
@@ -127,7 +131,7 @@ def load_id_tables(model: ItemModel, run: Path, training: TrainingConfig, datase
 
 
 def make_writable(folder: Path) -> None:
-    """The folder, made where it is missing. Raises ``ConfigError`` where nothing can be written."""
+    """Make the folder where it is missing. Raises ``ConfigError`` where nothing can be written to it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -137,6 +141,6 @@ def make_writable(folder: Path) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Away with a finished run; what else lies in the folder stays."""
+    """Remove a finished run. Other files of the folder stay."""
     for name in (RUN_FILE, WEIGHTS_FILE):
         (folder / name).unlink(missing_ok=True)

@@ -1,7 +1,9 @@
-"""ID tables too large for one process: rows split over all of them (PinRec, model).
+"""ID tables that are too large for one process: their rows are split over all processes (PinRec, model).
 
-Row r of the tables lives on process r mod P, with its optimiser state. A look-up asks all processes for the rows of all
-their batches and brings each its own; gradients go the same way back. Knows nothing of users or batches.
+With P processes, row r of the tables lives on process r mod P, together with its optimiser state. A look-up asks each
+owner once for every distinct row that this process needs, and the gradients of these rows travel back the same way.
+Traffic and memory therefore follow the distinct rows of a process's own batch. This module knows nothing of users or
+batches.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -19,10 +22,13 @@ from pinrec_core.representations.id_embedding import HashedIdEmbedding, rows_of_
 
 
 class ShardedIdEmbedding(HashedIdEmbedding):
-    """This process's rows of a ``HashedIdEmbedding``; gives what the whole would. All processes look up together."""
+    """This process's rows of a ``HashedIdEmbedding``. It returns the same vectors as the whole tables would.
+
+    All processes must call ``forward`` and its backward pass together, because they exchange rows there.
+    """
 
     def __init__(self, whole: HashedIdEmbedding, *, rank: int, count: int) -> None:
-        nn.Module.__init__(self)  # the parent's own would make whole tables
+        nn.Module.__init__(self)  # the parent's __init__ would allocate the whole tables
         self.hashes, self.rows, self.width = whole.hashes, whole.rows, whole.width
         self.rank, self.count = rank, count
         self.tables = nn.Embedding.from_pretrained(
@@ -30,33 +36,36 @@ class ShardedIdEmbedding(HashedIdEmbedding):
         )
 
     def forward(self, item_key: Tensor) -> Tensor:
-        """int64 ``[n]`` → float ``[n, I]``; n may differ between processes."""
+        """int64 ``[n]`` → float ``[n, I]``. n may differ between processes, and may be 0."""
         (n,) = item_key.shape
         row = rows_of_tables(item_key, self.hashes, self.rows)  # [K, n]
-        most = torch.tensor(n, device=row.device)
-        dist.all_reduce(most, dist.ReduceOp.MAX)
-        asked = row.new_full((len(row), int(most)), -1)
-        asked[:, :n] = row
-        of_all = _gather(asked, self.count)  # [P, K, n]
-        mine = (of_all >= 0) & (of_all % self.count == self.rank)
-        found = torch.zeros(*of_all.shape, self.tables.embedding_dim, device=row.device)
-        found[mine] = self.tables(of_all[mine] // self.count)
-        parts = _SumForAsker.apply(found, self.count)  # [K, n, I/K]
-        return parts[:, :n].transpose(0, 1).reshape(n, self.width)
+        shard_size = self.tables.num_embeddings
+        # Rows are numbered shard by shard here, so sorting the distinct ones also groups them by owner.
+        distinct, use = torch.unique(row % self.count * shard_size + row // self.count, return_inverse=True)
+        asked = torch.bincount(distinct // shard_size, minlength=self.count)
+        wanted = torch.empty_like(asked)
+        dist.all_to_all_single(wanted, asked)
+        # Read on the host, which must know how many rows to exchange with each process.
+        to_ask, to_answer = torch.stack([asked, wanted]).tolist()
+        requested = _exchange(distinct % shard_size, to_ask, to_answer)
+        vector = _Answers.apply(self.tables(requested), to_answer, to_ask)  # [distinct rows, I/K]
+        return F.embedding(use, vector).transpose(0, 1).reshape(n, self.width)
 
     @torch.no_grad()
     def whole(self) -> HashedIdEmbedding:
-        """The tables put together again, on every process."""
-        shards = _gather(self.tables.weight, self.count)
-        whole = HashedIdEmbedding(width=self.width, hashes=self.hashes, rows=self.rows).to(shards.device)
-        whole.tables.weight.copy_(shards.transpose(0, 1).reshape(whole.tables.weight.shape))
+        """Put the tables together again, on every process."""
+        shard = self.tables.weight
+        shards = shard.new_empty(self.count * len(shard), shard.shape[1])
+        dist.all_gather_single(shards, shard)
+        whole = HashedIdEmbedding(width=self.width, hashes=self.hashes, rows=self.rows).to(shard.device)
+        whole.tables.weight.copy_(shards.unflatten(0, (self.count, len(shard))).transpose(0, 1).flatten(0, 1))
         return whole
 
 
 def shard_id_tables(objective: Objective, *, rank: int, count: int) -> None:
-    """Keep this process's rows of the model's ID tables, outside of what DDP copies and averages.
+    """Keep only this process's rows of the model's ID tables, and exclude them from what DDP copies and averages.
 
-    Raises ``ConfigError`` unless the processes' shares are equal: now, not when they are put together again.
+    Raises ``ConfigError`` unless every process gets the same number of rows.
     """
     rows, hashes = objective.model.id_embedding.rows, objective.model.id_embedding.hashes
     require(hashes * rows % count == 0, "id_rows", rows, f"{hashes} tables of them to divide among {count} processes",
@@ -67,25 +76,26 @@ def shard_id_tables(objective: Objective, *, rank: int, count: int) -> None:
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(objective, names)
 
 
-class _SumForAsker(torch.autograd.Function):
-    """Answers to P askers ``[P, …]`` → the sum over processes of those to this one. Gradients are averaged over the
-    processes, as DDP averages the others."""
+class _Answers(torch.autograd.Function):
+    """Send the vectors of the requested rows to the processes that asked for them.
+
+    The backward pass sends the gradients to the owners. It divides them by the number of processes, as DDP does with
+    the gradients of all other parameters.
+    """
 
     @staticmethod
-    def forward(ctx: Any, answers: Tensor, count: int) -> Tensor:
-        ctx.count = count
-        own = torch.empty_like(answers[0])
-        dist.reduce_scatter_single(own, answers.flatten(0, 1))
-        return own
+    def forward(ctx: Any, vector: Tensor, sent: list[int], received: list[int]) -> Tensor:
+        ctx.sent, ctx.received = sent, received
+        return _exchange(vector, sent, received)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         (grad,) = grads
-        return _gather(grad, ctx.count) / ctx.count, None
+        return _exchange(grad, ctx.received, ctx.sent) / len(ctx.sent), None, None
 
 
-def _gather(own: Tensor, count: int) -> Tensor:
-    """Tensors of equal shape ``[k, …]``, one per process → ``[P, k, …]``."""
-    of_all = own.new_empty(count * len(own), *own.shape[1:])
-    dist.all_gather_single(of_all, own.contiguous())
-    return of_all.unflatten(0, (count, len(own)))
+def _exchange(own: Tensor, sent: list[int], received: list[int]) -> Tensor:
+    """Send ``sent[p]`` rows of ``own`` to each process p, in this order → the rows received, in order of sender."""
+    answer = own.new_empty(sum(received), *own.shape[1:])
+    dist.all_to_all_single(answer, own.contiguous(), received, sent)
+    return answer

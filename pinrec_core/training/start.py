@@ -1,6 +1,6 @@
-"""A training run from its configurations to its folder: all that can be refused is, then the loop runs.
+"""A training run from its configurations to its folder: refuses everything that cannot work, then runs the loop.
 
-What is refused destroys nothing, and one process at a time trains in a folder.
+A refused training leaves the folder's earlier run untouched. Only one command at a time trains in a folder.
 """
 
 from __future__ import annotations
@@ -58,15 +58,18 @@ def train(
 ) -> Run:
     """Train on the users that are not held out, and write ``folder``.
 
-    An unfinished run of the same configuration in ``folder`` is resumed: on one thread to the very weights that the
-    uninterrupted run ends with. ``id_tables`` is the folder of an ID pre-training whose tables the model starts from.
-    A report comes every ``report_seconds``, 0 for every step, from rank 0 alone.
+    An unfinished run of the same configuration in ``folder`` is resumed. On one thread it ends with exactly the weights
+    of an uninterrupted run. ``id_tables`` is the folder of an ID pre-training whose tables the model starts from.
+    Rank 0 alone calls ``report``, every ``report_seconds`` (0: after every step). ``announce`` is told when an
+    unfinished run is resumed or discarded.
 
-    Raises ``DataError`` when no user has an interaction with an outcome to train on, or the model was made for another
-    dataset; ``ConfigError`` for a device that is not there, a ``folder`` that cannot be written or holds a finished run
-    or one of another configuration (unless ``overwrite``) or in which another process trains, ID tables that do not fit
-    or saw what is held out here, sizes beyond the machine's memory, and a loss that is no longer finite;
-    ``StoppedError`` after SIGINT or SIGTERM, once the checkpoint is written that the run resumes from.
+    Raises ``DataError`` when no user has an interaction with an outcome to train on, or when the model was made for
+    another dataset. Raises ``ConfigError`` for a device that this machine lacks; for a ``folder`` that cannot be
+    written, in which another process trains, or that holds a finished run or one of another configuration (unless
+    ``overwrite``); for ID tables that do not fit or were trained on what is held out here; for sizes beyond the
+    machine's memory; and for a loss that is no longer finite. Raises ``StorageError`` or ``OSError`` when the run or a
+    checkpoint cannot be written. Raises ``StoppedError`` after SIGINT or SIGTERM, once it has written the checkpoint
+    that the run resumes from.
     """
     target_device = torch_device(device)
     catalogue = ItemCatalogue.open(dataset)
@@ -78,7 +81,7 @@ def train(
         raise ConfigError(f"id_tables={str(id_tables)!r}: expected another folder than out, which the run replaces")
     make_writable(folder)
 
-    # Not at the top: importing it costs as much as torch, and serving reads runs without ever training.
+    # Imported here, because lightning-fabric takes as long to import as torch, and serving reads runs without training.
     from pinrec_core.training.processes import Processes, is_first_process
 
     sizes = _sizes(model_config, objective_config, training_config)
@@ -118,9 +121,9 @@ def train(
             curves(tensorboard if processes.rank == 0 else None, first_step=loop.position.steps + 1) as plot,
             stop_signals(second_ends=processes.count == 1) as stop,
         ):
-            if overwrite and processes.rank == 0:  # only now: what could be refused has been, and destroyed nothing
-                _discard(folder, announce)
-            processes.wait()
+            with processes.writing_together(folder):
+                if overwrite and processes.rank == 0:  # only here, where everything that can be refused has been
+                    _discard(folder, announce)
             loop.run_epochs(plot, stop)
 
         run = Run(
@@ -129,24 +132,24 @@ def train(
         )  # fmt: skip
         if isinstance(model.id_embedding, ShardedIdEmbedding):
             model.id_embedding = model.id_embedding.whole()
-        if processes.rank == 0:
-            run.save(objective)
-            checkpoint.remove(folder)
-        processes.wait()
+        with processes.writing_together(folder):
+            if processes.rank == 0:
+                run.save(objective)
+                checkpoint.remove(folder)
         return run
 
 
 def _place_id_tables(objective: Objective, training: TrainingConfig, processes: Processes) -> None:
-    """A part of the rows to each process, or a copy of all."""
+    """Split the rows of the ID tables over the processes, or leave a copy of all rows in each."""
     if training.shard_id_tables and processes.count > 1:
         shard_id_tables(objective, rank=processes.rank, count=processes.count)
-    else:  # NCCL cannot sum sparse gradients over processes
+    else:  # DDP must sum the copies' gradients over the processes, and NCCL cannot sum sparse ones
         sparse = processes.count == 1 or processes.device.type == "cpu"
         objective.model.id_embedding.tables.sparse = sparse
 
 
 def _discard(folder: Path, announce: Callable[[str], None]) -> None:
-    """Away with the run in ``folder``, finished or not."""
+    """Remove the run in ``folder``, finished or not."""
     unfinished = checkpoint.newest(folder)
     if unfinished is not None:
         announce(f"discarding the unfinished run in {folder}: {checkpoint.position_of(unfinished)}")
@@ -155,7 +158,7 @@ def _discard(folder: Path, announce: Callable[[str], None]) -> None:
 
 
 def _sizes(model: ModelConfig, objective: ObjectiveConfig, training: TrainingConfig) -> dict[str, int]:
-    """What decides how much memory a training takes."""
+    """The settings that decide how much memory a training takes."""
     of_model = ("layers", "hidden_width", "id_width", "id_rows", "max_history", "max_offset")
     of_objective = ("sketch_width", "windows_per_step", "in_batch_negatives", "random_negatives")
     return (

@@ -1,4 +1,7 @@
-"""SIGINT and SIGTERM while a run trains: remembered, so that it can stop between two steps. Knows no training."""
+"""SIGINT and SIGTERM while a run trains: they are remembered, so that the run can stop between two steps.
+
+This module knows nothing of training.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,12 @@ class Stop:
 
 @contextmanager
 def stop_signals(*, second_ends: bool) -> Iterator[Stop]:
-    """Within the block a signal requests a stop and does nothing else.
+    """Within the block a signal only sets ``Stop.requested``.
 
-    ``second_ends``: with the next one everything is as before the block, so that who is in a hurry need not wait for
-    the step's end. Under torchrun, which passes on what the terminal may have sent already, every signal is the first.
-    A signal that the process ignores stays ignored; threads other than the main one get none.
+    With ``second_ends`` a second signal does what it did before the block, so that the user can end the process at
+    once. Under torchrun this must be off: torchrun passes signals on, so a process may get one Ctrl-C twice. Signals
+    that the process ignores stay ignored. In a thread other than the main one no handler can be set, and no stop is
+    ever requested.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():

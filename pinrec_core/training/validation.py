@@ -1,6 +1,7 @@
-"""The objective's loss on held-out users: the same users and the same draws after every epoch, so that epochs compare.
+"""The objective's loss on users held out for validation.
 
-The sketch counts nothing and dropout is off. In-batch negatives come from the held-out batch itself.
+Users and random draws are the same after every epoch, so that epochs can be compared. The sketch does not count these
+users, and dropout is off. In-batch negatives come from the held-out batch itself.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
 def held_out_loss(
     objective: Objective, histories: Sequence[History], catalogue: ItemCatalogue, config: TrainingConfig, fabric: Fabric
 ) -> float | None:
-    """Mean over users of their batch's loss; None without users. The caller seeds torch for its own next batch."""
+    """The mean of the batches' losses, weighted by their users; None without users.
+
+    This seeds torch's generator, so the caller must seed it again before its next batch.
+    """
     if not histories:
         return None
     total = 0.0

@@ -17,6 +17,7 @@ from benchmarks.machine import machine_card
 from benchmarks.options import Options
 from benchmarks.report import compare, document, save
 from benchmarks.timing import Timing, time_together
+from pinrec_core.config.presets import preset
 from pinrec_core.config.sections import Variant
 from pinrec_core.errors import ConfigError
 from pinrec_core.generation.generate import RequestContext, condition_of_step, generate
@@ -72,6 +73,22 @@ def test_the_floor_counts_no_more_than_is_computed():
         with FlopCounterMode(display=False) as head:
             model.head.conditioned(hidden, condition)
     assert head.get_total_flops() * CASE.S == needed.head
+
+
+@pytest.mark.parametrize(
+    ("name", "variant", "flops"),
+    [
+        ("tiny", Variant.UC, (15_544_320, 3_219_840, 884_736)),
+        ("tiny", Variant.MT_OC, (15_544_320, 3_219_840, 2_064_384)),
+        ("small", Variant.OC, (107_590_656, 24_625_920, 8_257_536)),
+        ("base", Variant.MT_OC, (10_830_747_648, 2_567_508_480, 212_336_640)),
+    ],
+)
+def test_the_floors_of_the_presets_stay_what_they_were(name, variant, flops):
+    """Ratios to the floor are compared between versions, so the floor must not move."""
+    config = preset(name).model_for(variant=variant, num_outcomes=3, num_surfaces=4, feature_width=256)
+    needed = MatmulFlops.of(config, B=3, T=20, S=6, W=4)
+    assert (needed.prefill, needed.decode, needed.head) == flops
 
 
 def test_brute_force_answers_what_exhaustive_search_does(options, monkeypatch):

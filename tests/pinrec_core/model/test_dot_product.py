@@ -1,4 +1,4 @@
-"""The dot-product model: the ID embedding of the last item predicts the next ones, whatever else is known."""
+"""The dot-product model: the ID embedding of the last item predicts the next ones, and nothing else matters."""
 
 from __future__ import annotations
 

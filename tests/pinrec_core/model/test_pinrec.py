@@ -1,4 +1,4 @@
-"""The model: what must not change an answer, and what must."""
+"""The PinRec model: what must change its answers, and what must not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pinrec_core.model.variants import generative_model
 from tests.pinrec_core.builders import batch_of, random_history, tiny_config, tiny_model
 
 TOLERANCE = 2e-5
-"""float32 sums in another order (masked attention over a longer row, another batch size); values are of order 1."""
+"""float32 sums in another order (masked attention over a longer row, another batch size) of values of order 1."""
 
 
 @pytest.fixture(scope="module")
@@ -122,5 +122,5 @@ def test_a_fresh_model_answers_with_the_item_it_saw_last(variant):
         first = torch.zeros(20, 20, dtype=torch.int64)
         answer = model.head(hidden[:, 1:], first, first + 1)
     similarity = answer @ item.transpose(1, 2)  # [user, answer, item]
-    # Chance is 1 in 20; at so small a width context and conditioning disturb some answers.
+    # Chance would be 1 in 20. At such a small width, context and conditioning disturb some answers.
     assert (similarity.argmax(-1) == torch.arange(20)).float().mean() > 0.8

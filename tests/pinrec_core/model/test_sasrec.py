@@ -1,4 +1,4 @@
-"""SASRec sees item IDs and their order, and nothing else."""
+"""SASRec sees item ids and their order, and nothing else."""
 
 from __future__ import annotations
 

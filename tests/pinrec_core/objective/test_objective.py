@@ -1,4 +1,4 @@
-"""The objective against slow references and hand-computed cases."""
+"""The objective, against slow references and hand-computed cases."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.pinrec_core.builders import F, random_history, tiny_config, tiny_mode
 
 @pytest.mark.parametrize("variant", [Variant.MT_OC, Variant.SASREC])
 def test_autocast_leaves_vectors_at_length_1(variant, monkeypatch):
-    """BF16's eight bits would leave them at .996 to 1.004."""
+    """Rounded to the eight bits of BF16 they would have lengths from .996 to 1.004."""
     torch.manual_seed(0)
     model = trainable_model(tiny_config(variant, id_width=16))
     objective = Objective(model, ObjectiveConfig(random_negatives=16), catalogue_size=1000)
@@ -71,7 +71,7 @@ def training_batch(seed: int = 0, lengths: tuple[int, ...] = (5, 12, 2)) -> Trai
 
 
 def test_a_step_makes_nothing_of_the_size_of_the_catalogue():
-    """Forward and backward, every operator's results counted."""
+    """This looks at the results of every operator, in the forward and in the backward pass."""
     largest = []
     for catalogue_size in (1000, 10**9):
         torch.manual_seed(0)
@@ -99,14 +99,14 @@ def test_every_part_of_the_model_gets_a_gradient(variant):
     torch.manual_seed(0)
     model = trainable_model(tiny_config(variant, id_width=16)).train()
     objective = Objective(model, ObjectiveConfig(random_negatives=16), catalogue_size=1000)
-    for seed in range(4):  # an offset or outcome that one batch does not draw, another does
+    for seed in range(4):  # several batches, so that every offset and outcome is drawn
         objective(training_batch(seed)).backward()
     without = [name for name, p in objective.named_parameters() if p.grad is None or not p.grad.to_dense().any()]
     assert without == []
 
 
 def in_step(objective: Objective, batch: TrainingBatch, monkeypatch) -> tuple[Queries, Positives, Candidates, Targets]:
-    """What a step scores: its loss gets the first three."""
+    """What a step scores: the three inputs of its loss, and the targets that it drew."""
     seen = []
     draw, loss_of = objective._draw_targets, streamed_sampled_softmax_loss
     monkeypatch.setattr(objective, "_draw_targets", lambda *given: seen.append(draw(*given)) or seen[-1])
@@ -119,7 +119,7 @@ def in_step(objective: Objective, batch: TrainingBatch, monkeypatch) -> tuple[Qu
 
 
 def test_log_q_is_that_of_the_pool_that_was_drawn(monkeypatch):
-    """A batch with fewer targets than in-batch negatives are wanted has a pool of fewer: its mixture counts."""
+    """A batch may have fewer targets than ``in_batch_negatives``. log Q then is that of the smaller pool."""
     config = ObjectiveConfig(in_batch_negatives=512, random_negatives=16)
     objective = Objective(tiny_model(Variant.OC).train(), config, catalogue_size=1000)
     batch = training_batch()
@@ -135,13 +135,13 @@ def test_a_users_own_positives_are_no_negatives_of_theirs(monkeypatch):
     objective = Objective(tiny_model(Variant.UC), ObjectiveConfig(random_negatives=16), catalogue_size=1000)
     batch = training_batch()
     _, _, candidates, _ = in_step(objective, batch, monkeypatch)
-    # Every in-batch candidate is one user's own, each item here being unique; the random ones are nobody's.
+    # No item occurs twice here, so every in-batch candidate belongs to one user, and the random ones to nobody.
     assert candidates.excluded.sum(dim=0).tolist() == [1] * (len(candidates.item) - 16) + [0] * 16
     assert candidates.excluded.sum(dim=1).tolist() == (batch.outcome != NO_OUTCOME).sum(dim=1).tolist()
 
 
 def test_corrections_can_be_left_out_to_measure_them(monkeypatch):
-    """Without the mask a window excludes its own targets and nothing else."""
+    """Without the mask a window excludes its own targets only."""
     config = ObjectiveConfig(log_q=False, mask_own_positives=False, window=2, random_negatives=16)
     objective = Objective(tiny_model(Variant.MT), config, catalogue_size=1000)
     _, _, candidates, targets = in_step(objective, training_batch(), monkeypatch)
@@ -150,7 +150,7 @@ def test_corrections_can_be_left_out_to_measure_them(monkeypatch):
 
 
 def with_repeated_items(batch: TrainingBatch, catalogue_size: int) -> TrainingBatch:
-    """Users share items with one another and with the random ones."""
+    """The batch with keys such that users share items with one another and with the random items."""
     return replace(
         batch, item_key=batch.item_key % catalogue_size, random_key=torch.arange(16) % catalogue_size,
     )  # fmt: skip
@@ -158,7 +158,7 @@ def with_repeated_items(batch: TrainingBatch, catalogue_size: int) -> TrainingBa
 
 @torch.no_grad()
 def loss_in_loops(objective: Objective, batch: TrainingBatch, targets: Targets, drawn: torch.Tensor) -> float:
-    """The loss of one step, written down pair by pair in FP64 from the definition (eq. 2, 3 and 5)."""
+    """The loss of one step in FP64, computed pair by pair from the definition (eq. 2, 3 and 5)."""
     model, config, V = objective.model, objective.config, objective.catalogue_size
     ids = model.id_embedding(batch.item_key.flatten()).unflatten(0, batch.item_key.shape)
     hidden, item = (x.double() for x in model(replace(batch.history, id_embedding=ids)))
@@ -202,8 +202,8 @@ def loss_in_loops(objective: Objective, batch: TrainingBatch, targets: Targets, 
 @pytest.mark.parametrize("reduction", list(WindowReduction))
 @pytest.mark.parametrize("variant", [v for v in Variant if v not in (Variant.SASREC, Variant.DOT_PRODUCT)])
 def test_the_loss_of_a_step_against_loops(variant, reduction, monkeypatch):
-    """Conditions, targets, negatives, masks and both sides' log Q, on the targets and the pool that were drawn."""
-    model = tiny_model(variant, max_offset=4).train()  # without dropout
+    """For the same targets and pool, this checks conditioning, negatives, masks, and log Q of targets and negatives."""
+    model = tiny_model(variant, max_offset=4).train()  # its dropout is 0
     config = ObjectiveConfig(
         window=4, window_reduction=reduction, in_batch_negatives=7, random_negatives=16, init_temperature=0.5,
     )  # fmt: skip
@@ -215,12 +215,12 @@ def test_the_loss_of_a_step_against_loops(variant, reduction, monkeypatch):
     draw = objective._draw_targets
     monkeypatch.setattr(objective, "_draw_targets", lambda *given: targets.append(draw(*given)) or targets[-1])
     loss = objective(batch)
-    # FP32 against FP64 over logits up to 2.
+    # FP32 against FP64, with logits up to 2.
     assert loss.item() == pytest.approx(loss_in_loops(objective, batch, targets[0], drawn[-1][:7]), abs=1e-5)
 
 
 def test_targets_of_a_window_that_are_conditioned_alike_share_a_query(monkeypatch):
-    """MT asks once per window, {MT,OC} once per window and outcome."""
+    """MT has one query per window, {MT,OC} one per window and outcome."""
     asked = {}
 
     def count(queries, positives, *rest):
@@ -249,7 +249,7 @@ def test_the_sketch_counts_training_and_nothing_else():
 
 
 def test_a_batch_without_a_window_has_no_loss_and_no_gradient_that_is_not_finite():
-    """Users who only searched: there is nothing to predict."""
+    """These users only searched, so there is nothing to predict."""
     model = tiny_model(Variant.MT_OC, max_offset=4).train()
     objective = Objective(model, ObjectiveConfig(random_negatives=16), catalogue_size=1000)
     batch = training_batch()
@@ -260,7 +260,7 @@ def test_a_batch_without_a_window_has_no_loss_and_no_gradient_that_is_not_finite
 
 
 def test_what_comes_after_the_target_changes_nothing(monkeypatch):
-    """A canary: the losses of the first four items are the same whatever follows them, for the same negatives."""
+    """With the same negatives, the losses of the first five items are the same whatever follows them."""
     model = tiny_model(Variant.OC)
     history = random_history(10, seed=3, queries=False)
     other = random_history(10, seed=4, queries=False)

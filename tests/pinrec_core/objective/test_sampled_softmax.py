@@ -1,4 +1,4 @@
-"""Sampled softmax against hand-computed cases, loops and finite differences."""
+"""The sampled softmax, against hand-computed cases, loops and finite differences."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ LOSSES = pytest.mark.parametrize("loss_of", [sampled_softmax_loss, streamed_samp
 
 @LOSSES
 def test_sampled_softmax_by_hand(loss_of):
-    """One query, λ = 2, two targets with logits 2·1 − log .5 and 2·.6 − log .25; one counted negative with logit
-    2·0 − log .25, the two others are excluded."""
+    """One query with λ = 2 has two targets with logits 2·1 − log .5 and 2·.6 − log .25. One negative counts, with logit
+    2·0 − log .25; the two others are excluded."""
     loss = loss_of(
         Queries(vector=torch.tensor([[1.0, 0.0]]), row=torch.tensor([1])),
         Positives(
@@ -77,7 +77,7 @@ def test_sampled_softmax_against_loops():
 
 @pytest.mark.parametrize("block", [1, 64, 1 << 18])
 def test_streamed_softmax_equals_its_plain_twin(block, monkeypatch):
-    """Losses and every gradient, whatever the size of a block. The streamed one works in FP32: hence 1e-5."""
+    """Losses and all gradients agree for every size of a block. Both compute in FP32, hence a tolerance of 1e-5."""
     monkeypatch.setitem(sampled_softmax.LOGITS_AT_ONCE, "cpu", block)
     weight = torch.rand(50)
     plain, _, plain_leaves = random_losses(sampled_softmax_loss, n=20, m=50, C=31, dtype=torch.float32)
@@ -90,7 +90,7 @@ def test_streamed_softmax_equals_its_plain_twin(block, monkeypatch):
 
 
 def test_sampled_softmax_is_differentiated_correctly():
-    """Against finite differences, in FP64."""
+    """The gradients agree with finite differences in FP64."""
     _, (queries, positives, candidates), leaves = random_losses(sampled_softmax_loss, n=2, m=3, C=7)
 
     def loss(vector, positive, item, inverse_temperature):

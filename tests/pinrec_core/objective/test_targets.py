@@ -1,4 +1,4 @@
-"""Which pairs of position and item a training step scores: against hand-made rows and exhaustive definitions."""
+"""Which pairs of position and item a training step scores, against hand-made rows and exhaustive definitions."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pinrec_core.representations.time_features import DAY
 
 
 def pairs(targets: Targets) -> list[tuple[int, int, int]]:
-    """(user, position, target), sorted."""
+    """The user, position and target of every pair, sorted."""
     return sorted(zip(targets.user.tolist(), targets.position.tolist(), targets.target.tolist(), strict=True))
 
 
 def test_next_item_prediction_is_one_window_per_target():
-    """With δ = W = 1 every target but none else is predicted, and each once, from the state in front of it."""
+    """With δ = W = 1 every target is predicted once, from the hidden state before it, and nothing else is predicted."""
     is_target = torch.tensor([[True, False, True, False], [True, True, True, True]])
     targets = draw_windows(is_target, max_offset=1, window=1, windows=100)
     assert pairs(targets) == [(0, 0, 0), (0, 2, 2), (1, 0, 0), (1, 1, 1), (1, 2, 2), (1, 3, 3)]
@@ -37,7 +37,7 @@ def test_a_window_holds_all_its_targets_and_no_other():
 
 
 def test_every_offset_of_every_position_is_a_window_as_long_as_it_leads_to_a_target():
-    """The state in front of the last target can only look one ahead; the one before it one or two, and so on."""
+    """The hidden state before the last target reaches it with offset 1 alone, the one before that with 1 or 2, etc."""
     is_target = torch.tensor([[True, True, False, True, False, False]])
     targets = draw_windows(is_target, max_offset=3, window=2, windows=100)
     drawn = set(zip(targets.position.tolist(), targets.offset.tolist(), strict=True))
@@ -46,14 +46,14 @@ def test_every_offset_of_every_position_is_a_window_as_long_as_it_leads_to_a_tar
 
 
 def test_windows_are_drawn_from_all_of_them():
-    """Of 36 of a history of eight, two at a time: no position and no offset is preferred."""
+    """A history of eight has 36 windows, of which two are drawn at a time. All are equally likely."""
     is_target = torch.ones(1, 8, dtype=torch.bool)
     torch.manual_seed(0)
     drawn = torch.zeros(8, 9)
     for _ in range(3600):
         targets = draw_windows(is_target, max_offset=8, window=1, windows=2)
         drawn[targets.position, targets.offset] += 1
-    # Each of 36 windows is drawn 200 times, with a standard deviation of 14.
+    # Each of the 36 windows is drawn 200 times on average, with a standard deviation of 14.
     assert ((drawn[drawn > 0] - 200).abs() < 70).all()
     assert (drawn > 0).sum() == 36
 
@@ -66,7 +66,8 @@ def test_windows_are_bounded():
 
 
 def test_all_actions_are_drawn_from_the_days_that_follow():
-    """Days 0, 1, 10, 40 and a day-2 query, two rows of padding: within 28 days of what was seen last."""
+    """Interactions are on days 0, 1, 10 and 40, with a search query on day 2 and padding at the end. Targets lie within
+    28 days of the last interaction that a position has seen."""
     timestamp = torch.tensor([[0, 1 * DAY, 2 * DAY, 10 * DAY, 40 * DAY, 0, 0]])
     is_target = torch.tensor([[True, True, False, True, True, False, False]])
     torch.manual_seed(0)
@@ -84,5 +85,5 @@ def test_all_actions_are_equally_likely():
     torch.manual_seed(0)
     targets = draw_all_actions(is_target, torch.zeros(2000, 5).long(), horizon_days=1, windows=10**6)
     counts = torch.bincount(targets.target[targets.position == 0], minlength=5)
-    # 2000 draws over 5: a standard deviation of 18.
+    # 2000 draws from 5 choices have a standard deviation of 18.
     assert ((counts - 400).abs() < 90).all()

@@ -1,4 +1,4 @@
-"""One small run, for the tests that only look at what a run leaves."""
+"""One small run, for the tests that only read a finished run."""
 
 from __future__ import annotations
 

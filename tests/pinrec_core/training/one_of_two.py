@@ -1,4 +1,4 @@
-"""What one of two processes does; ``torchrun`` starts it. Leaves gradients of a step and the weights of a training."""
+"""One of two processes that ``torchrun`` started. It writes the gradients of a step and the weights of a training."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from tests.pinrec_core.builders import random_history, tiny_model
 from tests.pinrec_core.training.small_training import train_small
 
 USERS_PER_PROCESS = 3
-STOPPED_AT = 13  # a batch of the second epoch
+STOPPED_AT = 13  # the batch at which a training is interrupted, in its second epoch
 
 
 def gradients(dataset: Path, processes: Processes, users: list[int], out: Path, *, sharded: bool = False) -> None:
-    """Those of one batch of ``users`` of equal length, with whole tables or this process's rows.
+    """Write the gradients of one batch of ``users``, with whole ID tables or this process's rows of them.
 
-    Every target is scored and the negatives are the same random items everywhere, so that the loss is a plain mean over
-    users.
+    All histories have the same length, all targets are scored, and all processes have the same random negatives. The
+    loss is therefore a plain mean over users.
     """
     objective = Objective(
         tiny_model(Variant.OC), ObjectiveConfig(in_batch_negatives=0, random_negatives=32), catalogue_size=120
@@ -45,7 +45,7 @@ def gradients(dataset: Path, processes: Processes, users: list[int], out: Path, 
 
 
 def sharded_training(dataset: Path, out: Path) -> None:
-    """As ``whole_training``, but both processes stop at the same batch, and go on."""
+    """As ``whole_training``, but with sharded tables, and both processes stop at the same batch and resume."""
     settings = {"accumulate_batches": 2, "batch_users": 4, "shard_id_tables": True}
     batches = itertools.count()
 

@@ -39,7 +39,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 def assert_equal_weights(got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    """Bit by bit."""
+    """Fail unless all tensors agree bit for bit."""
     assert got.keys() == expected.keys()
     assert [name for name in expected if not torch.equal(got[name], expected[name])] == []
 

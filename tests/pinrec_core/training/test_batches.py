@@ -1,4 +1,4 @@
-"""From sequences to batches: who is trained on, which interactions, in which order."""
+"""From sequences to batches: which users and interactions are trained on, and in which order."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def draws(dataset, training=TRAINING, *, epoch=0, **processes):
 
 
 def interactions(passed) -> list[tuple[int, int]]:
-    """(time, item) of all interactions: tells them apart across users."""
+    """The time and item of all interactions, sorted. These pairs are distinct, even across users."""
     return sorted(
         pair
         for draw in passed
@@ -64,7 +64,7 @@ def test_the_last_interactions_of_every_user_are_left_out(dataset):
 
 
 def test_memory_does_not_grow_with_the_number_of_users(dataset, tmp_path, monkeypatch):
-    """Nor do the batches that are held: one shuffle buffer, one batch of rows and a file's open pages."""
+    """In memory are one shuffle buffer, one batch of rows and the open pages of a file."""
     monkeypatch.setattr(batches, "SHUFFLE_BUFFER", 64)
     table = pa.concat_tables(pq.read_table(part) for part in sorted((dataset / SEQUENCES).glob("part-*.parquet")))
     most = []
@@ -79,7 +79,7 @@ def test_memory_does_not_grow_with_the_number_of_users(dataset, tmp_path, monkey
             peak_arrow = max(peak_arrow, pa.total_allocated_bytes() - arrow)
         most.append(tracemalloc.get_traced_memory()[1] + peak_arrow)
         tracemalloc.stop()
-    assert most[1] < 1.5 * most[0]  # the footer of a file grows with its row groups
+    assert most[1] < 1.5 * most[0]  # not 1, because the footer of a file grows with its row groups
 
 
 def test_processes_share_the_users_out(dataset):
@@ -89,7 +89,7 @@ def test_processes_share_the_users_out(dataset):
 
 
 def test_the_order_is_a_function_of_seed_and_epoch(dataset, monkeypatch):
-    monkeypatch.setattr(batches, "SHUFFLE_BUFFER", 40)  # several fillings per pass
+    monkeypatch.setattr(batches, "SHUFFLE_BUFFER", 40)  # so that it is filled several times per pass
 
     def order(**which):
         return [history.timestamp.tolist() for draw in draws(dataset, **which) for history in draw.histories]
@@ -102,7 +102,7 @@ def test_the_order_is_a_function_of_seed_and_epoch(dataset, monkeypatch):
 
 
 def test_segments_fill_the_decoder(dataset):
-    """The positions of generated tokens are learnt from segments that reach them."""
+    """The positions of generated tokens are trained only by segments that reach them."""
     lengths = [len(history) for epoch in range(3) for draw in draws(dataset, epoch=epoch) for history in draw.histories]
     assert max(lengths) == LONGEST == MODEL.max_positions - 1
 
@@ -134,7 +134,7 @@ def test_a_segment_does_not_keep_what_it_was_cut_from():
 
 
 def test_the_share_of_a_pass_grows_with_every_batch_of_a_log_that_fits_the_buffer(dataset):
-    """The learning rate follows it: one value for a whole pass would leave out the warm-up."""
+    """The learning rate follows the share. With a single value for the whole pass there would be no warm-up."""
     share = [draw.share for draw in draws(dataset)]
     assert len(share) > 10
     np.testing.assert_allclose(np.diff(share), 1 / len(share))
@@ -152,7 +152,7 @@ def test_validation_sees_held_out_users_alone_and_never_their_last_interactions(
     got = [history.timestamp.tolist() for history in found]
     assert len(got) == 7
     assert all(timestamps in expected for timestamps in got)
-    assert got != expected[:7]  # a sample, not the file's first
+    assert got != expected[:7]  # a sample, and not the first users of the file
     assert held_out_histories(dataset / SEQUENCES, MODEL, TrainingConfig(evaluation_share=0.0)) == []
 
 
@@ -167,7 +167,7 @@ def test_what_is_made_ahead_comes_in_order_and_its_errors_come_too():
 
     batches = prefetch(items(), 2)
     assert next(batches) == 0
-    assert len(made) <= 4  # the one taken, two ahead, and at most the one being made
+    assert len(made) <= 4  # the one taken, two ahead, and one in the making
     assert [next(batches) for _ in range(4)] == [1, 2, 3, 4]
     with pytest.raises(OSError, match="the disk is gone"):
         next(batches)

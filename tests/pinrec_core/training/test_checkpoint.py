@@ -1,4 +1,4 @@
-"""A killed run goes on to the very losses and weights of an uninterrupted one."""
+"""A killed run that is resumed has exactly the losses and weights of an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from tests.pinrec_core.training.small_training import assert_equal_weights, epoc
 
 
 class KilledError(Exception):
-    """Thrown by a report: the training ends there, as in a crash."""
+    """Raised by a report, to end the training there as a crash would."""
 
 
 def losses_until(dataset, folder, *, kill_at: int | None = None, **options) -> list[tuple[float, float]]:
-    """(share, loss) of every report of a training; the one of number ``kill_at`` ends it, as a crash would."""
+    """The share and loss of every report of a training, which ends like a crash at the report ``kill_at``."""
     seen: list[tuple[float, float]] = []
 
     def report(progress: Progress) -> None:
@@ -42,14 +42,15 @@ def losses_until(dataset, folder, *, kill_at: int | None = None, **options) -> l
 
 @pytest.fixture(scope="module")
 def whole(dataset, tmp_path_factory):
-    """An uninterrupted run's folder and its reports: 24 steps and the end of the epoch, twice."""
+    """The folder and the reports of an uninterrupted run. Each of two epochs reports 24 steps and its end."""
     folder = tmp_path_factory.mktemp("whole")
     return folder, losses_until(dataset, folder)
 
 
 @pytest.mark.parametrize(("kill_at", "repeated"), [(1, 1), (10, 1), (25, 2), (26, 1), (49, 1), (50, 2)])
 def test_resumed_at_any_step_it_is_the_same_training(dataset, whole, tmp_path, kill_at, repeated):
-    """The step whose report was the last one is not in the checkpoint, nor the end of its epoch."""
+    """The checkpoint was written before the step of the last report, which is repeated. If the last report was that of
+    the end of an epoch, both that report and the step before it are repeated."""
     folder, expected = whole
     assert len(expected) == 50
     killed = losses_until(dataset, tmp_path, kill_at=kill_at, checkpoint_seconds=0.0)
@@ -94,7 +95,7 @@ def test_it_says_that_it_resumes_and_a_folder_has_one_checkpoint(dataset, tmp_pa
     assert said == []
     (left,) = (tmp_path / "checkpoint").iterdir()
     assert sorted(path.name for path in left.iterdir()) == ["rank-0.safetensors", "shared.safetensors", "state.json"]
-    (tmp_path / "checkpoint" / ".building").mkdir()  # of a run killed while it wrote the next one
+    (tmp_path / "checkpoint" / ".building").mkdir()  # left by a run that was killed while it wrote the next checkpoint
     train_small(dataset, tmp_path, announce=said.append, checkpoint_seconds=0.0)
     assert said == [f"resuming the unfinished run in {tmp_path}: epoch 1, step 4"]
     assert not (tmp_path / "checkpoint").exists()
@@ -140,7 +141,7 @@ def test_a_process_that_is_killed_resumes_when_the_command_is_given_again(datase
 
 
 MANY = 100_000
-"""Epochs that do not end before the signal comes."""
+"""Epochs, so many that the signal comes before the last of them ends."""
 
 
 @pytest.mark.parametrize(("number", "overwrite"), [(signal.SIGINT, ()), (signal.SIGTERM, ("--overwrite",))])
@@ -165,7 +166,7 @@ def test_an_interrupted_process_loses_nothing(dataset, tmp_path, number, overwri
 
 
 def test_a_second_signal_ends_at_once():
-    """Also after the first was taken note of, and whatever was in place before is so again behind the block."""
+    """The first signal only requests a stop. After the block the earlier handler is in place again."""
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt), stop_signals(second_ends=True) as stop:  # noqa: PT012
         signal.raise_signal(signal.SIGINT)

@@ -1,4 +1,4 @@
-"""TensorBoard: the curves are there, a resumed run continues them, and without the package the run says so."""
+"""TensorBoard: curves are written, a resumed run continues them, and a missing package is named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parameter groups and the schedule."""
+"""Parameter groups of the optimisers, and the schedule of the learning rate."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_learning_rate_warms_up_and_ends_at_a_tenth():
 def test_every_parameter_is_in_one_group_and_tables_have_their_own_rate():
     trained = objective()
     optimizers = new_optimizers(trained, TrainingConfig(learning_rate=0.1, id_learning_rate=0.2, weight_decay=0.3))
-    schedule(optimizers, 0.025, 0.05)  # half the way up
+    schedule(optimizers, 0.025, 0.05)  # in the middle of the warm-up
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     found = {p: (group["lr"], group.get("weight_decay", 0.0)) for group in groups for p in group["params"]}
     assert sum(len(group["params"]) for group in groups) == len(found) == len(list(trained.parameters()))

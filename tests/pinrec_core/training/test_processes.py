@@ -1,12 +1,12 @@
-"""Two processes under torchrun, with gloo on the CPU: one model, the mean of their gradients, each its own users."""
+"""Two processes under torchrun, with gloo on the CPU: they train one model by the mean of their gradients, each on its
+own users."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,36 +14,13 @@ import pytest
 import safetensors.torch
 import torch
 
-from pinrec_core.config.sections import ObjectiveConfig, Precision, Variant
+from pinrec_core.config.sections import Precision
 from pinrec_core.errors import ConfigError
-from pinrec_core.objective.objective import Objective
 from pinrec_core.training.processes import Processes
 from pinrec_core.training.run import Run
-from pinrec_core.training.sharded_tables import shard_id_tables
-from tests.pinrec_core.builders import tiny_model
 from tests.pinrec_core.training.one_of_two import USERS_PER_PROCESS, gradients
 from tests.pinrec_core.training.small_training import assert_equal_weights, epoch_losses, train_small, weights
-
-BIN = Path(sys.executable).parent
-ROOT = Path(__file__).parents[3]
-
-
-def start(*command: object) -> subprocess.Popen[str]:
-    """Two processes that run ``command``."""
-    arguments = [BIN / "torchrun", "--standalone", "--nproc-per-node", 2, *command]
-    scripts = os.pathsep.join([str(BIN), os.environ["PATH"]])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": scripts}
-    return subprocess.Popen(
-        [*map(str, arguments)], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def torchrun(*command: object) -> tuple[str, str]:
-    """What they wrote to stdout and stderr."""
-    process = start(*command)
-    written, errors = process.communicate()
-    assert process.returncode == 0, errors
-    return written, errors
+from tests.pinrec_core.training.torchrun import start, torchrun
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +41,13 @@ def test_two_step_by_the_gradient_of_one_on_all_their_users(dataset, two_process
     gradients(dataset, alone, list(range(2 * USERS_PER_PROCESS)), tmp_path / "one.safetensors")
     for name, expected in safetensors.torch.load_file(tmp_path / "one.safetensors").items():
         assert torch.equal(first[name], second[name]), name
-        # Sums of float32 in another order; a key's bias has no gradient but theirs.
+        # Sums of float32 in another order. The gradient of the attention keys' bias is 0 but for such errors.
         tolerance = 1e-5 * max(float(expected.abs().max()), 1e-2)
         torch.testing.assert_close(first[name], expected, rtol=0, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_rows_split_over_processes_get_the_gradient_that_whole_tables_do(two_processes):
-    """Adam would hide a wrong scale: it divides by it."""
+    """A training would not show a gradient of the wrong scale, because Adam divides by the scale."""
     tables = "model.id_embedding.tables.weight"
     whole = of_both(two_processes, "gradients")[0][tables]
     assert whole.any()
@@ -85,13 +62,14 @@ def test_after_a_training_the_weights_agree_and_each_has_counted_its_own_users(t
     assert [name for name in first if not torch.equal(first[name], second[name])] == sorted(own)
     run = Run.load(two_processes / "run")
     counted = int(first["sketch.total"] + second["sketch.total"])
-    assert counted == run.metrics["interactions"]  # every interaction of that log is a target
+    assert counted == run.metrics["interactions"]  # because every interaction of this log is a target
     assert 0.7 < int(first["sketch.total"]) / int(second["sketch.total"]) < 1.4
 
 
 def test_tables_that_are_split_over_processes_learn_what_whole_ones_do(two_processes):
-    """Stopped and resumed on the way. The rows' gradients are summed in another order, which Adam's division by their
-    size makes visible where they are small: hence 1e-3, beside entries of about .3."""
+    """The training with split tables is interrupted and resumed. Gradients are summed in another order; where they are
+    small, Adam's division by their size enlarges the difference. Hence a tolerance of 1e-3, beside entries of about .3.
+    """
     sharded, whole = weights(two_processes / "sharded"), weights(two_processes / "run")
     assert sharded.keys() == whole.keys()
     for name, expected in whole.items():
@@ -160,8 +138,37 @@ def test_a_numbered_device_cannot_be_shared(monkeypatch):
         Processes.launch(torch.device("cuda:1"), Precision.FP32)
 
 
-def test_tables_that_cannot_be_shared_out_evenly_are_refused_before_training():
-    """They could be looked up, and would fail to come together again after the last epoch."""
-    objective = Objective(tiny_model(Variant.OC), ObjectiveConfig(), catalogue_size=120)
-    with pytest.raises(ConfigError, match=r"id_rows=\d+: expected 2 tables of them to divide among 3 processes"):
-        shard_id_tables(objective, rank=0, count=3)
+@pytest.fixture(scope="module")
+def failed(dataset, tmp_path_factory) -> Path:
+    """The folders of the cases in which a write failed, beside the errors that ended them in each process."""
+    out = tmp_path_factory.mktemp("failed")
+    torchrun("-m", "tests.pinrec_core.training.failing_writes", dataset, out, seconds=120)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("case", "failing", "error"),
+    [
+        ("write-0", 0, r"StorageError: .*rank-0.safetensors: cannot be written \(.*File too large"),
+        ("write-1", 1, r"StorageError: .*rank-1.safetensors: cannot be written \(.*File too large"),
+        ("mkdir", 0, "FileExistsError: .*building"),
+        ("rename", 0, "NotADirectoryError: .*building"),
+        ("remove", 0, "NotADirectoryError: .*000000-000000000000"),
+    ],
+)
+def test_a_checkpoint_that_one_process_cannot_write_fails_in_both(failed, case, failing, error):
+    """Neither process waits for the other. The newest complete checkpoint is left, and no unfinished one."""
+    assert re.search(error, (failed / f"{case}-{failing}.txt").read_text())
+    expected = rf"StorageError: .*: cannot be written \(process {failing} failed, and says why\)"
+    assert re.search(expected, (failed / f"{case}-{1 - failing}.txt").read_text())
+    folders = sorted(path for path in (failed / case / "checkpoint").iterdir() if path.is_dir())
+    # The second checkpoint is complete where only the removal of an older one failed.
+    assert folders[-1].name == f"000000-{2 if case == 'remove' else 1:012d}"
+    files = ["rank-0.safetensors", "rank-1.safetensors", "shared.safetensors", "state.json"]
+    assert [sorted(path.name for path in folder.iterdir()) for folder in folders] == [files] * len(folders)
+
+
+def test_a_finished_run_that_cannot_be_written_fails_in_both(failed):
+    assert re.search("IsADirectoryError: .*weights.safetensors", (failed / "run-0.txt").read_text())
+    assert re.search(r"StorageError: .*run: cannot be written \(process 0 failed", (failed / "run-1.txt").read_text())
+    assert not (failed / "run" / "run.json").exists()

@@ -1,4 +1,4 @@
-"""Run folders: what is written reads back, what is damaged is named, what is finished is not lost by accident."""
+"""Run folders: a run reads back as it was written, damage is named, and a finished run is not lost by accident."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_damaged_run_is_named(run, tmp_path):
 
 
 def test_id_tables_start_from_those_of_another_run(dataset, run, tmp_path):
-    """Frozen, they come out as they went in."""
+    """The tables are frozen here, so they do not change."""
     got = train_small(dataset, tmp_path, training={"epochs": 1, "id_learning_rate": 0.0}, id_tables=run.folder)
     tables = "model.id_embedding.tables.weight"
     assert torch.equal(weights(tmp_path)[tables], weights(run.folder)[tables])
@@ -98,7 +98,7 @@ def test_id_tables_start_from_those_of_another_run(dataset, run, tmp_path):
 def test_id_tables_of_another_layout_or_log_or_none_are_refused(dataset, run, tmp_path):
     with pytest.raises(ConfigError, match="id_rows=256, expected 512, that of the model"):
         train_small(dataset, tmp_path / "a", model={"id_rows": 512}, id_tables=run.folder)
-    # The same shape, but every key has other rows.
+    # These tables have the same shape, but every key would have other rows.
     four = {"id_rows": 128, "id_hashes": 4, "id_width": 16}
     with pytest.raises(ConfigError, match="id_width=8, expected 16, that of the model"):
         train_small(dataset, tmp_path / "a", model=four, id_tables=run.folder)
@@ -107,7 +107,7 @@ def test_id_tables_of_another_layout_or_log_or_none_are_refused(dataset, run, tm
     (other / "dataset.json").write_text(json.dumps(manifest | {"name": "another"}))
     with pytest.raises(ConfigError, match=r"pre-trained on a dataset with name='walk', expected 'another'"):
         train_small(other, tmp_path / "a", id_tables=run.folder)
-    # The log that the tables were trained on may have moved or gone since.
+    # The tables' log may have been moved or removed since the pre-training.
     pre_trained = shutil.copytree(run.folder, tmp_path / "pre-trained")
     plain = json.loads((pre_trained / "run.json").read_text())
     (pre_trained / "run.json").write_text(json.dumps(plain | {"dataset": str(tmp_path / "moved")}))
@@ -141,13 +141,13 @@ def test_an_overwrite_that_is_refused_destroys_nothing(dataset, run, tmp_path):
     ],
 )
 def test_id_tables_that_saw_what_is_held_out_are_refused(dataset, run, tmp_path, held_out, message):
-    """Otherwise the targets of an evaluation are in the tables."""
+    """Otherwise the tables would have seen the targets of an evaluation."""
     with pytest.raises(ConfigError, match=message):
         train_small(dataset, tmp_path, training=held_out, id_tables=run.folder)
 
 
 def test_two_trainings_never_share_a_folder(dataset, run, tmp_path):
-    """The second is refused and the first ends as if it had been alone, whether or not the second would overwrite."""
+    """The second training is refused, with --overwrite too, and the first ends as if it had been alone."""
     refused = []
 
     def second(_: Progress) -> None:

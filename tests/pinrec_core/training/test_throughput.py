@@ -1,4 +1,4 @@
-"""FLOPs by hand and against torch's own counter; the window of recent steps."""
+"""FLOPs of a training step, by hand and against torch's own counter; rates of recent steps; the measured ceiling."""
 
 from __future__ import annotations
 
@@ -43,6 +43,23 @@ def test_a_model_of_tables_costs_what_it_scores():
 
 
 @pytest.mark.parametrize(
+    ("name", "variant", "flops"),
+    [
+        ("tiny", Variant.MT_OC, 21_456_768.0),
+        ("tiny", Variant.SASREC, 14_775_168.0),
+        ("tiny", Variant.DOT_PRODUCT, 17_280.0),
+        ("small", Variant.OC, 131_755_776.0),
+        ("base", Variant.MT_OC, 12_516_363_264.0),
+        ("base", Variant.SASREC, 12_281_748_480.0),
+    ],
+)
+def test_flops_of_the_presets_stay_what_they_were(name, variant, flops):
+    """Utilisation is compared between versions, so a step must be counted the same in all of them."""
+    config = preset(name).model_for(variant=variant, num_outcomes=3, num_surfaces=4, feature_width=256)
+    assert training_flops(config, [3, 1, 17], Scored(queries=5, in_batch=7, random=11)) == flops
+
+
+@pytest.mark.parametrize(
     ("variant", "length", "max_offset"),
     [
         (Variant.OC, 64, 1),
@@ -52,8 +69,8 @@ def test_a_model_of_tables_costs_what_it_scores():
     ],
 )
 def test_flops_agree_with_those_that_torch_counts(variant, length, max_offset, dataset):
-    """torch counts what runs: whole attention matrices, the loss's logits twice in the backward pass, and no gradient
-    for inputs that need none. At the size of a preset, where the matrices dominate, that is within a tenth."""
+    """torch counts what really runs: whole attention matrices, the logits again in the backward pass, no gradients of
+    inputs that need none. At the size of a preset the matrices dominate, and the counts agree within a tenth."""
     model = {
         **preset("small").model,
         "item_width": 64,
@@ -81,7 +98,7 @@ def test_rates_are_those_of_the_window(monkeypatch):
     assert (rates.interactions_per_second, rates.flops_per_second) == (1000.0, 1e6)
     for _ in range(5):
         rates.add(2.0, 200, 4e6)
-    assert rates.interactions_per_second == pytest.approx(100.0)  # the slow steps alone
+    assert rates.interactions_per_second == pytest.approx(100.0)  # only slow steps are left in the window
     assert rates.flops_per_second == pytest.approx(2e6)
 
 
@@ -90,7 +107,7 @@ def test_the_ceiling_is_above_what_small_products_reach():
 
 
 def test_the_ceiling_is_the_fastest_product(monkeypatch):
-    """Most of the time others hold the core; the ceiling is what it does when they do not."""
+    """Other programs slow most products down. The ceiling is the rate of a product that is not disturbed."""
     now = 0.0
     taken = itertools.cycle([0.004, 0.004, 0.001])
 

@@ -1,4 +1,4 @@
-"""The loss on held-out users: comparable between epochs, and without a trace in the training."""
+"""The loss on held-out users can be compared between epochs, and taking it does not change the training."""
 
 from __future__ import annotations
 
