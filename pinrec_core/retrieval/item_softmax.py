@@ -30,14 +30,15 @@ class ItemSoftmax:
     def log_probability(self, embedding: np.ndarray, item_row: np.ndarray) -> np.ndarray:
         """float32 ``[M, D]`` and distinct rows int64 ``[U]`` → float32 ``[M, U]``, each finite and at most about 0."""
         V, U = len(self._index), len(item_row)
-        cosine = embedding @ self._index.reconstruct(item_row).T  # [M, U]
-        reference = embedding @ self._reference.T  # [M, R]
-        # Logits are relative to the largest of their row, so that the largest exponential is 1 and none overflows.
-        largest = np.maximum(cosine.max(axis=1, initial=-1.0), reference.max(axis=1))[:, None]
-        logit = self._inverse_temperature * (cosine - largest)
-        other = ~np.isin(self._row, item_row)
+        logit = self._inverse_temperature * (embedding @ self._index.reconstruct(item_row).T)  # [M, U]
+        reference = self._inverse_temperature * (embedding @ self._reference.T)  # [M, R]
+        # Relative to the largest of their row, so that the largest exponential is 1 and none overflows.
+        largest = np.maximum(logit.max(axis=1, initial=-np.inf), reference.max(axis=1))[:, None]
+        logit -= largest
+        reference -= largest
+        np.exp(reference, out=reference)
         # All of the reference, then what counts: copying the others' vectors would cost more than their products.
-        rest = np.exp(self._inverse_temperature * (reference - largest)) @ other.astype(np.float32)
-        rest *= (V - U) / max(1, other.sum())
-        # The largest may be a reference item that is a candidate too: then it is in the first sum.
+        other = ~np.isin(self._row, item_row)
+        rest = (reference @ other.astype(np.float32)) * ((V - U) / max(1, int(other.sum())))
+        # Where the largest is a candidate it counts in the first sum, and else in the second: neither sum can be 0.
         return logit - np.log(np.exp(logit).sum(axis=1) + rest)[:, None]

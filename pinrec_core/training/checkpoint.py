@@ -8,11 +8,10 @@ must see one file system. The state of random generators is not needed: see ``ba
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,7 @@ from pinrec_core.objective.objective import Objective
 from pinrec_core.training.metrics import EpochMetrics, Tally
 from pinrec_core.training.run import ID_TABLES
 from pinrec_core.training.sharded_tables import ShardedIdEmbedding
+from pinrec_core.validation import load_json, save_json, validated
 
 if TYPE_CHECKING:
     from pinrec_core.training.processes import Processes
@@ -48,6 +48,14 @@ class Position:
 
     def __str__(self) -> str:
         return f"epoch {self.epoch + 1}, step {self.steps:,}"
+
+
+@validated(DataError)
+class _State:
+    """What ``state.json`` holds."""
+
+    configuration: dict[str, Any]  # of the run that left the checkpoint
+    position: Position
 
 
 def save(
@@ -103,8 +111,7 @@ def _write(
     if rank == 0:
         shared = {name: value for name, value in state.items() if not _is_own(name, objective)}
         _write_tensors(shared, building / SHARED_FILE)
-        plain = json.dumps({"configuration": configuration, "position": asdict(position)}, indent=2)
-        (building / STATE_FILE).write_text(plain + "\n", "utf-8")
+        save_json(_State(configuration=dict(configuration), position=position), building / STATE_FILE)
         _flush(building / STATE_FILE)
 
 
@@ -136,17 +143,15 @@ def load(
     Raises ``ConfigError`` when the checkpoint is of another configuration, ``DataError`` when it is damaged.
     """
     try:
-        state = json.loads((checkpoint / STATE_FILE).read_text("utf-8"))
-        _check_same(checkpoint.parents[1], dict(_flat(state["configuration"])), dict(_flat(configuration)))
+        state = load_json(_State, checkpoint / STATE_FILE, error=DataError, what="the state of a training")
+        _check_same(checkpoint.parents[1], dict(_flat(state.configuration)), dict(_flat(configuration)))
         shared = safetensors.torch.load_file(checkpoint / SHARED_FILE)
         own = safetensors.torch.load_file(checkpoint / _own_file(processes.rank))
         tensors = shared | own
         objective.load_state_dict({name: tensors[name] for name in objective.state_dict()})
         _restore_optimizers(objective, optimizers, tensors)
-        raw = state["position"]
-        position = Position(**raw | {"epochs": [EpochMetrics(**epoch) for epoch in raw["epochs"]]})
-        return position, Tally.from_tensors(own, processes.device)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
+        return state.position, Tally.from_tensors(own, processes.device)
+    except (DataError, OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(
             f"{checkpoint}: expected a checkpoint of `pinrec train` ({reason}); --overwrite starts anew"

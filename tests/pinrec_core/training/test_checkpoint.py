@@ -114,6 +114,11 @@ def test_a_run_of_another_configuration_is_not_resumed(dataset, tmp_path):
 def test_a_damaged_checkpoint_is_named(dataset, tmp_path):
     losses_until(dataset, tmp_path, kill_at=5, checkpoint_seconds=0.0)
     (left,) = (tmp_path / "checkpoint").iterdir()
+    state = (left / "state.json").read_text()
+    (left / "state.json").write_text(state.replace('"steps": 4', '"steps": "4"'))
+    with pytest.raises(DataError, match=r"expected a checkpoint of `pinrec train` \(.*position\.steps='4': expected a"):
+        train_small(dataset, tmp_path)
+    (left / "state.json").write_text(state)
     content = (left / "shared.safetensors").read_bytes()
     (left / "shared.safetensors").write_bytes(content[: len(content) // 2])
     with pytest.raises(DataError, match="expected a checkpoint of `pinrec train`"):
