@@ -1,8 +1,8 @@
-"""The tensor contract: every tensor that crosses a stage boundary, once. Each ``config.pbtxt`` is tested against it.
+"""The tensor contract: the tensors that pass between the stages of serving. Each ``config.pbtxt`` is tested against it.
 
-A tensor keeps one name from the stage that makes it to the last stage that reads it, so the ensemble needs no
-renaming. Dimensions are letters of ``DIMENSIONS``; the batch dimension is Triton's own and is not written. A request
-holds one user: its batch dimension is 1, and the dynamic batcher groups requests of different T (ragged batches).
+A tensor has the same name in the stage that computes it and in all stages that read it, so the ensemble renames
+nothing. Dimensions are letters of ``DIMENSIONS``. The batch dimension is left out, because Triton adds it. A request is
+for one user, so its batch dimension is 1; the dynamic batcher groups requests of different T (ragged batches).
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from enum import StrEnum
 DIMENSIONS: dict[str, str] = {
     "B": "requests in a batch, or users in a training batch",
     "T": "history positions, oldest first",
-    "S": "decode steps, the prefill's included",
+    "S": "decode steps, including the prefill",
     "O": "outcomes",
     "W": "offsets per step in generation; items per window in training",
     "E": "generated embeddings of one request: S · O · W",
-    "M": "embeddings kept by compression, with a quota above zero",
+    "M": "embeddings that compression keeps and whose quota is above zero",
     "D": "width of an item representation",
     "H": "hidden width of the decoder",
     "L": "decoder layers",
@@ -28,16 +28,16 @@ DIMENSIONS: dict[str, str] = {
     "C": "candidates (columns) of a sampled softmax",
     "N": "items to return",
     "X": "items the user has already seen",
-    "P": "positions that a K/V cache has room for",
+    "P": "positions for which a K/V cache has memory",
     "R": "random negatives of a training batch",
     "Z": "target items of one evaluation user",
     "Q": "events of one ingest request",
 }
-"""The one table of dimension letters. Code, docstrings and tests use these and no others."""
+"""The letters for dimensions. Code, docstrings and tests use no others."""
 
 
 class DType(StrEnum):
-    """Tensor element types, by their name in the inference protocol."""
+    """Element types of tensors, named as in the inference protocol."""
 
     BOOL = "BOOL"
     UINT8 = "UINT8"
@@ -48,13 +48,13 @@ class DType(StrEnum):
     FP16 = "FP16"
     FP32 = "FP32"
     BYTES = "BYTES"
-    USER_ID = "USER_ID"  # INT64, or BYTES where the release's user ids are strings
-    ITEM_ID = "ITEM_ID"  # likewise for items
+    USER_ID = "USER_ID"  # INT64, or BYTES if the user ids of the release are strings
+    ITEM_ID = "ITEM_ID"  # the same for its item ids
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """One tensor: its name, element type, dimensions (letters, or a fixed size) and whether a caller may omit it."""
+    """A tensor: its name, its element type, its dimensions (letters or sizes), and whether a caller may omit it."""
 
     name: str
     dtype: DType
@@ -63,18 +63,18 @@ class TensorSpec:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Dimensions as Triton writes them: −1 for a letter."""
+        """The dimensions as Triton writes them, with −1 for a letter."""
         return tuple(-1 if isinstance(d, str) else d for d in self.dims)
 
     @property
     def ragged(self) -> bool:
-        """Whether requests of one batch may differ in shape."""
+        """Whether the shapes of a batch's requests may differ."""
         return any(isinstance(d, str) for d in self.dims)
 
 
 @dataclass(frozen=True, slots=True)
 class StageSpec:
-    """One model of the repository: its inputs and outputs."""
+    """A model of the model repository: its inputs and outputs."""
 
     name: str
     inputs: tuple[TensorSpec, ...]
@@ -93,11 +93,12 @@ REQUEST = (
     TensorSpec("request_time", DType.INT64, (1,), optional=True),
     TensorSpec("seed", DType.INT64, (1,), optional=True),
 )
-"""What a caller sends. ``budget_outcome`` names the weights of ``budget``, which are in the release's order without."""
+"""What a caller sends. ``budget_outcome`` names the outcomes of the weights in ``budget``. Without it, the weights are
+in the order of the release's outcomes."""
 
 BUDGET_TOLERANCE = 2e-3
-"""How far the weights of a budget may be from summing to 1, inclusive: three of them written with three decimals
-(.333 each) are off by .001. What is left is normalised away."""
+"""The largest difference between the sum of a budget's weights and 1. Three weights with three decimals (.333 each) are
+off by .001. The weights are then normalised."""
 
 HISTORY_KEY = TensorSpec("history_item_key", DType.INT64, ("T",))
 HISTORY_TYPE = TensorSpec("history_item_type", DType.UINT8, ("T",))
@@ -116,16 +117,17 @@ RESOLVED = (
     TensorSpec("resolved_num_items", DType.INT32, (1,)),
     TensorSpec("resolved_seed", DType.INT64, (1,)),
 )
-"""The request after validation, every default filled in: the stages behind ``signal_fetch`` have no optional input."""
+"""The request after validation, with all defaults filled in: stages after ``signal_fetch`` have no optional inputs."""
 
 SEEN = TensorSpec("seen_item_key", DType.INT64, ("X",))
 
 ID_EMBEDDING = TensorSpec("history_id_embedding", DType.FP16, ("T", "I"))
-"""Of every key, a query's too: the generator ignores those, which is cheaper than sending the types along."""
+"""The embeddings of all keys, those of queries included. The generator ignores the latter: that is cheaper than sending
+the item types to the ID embedder."""
 
 GENERATED = (
-    # FP32: the index needs it, M is small after compression, and rounding to FP16 would magnify the last-bit
-    # differences between batch sizes until near-equal items changed places.
+    # FP32, because the index needs it and M is small. Rounding to FP16 would magnify the tiny differences between batch
+    # sizes, so that items with almost equal scores would change places.
     TensorSpec("embedding", DType.FP32, ("M", "D")),
     TensorSpec("embedding_outcome", DType.INT32, ("M",)),
     TensorSpec("embedding_quota", DType.INT32, ("M",)),
@@ -144,7 +146,7 @@ GENERATOR = StageSpec("generator", (HISTORY_TYPE, *HISTORY_CONTEXT, ID_EMBEDDING
 FAISS_RETRIEVAL = StageSpec("faiss_retrieval", (*GENERATED, SEEN), RESPONSE)
 
 PIPELINE = (SIGNAL_FETCH, ID_EMBEDDER, GENERATOR, FAISS_RETRIEVAL)
-"""The stages of the ensemble, in the order a request passes them."""
+"""The stages of the ensemble, in the order in which a request passes through them."""
 
 ENSEMBLE = StageSpec("pinrec", REQUEST, RESPONSE)
 
@@ -161,4 +163,5 @@ SIGNAL_INGEST = StageSpec(
     ),
     (TensorSpec("stored", DType.INT32, (1,)),),
 )
-"""The write path, outside the ensemble: it outlives releases. A query event has a text and no item (0 or ``""``)."""
+"""The write path. It is not part of the ensemble, because it is independent of releases. The event of a query has
+a text and no item: its item id is 0 or ``""``."""

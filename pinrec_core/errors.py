@@ -1,16 +1,17 @@
-"""The one error hierarchy. Each class carries the status code that the Triton boundary and the CLI answer with.
+"""The hierarchy of the errors that this project raises on purpose.
 
-A message names field, got and expected: ``history_lengths[3]=812 exceeds max_history=512``.
+Each class has a status code for the Triton boundary and an exit code for the command line. A message names the field,
+what it got and what was expected, as in ``history_lengths[3]=812: expected at most max_history=512``.
 """
 
 from __future__ import annotations
 
 
 class PinRecError(Exception):
-    """Base of every error this project raises on purpose.
+    """The base class.
 
-    ``code`` is a gRPC status name; ``pinrec_serving.triton_boundary`` maps it to Triton's codes and the CLI to
-    an exit code. Anything that is not a ``PinRecError`` is unforeseen and answered as INTERNAL.
+    ``code`` is the name of a gRPC status, which ``pinrec_serving.triton_boundary`` maps to a code of Triton;
+    ``exit_code`` is that of the command line. Any other exception is unforeseen and answered as INTERNAL.
     """
 
     code = "INTERNAL"
@@ -18,53 +19,53 @@ class PinRecError(Exception):
 
 
 class InvalidRequestError(PinRecError):
-    """A request field is malformed. The request is refused; its neighbours in the batch are unharmed."""
+    """A field of a request is malformed. Only this request is refused, not the others of its batch."""
 
     code = "INVALID_ARGUMENT"
     exit_code = 2
 
 
 class ConfigError(PinRecError):
-    """A configuration names an unknown key or a value outside its range."""
+    """A configuration has an unknown key, or a value that is not allowed."""
 
     code = "INVALID_ARGUMENT"
     exit_code = 2
 
 
 class DataError(PinRecError):
-    """Input data as a whole cannot be used (a missing column, no valid row). Single bad rows go to quarantine."""
+    """Input data cannot be used at all, as without a column or any valid row. Single bad rows go to quarantine."""
 
     code = "INVALID_ARGUMENT"
     exit_code = 3
 
 
 class ReleaseError(PinRecError):
-    """A release is incomplete, damaged, or made of parts that do not belong together."""
+    """A release is incomplete or damaged, or its parts do not belong together."""
 
     code = "FAILED_PRECONDITION"
     exit_code = 4
 
 
 class StoreError(PinRecError):
-    """A signal store cannot be read or written now."""
+    """A signal store cannot be read or written at the moment."""
 
     code = "UNAVAILABLE"
     exit_code = 5
 
 
 class ServerError(PinRecError):
-    """The inference server cannot be started, reached or told to load a release."""
+    """The inference server cannot be started or reached, or cannot load a release."""
 
     code = "UNAVAILABLE"
     exit_code = 6
 
 
 class StorageError(PinRecError):
-    """A file cannot be written now."""
+    """A file cannot be written at the moment, as on a full disk."""
 
 
 class StoppedError(PinRecError):
-    """Somebody wanted the work under way to end, by Ctrl-C or SIGTERM."""
+    """The work was stopped by Ctrl-C or SIGTERM."""
 
     exit_code = 130
 
@@ -72,6 +73,6 @@ class StoppedError(PinRecError):
 def require(
     condition: bool, field: str, got: object, expected: str, *, error: type[PinRecError] = InvalidRequestError
 ) -> None:
-    """Raise ``error`` with the standard sentence unless ``condition`` holds."""
+    """Raise ``error`` with the message ``field=got: expected …`` unless ``condition`` holds."""
     if not condition:
         raise error(f"{field}={got!r}: expected {expected}")

@@ -1,6 +1,6 @@
-"""A user's history as arrays: what Spark writes, stores keep, the wire carries and the model reads.
+"""A user's history as arrays, which Spark writes, the stores keep, the server passes on and the model reads.
 
-Knows nothing of where it comes from. Positions run oldest to newest.
+This module does not know where a history comes from.
 """
 
 from __future__ import annotations
@@ -13,26 +13,27 @@ import numpy as np
 
 
 class ItemType(IntEnum):
-    """What one element of a sequence is (PinRec, model: pins and search queries share one sequence)."""
+    """The type of an element of a history, which consists of pins and search queries (PinRec, model)."""
 
     PIN = 0
     QUERY = 1
 
 
 NO_OUTCOME = -1
-"""The outcome of a query: it is context, never a target."""
+"""The outcome of a query. A query is context and never a target."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
-    """T interactions of one user, oldest first.
+    """T interactions of one user, the oldest first.
 
-    ``item_key`` is the pin's key, or for a query the key of its text. ``outcome`` and ``surface`` index the release's
-    vocabulary; surface 0 is unknown. ``timestamp`` is in Unix seconds. ``feature · scale`` is the content vector.
+    ``item_key`` is the key of the pin or, for a query, of its text. ``outcome`` and ``surface`` are positions in the
+    release's vocabularies; surface 0 is unknown. ``timestamp`` is in Unix seconds. ``feature · scale`` is the content
+    vector.
     """
 
     item_key: np.ndarray  # int64 [T]
-    item_type: np.ndarray  # uint8 [T], an ItemType
+    item_type: np.ndarray  # uint8 [T], values of ItemType
     outcome: np.ndarray  # int16 [T], NO_OUTCOME for queries
     surface: np.ndarray  # int16 [T]
     timestamp: np.ndarray  # int64 [T]
@@ -75,4 +76,4 @@ DTYPES: dict[str, np.dtype] = {
     "feature": np.dtype(np.int8),
     "scale": np.dtype(np.float32),
 }
-"""One place for the element types of a history; the Spark job, the stores and the tensor contract all follow it."""
+"""The element types of a history. The Spark job, the stores and the tensor contract all follow this table."""

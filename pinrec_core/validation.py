@@ -1,10 +1,10 @@
-"""Plain data to values: the one validator of configurations, manifests, run files and TOML mappings.
+"""Values that are checked when they are built: configurations, manifests, run files, TOML mappings.
 
-``validated`` makes a dataclass whose fields are checked by pydantic when it is built, whoever builds it. ``from_plain``
-and ``load_json`` build one from a mapping or a file, and ``to_plain`` turns it back. Whatever is refused is refused
-with one sentence that names the field, what was got and what was expected.
+``validated`` turns a class into a dataclass whose fields pydantic checks whenever one is built. ``from_plain`` builds
+one from nested mappings and lists, ``load_json`` from a file, and ``to_plain`` turns it back. A refusal is one sentence
+that names the field, what it got and what it expected.
 
-This module knows no configuration and no file format beyond JSON and TOML.
+This module knows no configuration, and no file format beyond JSON and TOML.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ Item = TypeVar("Item")
 Choice = TypeVar("Choice", bound=StrEnum)
 
 OneOf = Annotated[Choice, Strict(False)]
-"""A member of an enumeration, or its name as text."""
+"""A member of an enumeration, or its value as text."""
 ListOf = Annotated[tuple[Item, ...], Strict(False)]
-"""A tuple, or a list as JSON and TOML have it."""
+"""A tuple, or a list, which JSON and TOML have instead."""
 Text = Annotated[str, Field(min_length=1)]
 """A text that is not empty."""
 
-_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-"""No value is converted to the type that a field wants: ``"5"`` is no number and ``1`` is no truth value."""
+_CONFIG = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="constants")
+"""Strict: no value is converted to the type of its field. ``"5"`` is not a number and ``1`` is not a truth value."""
 
 
 class FieldError(ValueError):
-    """A field of the value that is being built is refused by a rule of its own; see ``check``."""
+    """Raised by ``check``. It becomes the error of the class that is being built."""
 
     def __init__(self, field: str, got: object, expected: str) -> None:
         super().__init__(f"{field}={got!r}: expected {expected}")
@@ -48,9 +48,9 @@ class FieldError(ValueError):
 
 
 def check(condition: bool, field: str, got: object, expected: str) -> None:
-    """For the ``__post_init__`` of a validated class: refuse ``field`` unless ``condition`` holds.
+    """Refuse ``field`` unless ``condition`` holds. For the ``__post_init__`` of a validated class.
 
-    Whoever reports it puts the place of the value in front of the field: ``events.time_unit``.
+    The message names the field by its full place, such as ``events.time_unit``, when the class is part of another one.
     """
     if not condition:
         raise FieldError(field, got, expected)
@@ -58,21 +58,22 @@ def check(condition: bool, field: str, got: object, expected: str) -> None:
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field, Field))
 def validated(error: type[PinRecError] = ConfigError) -> Callable[[type[T]], type[T]]:
-    """A decorator: a frozen, keyword-only dataclass with slots that raises ``error`` for what its fields do not allow.
+    """A decorator for a frozen, keyword-only dataclass with slots, which raises ``error`` when a field is not allowed.
 
-    Types are strict, and bounds are written beside them: ``layers: Annotated[int, Field(gt=0)]``. ``OneOf`` and
-    ``ListOf`` take an enumeration by name and a list for a tuple. Unknown and missing fields are refused.
+    Bounds are written beside the type: ``layers: Annotated[int, Field(gt=0)]``. Types are strict, except that
+    ``OneOf`` also takes the value of an enumeration and ``ListOf`` also takes a list. Unknown and missing fields are
+    refused.
     """
 
     def decorate(cls: type[T]) -> type[T]:
-        made: Any = pydantic_dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)(cls)
+        made: Any = pydantic_dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)(cls)
         checked = made.__init__
 
         def build(self: Any, **values: Any) -> None:
             try:
                 checked(self, **values)
             except ValidationError as refused:
-                raise error(sentence(refused, made)) from refused
+                raise error(_sentence(refused, made)) from refused
 
         made.__init__ = build
         return made
@@ -80,30 +81,29 @@ def validated(error: type[PinRecError] = ConfigError) -> Callable[[type[T]], typ
     return decorate
 
 
-def from_plain(
-    kind: type[T], raw: object, *, error: type[PinRecError] = ConfigError, where: str = "", source: Path | None = None
-) -> T:
-    """A validated ``kind`` from plain data: mappings, lists, texts, numbers.
+def from_plain(kind: type[T], raw: object, *, error: type[PinRecError] = ConfigError, source: Path | None = None) -> T:
+    """A validated ``kind`` from mappings, lists, texts, numbers and truth values.
 
-    Raises ``error``. In front of the field's name stand the file ``source`` and, with a dot, ``where``.
+    Raises ``error``; its message begins with the file ``source`` if one is given.
     """
     try:
-        # By way of JSON: pydantic's strict rules for it take a list for a tuple and a mapping for a nested value.
-        return _adapter_of(kind).validate_json(json.dumps(raw, default=str))
+        # Through JSON, because pydantic's strict rules for JSON take a list for a tuple and a mapping for a class.
+        return _adapter_of(kind).validate_json(json.dumps(raw, default=_refused_everywhere))
     except ValidationError as refused:
-        reason = sentence(refused, kind, where)
-        raise error(reason if source is None else f"{source}: {reason}") from refused
+        sentence = _sentence(refused, kind)
+        raise error(sentence if source is None else f"{source}: {sentence}") from refused
 
 
 def to_plain(value: Any) -> dict[str, Any]:
-    """A validated value as what JSON can hold."""
+    """A validated value as mappings, lists, texts, numbers and truth values."""
     return _adapter_of(type(value)).dump_python(value, mode="json")
 
 
 def load_json(kind: type[T], path: Path, *, error: type[PinRecError], what: str, absent: str = "") -> T:
-    """A validated ``kind`` from a JSON file. ``what`` says what the file should be, ``absent`` what to do without it.
+    """A validated ``kind`` from a JSON file.
 
-    Raises ``error`` with the path in front when the file is missing, no JSON, or refused.
+    Raises ``error``, with the path in its message, when the file is missing, is not JSON, or holds what is not allowed.
+    ``what`` says what the file should be, and ``absent`` what the user can do when it is missing.
     """
     return from_plain(kind, read_json(path, error=error, what=what, absent=absent), error=error, source=path)
 
@@ -114,12 +114,12 @@ def save_json(value: Any, path: Path) -> None:
 
 
 def read_json(path: Path, *, error: type[PinRecError], what: str, absent: str = "") -> dict[str, Any]:
-    """The table that a JSON file holds, unchecked. Raises ``error`` as ``load_json`` does."""
+    """The unchecked table in a JSON file. Raises ``error`` as ``load_json`` does."""
     return _read(path, json.loads, "JSON", error, what, absent)
 
 
 def read_toml(path: Path, *, error: type[PinRecError], what: str, absent: str = "") -> dict[str, Any]:
-    """The table that a TOML file holds, unchecked. Raises ``error`` as ``load_json`` does."""
+    """The unchecked table in a TOML file. Raises ``error`` as ``load_json`` does."""
     return _read(path, tomllib.loads, "TOML", error, what, absent)
 
 
@@ -132,37 +132,38 @@ def _read(
         raise error(f"{path}: expected {what}" + (f"; {absent}" if absent else "")) from missing
     except OSError as unreadable:
         raise error(f"{path}: expected {what} ({unreadable.strerror})") from unreadable
-    except ValueError as damaged:  # neither in that language nor, perhaps, in UTF-8
+    except (ValueError, RecursionError) as damaged:  # the text is damaged, or its encoding, or it is nested too deeply
         raise error(f"{path}: expected {what} as {language} in UTF-8 ({damaged})") from damaged
     if not isinstance(raw, dict):
         raise error(f"{path}: expected {what}, a table of names and values")
     return raw
 
 
-def sentence(refused: ValidationError, kind: type, where: str = "") -> str:
-    """The first fault of a refused value as field, got, expected; all unknown fields together."""
+def _refused_everywhere(value: object) -> dict[str, str]:
+    """What JSON does not have, such as a date of TOML, as a table: wherever it stands, the field is refused by name."""
+    return {type(value).__name__: str(value)}
+
+
+def _sentence(refused: ValidationError, kind: type) -> str:
+    """One fault as field, got, expected: all unknown names of one table if there are any, else the first fault."""
     faults = refused.errors(include_url=False)
+    unknown = [fault for fault in faults if fault["type"] == "unexpected_keyword_argument"]
+    if unknown:  # before what is missing: a misspelt field is both
+        place = unknown[0]["loc"][:-1]
+        names = sorted(str(fault["loc"][-1]) for fault in unknown if fault["loc"][:-1] == place)
+        keys = f"{_name(place)}.keys" if place else f"{kind.__name__} keys"
+        known = sorted(field.name for field in dataclasses.fields(_class_at(place, kind)))
+        return f"{keys}={names}: expected only {known}"
     fault = faults[0]
-    unknown = [f for f in faults if f["type"] in _UNKNOWN]
-    if unknown and (len(unknown) == len(faults) or fault["type"] == "missing"):
-        parent = unknown[0]["loc"][:-1]
-        names = sorted(str(f["loc"][-1]) for f in unknown if f["loc"][:-1] == parent)
-        owner = _name(parent, where)
-        known = _known(kind, parent)
-        title = f"{owner}.keys" if owner else f"{kind.__name__} keys"
-        return f"{title}={names}: expected only {known}"
-    if fault["type"] == "value_error":
-        own = fault["ctx"]["error"]
-        if isinstance(own, FieldError):
-            return f"{_name((*fault['loc'], own.field), where)}={_shown(own.got)}: expected {own.expected}"
-    name = _name(fault["loc"], where) or kind.__name__
+    name = _name(fault["loc"]) or kind.__name__
     if fault["type"] == "missing":
-        return f"{name} is missing: expected {_PLAIN_MISSING}"
+        return f"{name} is missing: expected a value"
+    rule = fault.get("ctx", {}).get("error")
+    if isinstance(rule, FieldError):
+        return f"{_name((*fault['loc'], rule.field))}={_shown(rule.got)}: expected {rule.expected}"
     return f"{name}={_shown(fault['input'])}: expected {_expected(fault)}"
 
 
-_UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
-_PLAIN_MISSING = "a value"
 _EXPECTED: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "int_type": lambda _: "a whole number",
     "int_from_float": lambda _: "a whole number",
@@ -170,57 +171,50 @@ _EXPECTED: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "finite_number": lambda _: "a finite number",
     "bool_type": lambda _: "true or false",
     "string_type": lambda _: "a text",
-    "string_too_short": lambda c: "a text that is not empty" if c["min_length"] == 1 else f"{c['min_length']} letters",
-    "string_too_long": lambda c: f"at most {c['max_length']} characters",
+    "string_too_short": lambda c: (
+        "a text that is not empty" if c["min_length"] == 1 else f"a length of at least {c['min_length']}"
+    ),
+    "string_too_long": lambda c: f"a length of at most {c['max_length']}",
     "string_pattern_mismatch": lambda c: f"a text of the form {c['pattern']}",
     "enum": lambda c: f"one of [{c['expected'].replace(' or ', ', ')}]",
-    "literal_error": lambda c: f"one of [{c['expected'].replace(' or ', ', ')}]",
     "greater_than": lambda c: f"a value above {_bound(c['gt'])}",
     "greater_than_equal": lambda c: f"a value of at least {_bound(c['ge'])}",
     "less_than": lambda c: f"a value below {_bound(c['lt'])}",
     "less_than_equal": lambda c: f"a value of at most {_bound(c['le'])}",
     "too_short": lambda c: f"at least {c['min_length']} of them",
     "tuple_type": lambda _: "a list",
-    "list_type": lambda _: "a list",
     "dict_type": lambda _: "a table",
     "dataclass_type": lambda _: "a table",
     "dataclass_exact_type": lambda _: "a table",
-    "path_type": lambda _: "a path",
-    "none_required": lambda _: "nothing",
+    "is_instance_of": lambda c: f"a {c['class']}",
+    "json_invalid": lambda c: f"what JSON can hold ({c['error']})",
 }
-"""What pydantic expects, in this project's words. Another kind of fault keeps pydantic's own."""
+"""What a field expects, by pydantic's name for the fault and its context. Other faults keep pydantic's own words."""
 
 
 def _expected(fault: Mapping[str, Any]) -> str:
     phrase = _EXPECTED.get(fault["type"])
-    if phrase is None:
-        message = fault["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-        return message[0].lower() + message[1:]
-    return phrase(fault.get("ctx", {}))
+    if phrase is not None:
+        return phrase(fault.get("ctx", {}))
+    message = fault["msg"].removeprefix("Input should be ")
+    return message[0].lower() + message[1:]
 
 
-def _name(place: tuple[int | str, ...], where: str) -> str:
+def _name(place: tuple[int | str, ...]) -> str:
     """``("events", "files", 0)`` → ``events.files[0]``."""
-    name = where
-    for part in place:
-        if isinstance(part, int):
-            name += f"[{part}]"
-        else:
-            name += f".{part}" if name else part
-    return name
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
 
 
-def _known(kind: Any, place: tuple[int | str, ...]) -> list[str]:
-    """The fields of the validated class at ``place`` within ``kind``."""
+def _class_at(place: tuple[int | str, ...], kind: Any) -> Any:
+    """The validated class at ``place`` within the type ``kind``."""
     for part in place:
-        if get_origin(kind) in (Union, UnionType):  # of a value and nothing
-            kind = next(option for option in get_args(kind) if option is not NoneType)
         if dataclasses.is_dataclass(kind):
             kind = get_type_hints(kind)[str(part)]
-        else:  # a mapping's values, or a list's elements
-            kind = get_args(kind)[1 if isinstance(part, str) else 0]
-    kind = next(option for option in (*get_args(kind), kind) if dataclasses.is_dataclass(option))
-    return sorted(field.name for field in dataclasses.fields(kind))
+        else:  # the elements of a list, or the values of a mapping
+            kind = get_args(kind)[0 if isinstance(part, int) else 1]
+        if get_origin(kind) in (Union, UnionType):  # of a class and None
+            kind = next(option for option in get_args(kind) if option is not NoneType)
+    return kind
 
 
 def _bound(value: float) -> str:
@@ -228,10 +222,10 @@ def _bound(value: float) -> str:
 
 
 def _shown(got: object) -> str:
-    """Long values cut: a sentence is read by a person."""
+    """The value, cut where it is too long to be read in a sentence."""
     text = repr(got)
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 _adapter_of: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
-"""Built once for each class."""
+"""Pydantic's validator of a class, built once."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -144,8 +143,6 @@ def evaluate_run(place: Place, dataset: Path, kinds: list[str], *, device: str, 
         card = machine_card().to_dict()  # now: the commit may be another one when it ends
         findings: Findings = getattr(evaluations, kind)()
         target = place.evaluation(kind)
-        for half_done in place.folder.glob(f".{kind}-*"):  # of a process that was killed
-            shutil.rmtree(half_done)
         with built_beside(target) as folder:
             findings.save(folder)
             write_json(folder / SPEC_FILE, place.evaluation_spec(kind))

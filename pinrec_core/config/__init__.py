@@ -1,5 +1,5 @@
-"""Everything that can be set: ``sections`` (what each setting means, and its bounds), ``presets`` (named starting
-points) and ``settings`` (``--set section.key=value``).
+"""Everything that a user can set: ``sections`` says what each setting means and bounds it, ``presets`` holds named
+starting points, and ``settings`` changes single values of a preset (``--set section.key=value``).
 
-It may not know what is done with a setting.
+This package may not know what a setting is used for.
 """

@@ -1,4 +1,4 @@
-"""Named starting points: ``tiny`` for tests and the demo, ``small`` for a CPU, ``base`` at the size of production."""
+"""Named starting points: ``tiny`` for tests and the demo, ``small`` for a CPU, ``base`` for a production-size model."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from pinrec_core.validation import validated
 
 @validated()
 class Preset:
-    """``model`` lacks the three sizes that the dataset decides, and the variant."""
+    """A starting point for the three sections.
+
+    ``model`` holds plain values, because it is incomplete: the dataset decides three sizes, and the user the variant.
+    """
 
     model: Mapping[str, Any]
     objective: ObjectiveConfig
     training: TrainingConfig
 
     def model_for(self, *, variant: Variant, num_outcomes: int, num_surfaces: int, feature_width: int) -> ModelConfig:
-        """The model's whole configuration. Raises ``ConfigError``."""
+        """The complete configuration of the model. Raises ``ConfigError``."""
         with named_section("model"):
             return ModelConfig(
                 variant=variant,
@@ -65,14 +68,14 @@ PRESETS: dict[str, Preset] = {
 
 
 def preset(name: str) -> Preset:
-    """Raises ``ConfigError`` for a name that is not in ``PRESETS``."""
+    """The preset of that name. Raises ``ConfigError`` for a name that is not in ``PRESETS``."""
     require(name in PRESETS, "preset", name, f"one of {sorted(PRESETS)}", error=ConfigError)
     return PRESETS[name]
 
 
 @contextmanager
 def named_section(section: str) -> Iterator[None]:
-    """Puts the section in front of the field that an error names, as ``--set`` writes it."""
+    """Put the section before the field that a ``ConfigError`` names: ``model.layers``, as in ``--set``."""
     try:
         yield
     except ConfigError as error:

@@ -1,7 +1,7 @@
-"""What can be set of the model, its objective, its training and its generation: one class each.
+"""The settings of the model, of its objective, of its training and of its generation: one class each.
 
-A value is checked when it is built. A release carries ``ModelConfig`` and ``GenerationConfig``; nothing at serving time
-reads any other setting of the model. This module knows no preset and no command line.
+Every value is checked when it is built. A release carries ``ModelConfig`` and ``GenerationConfig``; serving reads no
+other settings of the model. This module knows no preset and no command line.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from pinrec_core.validation import ListOf, OneOf, check, validated
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0, le=1 << 24)]
-"""Of things that are held in memory at once: more of them is a slip of the finger."""
+"""A number of things that are in memory at the same time. The upper bound catches typing errors."""
 Width = Annotated[int, Field(gt=0, le=1 << 16)]
 Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
 class Variant(StrEnum):
-    """What the output head is conditioned on (PinRec, objective)."""
+    """The kind of model. PinRec's own variants differ in what the output head is conditioned on (PinRec, objective)."""
 
-    UC = "uc"  # nothing
-    OC = "oc"  # the outcome
-    MT = "mt"  # the time offset
-    MT_OC = "mt_oc"  # both
-    PINNERFORMER = "pinnerformer"  # baseline: unconditioned, one embedding, trained on all actions to come
-    SASREC = "sasrec"  # baseline: ids and positions alone, one embedding, trained on the next item
-    DOT_PRODUCT = "dot_product"  # pre-training of the ID tables alone; generates nothing
+    UC = "uc"  # on nothing
+    OC = "oc"  # on the outcome
+    MT = "mt"  # on the time offset
+    MT_OC = "mt_oc"  # on both
+    PINNERFORMER = "pinnerformer"  # a baseline: unconditioned, one embedding, trained on all future actions
+    SASREC = "sasrec"  # a baseline: only IDs and positions as input, one embedding, trained on the next item
+    DOT_PRODUCT = "dot_product"  # pre-trains the ID tables and generates nothing
 
     @property
     def outcome_conditioned(self) -> bool:
@@ -42,44 +42,47 @@ class Variant(StrEnum):
 
     @property
     def one_embedding(self) -> bool:
-        """Whether the model answers with a single user embedding: a baseline, not a generator."""
+        """Whether the model computes a single user embedding instead of generating several: true of the baselines."""
         return self in (Variant.PINNERFORMER, Variant.SASREC)
 
 
 class WindowReduction(StrEnum):
-    """How the targets of one window are combined (eq. 5; not recoverable from the paper, so several are offered)."""
+    """How the losses of a window's targets become one (eq. 5; the paper does not settle it, so there is a choice)."""
 
-    MEAN = "mean"  # of their losses: every target is to be covered
-    MIN = "min"  # the target of least loss counts alone
-    MARGINAL = "marginal"  # of their probabilities: between the two, the likelier a target the more it counts
+    MEAN = "mean"  # their mean: every target has to be predicted
+    MIN = "min"  # the smallest one: predicting any of the targets is enough
+    MARGINAL = "marginal"  # −log of the mean probability: between the two, likelier targets count more
 
 
 class Precision(StrEnum):
-    """Arithmetic of the training step's matrix products; weights, losses and optimiser states stay in FP32."""
+    """Number format of the matrix products in training. Weights, losses and optimiser states are always FP32."""
 
     FP32 = "fp32"
     BF16 = "bf16"
 
 
 class Allocation(StrEnum):
-    """How a budget becomes whole items: largest remainder, or the same in expectation with drawn remainders."""
+    """How shares of a budget become whole numbers of items."""
 
-    DETERMINISTIC = "deterministic"
-    STOCHASTIC = "stochastic"
+    DETERMINISTIC = "deterministic"  # the largest remainders are rounded up
+    STOCHASTIC = "stochastic"  # remainders are rounded at random, so that the shares hold in expectation
 
 
 class Merging(StrEnum):
-    """What the quotas of embeddings mean when their finds become one list (``pinrec_core.retrieval.merging``)."""
+    """What an embedding's quota means when the items that the embeddings found become one list.
 
-    QUOTA = "quota"  # how many items each brings
-    MIXTURE = "mixture"  # how much each one's probabilities weigh
+    See ``pinrec_core.retrieval.merging``.
+    """
+
+    QUOTA = "quota"  # the number of items that come from the embedding
+    MIXTURE = "mixture"  # the weight of the embedding's probabilities of the items
 
 
 @validated()
 class ModelConfig:
-    """Shape of the model. Letters are those of ``pinrec_core.contract.DIMENSIONS``.
+    """The shape of the model. The letters are those of ``pinrec_core.contract.DIMENSIONS``.
 
-    ``num_outcomes``, ``num_surfaces`` and ``feature_width`` come from the dataset; the rest from a preset.
+    ``num_outcomes``, ``num_surfaces`` and ``feature_width`` come from the dataset, the others from a preset.
     """
 
     variant: OneOf[Variant]
@@ -87,15 +90,15 @@ class ModelConfig:
     heads: Annotated[int, Field(gt=0)]
     hidden_width: Width  # H
     item_width: Width  # D
-    id_width: Annotated[int, Field(ge=0, le=1 << 16)]  # I; 0 leaves the ID tables out
+    id_width: Annotated[int, Field(ge=0, le=1 << 16)]  # I; without ID tables it is 0
     id_hashes: Annotated[int, Field(gt=0, le=1 << 6)]  # K
     id_rows: Annotated[int, Field(gt=0, le=1 << 32)]  # rows per hash table, a power of two
-    embedder_layers: Annotated[int, Field(gt=0, le=1 << 6)]  # of each item embedder; 2 or 3 in the paper
-    max_history: Annotated[int, Field(gt=0, le=1 << 20)]  # longest T; start token and generated tokens come on top
-    max_steps: Annotated[int, Field(gt=0, le=1 << 16)]  # longest S
-    max_offset: Annotated[int, Field(gt=0, le=1 << 16)]  # Δmax; 1 where the variant predicts the next item alone
+    embedder_layers: Annotated[int, Field(gt=0, le=1 << 6)]  # in each item embedder; the paper has 2 or 3
+    max_history: Annotated[int, Field(gt=0, le=1 << 20)]  # the largest T; start and generated tokens do not count
+    max_steps: Annotated[int, Field(gt=0, le=1 << 16)]  # the largest S
+    max_offset: Annotated[int, Field(gt=0, le=1 << 16)]  # Δmax; always 1 unless the variant is trained on offsets
     dropout: Share
-    id_dropout: Share  # of the ID embedding's entries, so that the model does not lean on it alone
+    id_dropout: Share  # of the ID embedding, so that the model also learns from the content
     num_outcomes: Annotated[int, Field(gt=0)]  # O
     num_surfaces: Annotated[int, Field(gt=0)]
     feature_width: Annotated[int, Field(gt=0)]  # F
@@ -110,12 +113,12 @@ class ModelConfig:
 
     @property
     def num_conditions(self) -> int:
-        """Outcomes the head tells apart: O, or 1 where it is not conditioned on them."""
+        """The number of outcomes that the head distinguishes: O, or 1 if it is not conditioned on them."""
         return self.num_outcomes if self.variant.outcome_conditioned else 1
 
     @property
     def max_positions(self) -> int:
-        """Positions of the decoder: start token, history, generated tokens."""
+        """The positions of the decoder: the start token, the history, and all generated tokens but the last."""
         return 1 + self.max_history + self.max_steps - 1
 
 
@@ -125,16 +128,18 @@ class ObjectiveConfig:
 
     in_batch_negatives: Annotated[int, Field(ge=0, le=1 << 24)] = 1024
     random_negatives: Annotated[int, Field(ge=0, le=1 << 24)] = 1024
-    windows_per_step: Count = 2048  # at most: pairs of a hidden state and an offset, each with its window of targets
-    window: Width = 4  # W; 1 unless the variant is multi-token
+    windows_per_step: Count = 2048
+    """The largest number of windows in a training step. Each is a hidden state, an offset and W target items."""
+    window: Width = 4  # W; a variant without time offsets uses 1
     window_reduction: OneOf[WindowReduction] = WindowReduction.MARGINAL
-    init_temperature: Positive = 0.07  # λ starts at its inverse
+    init_temperature: Positive = 0.07  # the initial 1 / λ
     max_inverse_temperature: Positive = 100.0
-    log_q: bool = True  # subtract log Q(i) from the logits; off only to measure what it is worth
-    mask_own_positives: bool = True  # of the other items a user acted on; off only to measure
-    horizon_days: Annotated[float, Field(gt=0, le=36_525)] = 28.0  # of the dense all-action targets (PinnerFormer)
+    log_q: bool = True  # subtract log Q(i) from the logits; off only to measure the effect
+    mask_own_positives: bool = True
+    """Whether the user's other positive items are left out of the negatives; off only to measure the effect."""
+    horizon_days: Annotated[float, Field(gt=0, le=36_525)] = 28.0  # PinnerFormer's targets lie within so many days
     sketch_width: Annotated[int, Field(gt=0, le=1 << 32)] = 1 << 16
-    """Above the number of items, or rare ones all look as frequent as their collisions."""
+    """Should exceed the number of items: otherwise collisions make rare items look frequent."""
     sketch_depth: Annotated[int, Field(gt=0, le=1 << 6)] = 4
 
     def __post_init__(self) -> None:
@@ -144,41 +149,43 @@ class ObjectiveConfig:
 
 @validated()
 class TrainingConfig:
-    """One training run."""
+    """The settings of a training run."""
 
     epochs: Annotated[int, Field(gt=0)] = 10
-    batch_users: Count = 64  # B, per process
-    accumulate_batches: Count = 1  # batches whose gradients make one step of the optimiser
+    batch_users: Count = 64  # B, in each process
+    accumulate_batches: Count = 1  # batches whose gradients are added for one step of the optimiser
     precision: OneOf[Precision] = Precision.FP32
     learning_rate: Positive = 1e-3
-    id_learning_rate: Annotated[float, Field(ge=0)] = 3e-3  # of the ID tables; 0 freezes them
-    shard_id_tables: bool = False  # split their rows over the processes instead of keeping a copy in each
+    id_learning_rate: Annotated[float, Field(ge=0)] = 3e-3  # for the ID tables; 0 freezes them
+    shard_id_tables: bool = False  # split their rows over the processes, instead of a copy in every process
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     warmup_share: Share = 0.05
     gradient_clip: Positive = 1.0
-    evaluation_share: Share = 0.1  # users held out of training, by hash
+    evaluation_share: Share = 0.1  # of the users, who are held out of training; a hash decides
     held_out_last: Annotated[int, Field(ge=0)] = 0
-    """Last interactions of every user that training never sees, queries not counted."""
+    """The number of last interactions of every user that are held out of training. Queries do not count."""
     validation_users: Annotated[int, Field(ge=0)] = 256
-    """Held-out users whose loss is taken after each epoch; 0: none."""
+    """The number of held-out users whose loss is computed after each epoch; 0 turns it off."""
     seed: Seed = 0
 
 
 @validated()
 class GenerationConfig:
-    """Generation, compression, allocation and retrieval at serving time (PinRec, generation)."""
+    """The settings of generation, compression, allocation and retrieval in serving (PinRec, generation)."""
 
     steps: Annotated[int, Field(gt=0)] = 6  # S
-    offsets: ListOf[int] = (1,)  # δ of the W embeddings of a step; holds 1, which feeds back
+    offsets: ListOf[int] = (1,)
+    """δ of the W embeddings of a step. Contains 1: the embedding of the next item is the next step's input."""
     merge_cosine: Annotated[float, Field(ge=-1, le=1)] = 0.9
-    """An embedding merges into a kept one above this; calibrated when a release is made."""
+    """An embedding merges into a kept one if their cosine is above this. Calibrated when a release is made."""
     step_discount: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Weight of a step's embeddings beside the step before; calibrated when a release is made."""
+    """The weight of a step's embeddings, relative to the previous step. Calibrated when a release is made."""
     allocation: OneOf[Allocation] = Allocation.DETERMINISTIC
     merging: OneOf[Merging] = Merging.MIXTURE
-    inverse_temperature: Positive = 1 / 0.07  # λ that the objective learned: makes inner products probabilities
+    inverse_temperature: Positive = 1 / 0.07
+    """λ, which the objective learned: it turns inner products into probabilities."""
     overfetch: Annotated[float, Field(ge=1)] = 8.0
-    """Each embedding looks up this many times the largest quota, because neighbours want the same items."""
+    """Each embedding retrieves this many times the largest quota, because similar embeddings find the same items."""
     nprobe: Annotated[int, Field(gt=0)] = 8
     default_num_items: Annotated[int, Field(gt=0)] = 100
     max_num_items: Annotated[int, Field(gt=0)] = 3000

@@ -1,4 +1,4 @@
-"""``--set section.key=value`` on a preset: parsed as TOML values, unknown names refused."""
+"""Changes of single values of a preset, written ``section.key=value``, with the value in TOML's notation."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ SECTIONS = ("model", "objective", "training")
 
 
 def apply_settings(preset: Preset, settings: Sequence[str]) -> Preset:
-    """A copy of ``preset`` with settings such as ``objective.window=8`` applied. Raises ``ConfigError``."""
+    """A copy of ``preset`` with settings such as ``objective.window=8`` applied.
+
+    Raises ``ConfigError`` for an unknown name, and for a value that its section refuses.
+    """
     for setting in settings:
         section, key, value = _parse(setting)
         current = getattr(preset, section)
         known = sorted(current if section == "model" else (f.name for f in fields(current)))
         if key not in known:
             raise ConfigError(f"--set {setting}: expected one of {known} after {section}.")
-        if section == "model":  # checked once the dataset has decided the rest
+        if section == "model":  # its values are checked when the dataset has decided the rest
             changed = {**current, key: value}
         else:
             with named_section(section):
@@ -38,6 +41,6 @@ def _parse(setting: str) -> tuple[str, str, object]:
         raise ConfigError(f"--set {setting}: expected section.key=value with a section of {', '.join(SECTIONS)}")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()  # a bare word, such as a name of an enumeration
+    except ValueError:  # not TOML, or a number of thousands of digits
+        value = text.strip()  # a bare word, such as the value of an enumeration
     return section, key.strip(), value

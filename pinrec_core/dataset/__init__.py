@@ -1,5 +1,5 @@
-"""A prepared log: ``manifest`` (vocabularies and sizes), ``catalogue`` (the items), ``sequences`` (the users'
-histories, streamed) and ``splits`` (who and what is held out).
+"""A prepared log: its ``manifest`` (vocabularies and sizes), its ``catalogue`` of items, its ``sequences`` (the users'
+histories, as a stream) and its ``splits`` (which users and interactions are held out).
 
-It reads what ``preparation`` and the Spark job wrote and may not know how they made it, nor any model.
+This package reads what ``preparation`` and the Spark job wrote. It may not know how they did it, nor any model.
 """

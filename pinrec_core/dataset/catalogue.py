@@ -1,7 +1,7 @@
-"""The item catalogue: one row per item, memory-mapped, looked up by key.
+"""The item catalogue: one row per item, found by the item's key.
 
-An uncompressed Arrow file sorted by ``item_key``. Opening maps it; nothing is copied, and the processes of one machine
-share the pages. ``item_row`` is the position here and in the release's index.
+It is an uncompressed Arrow file, sorted by ``item_key``. It is memory-mapped, so opening it copies nothing and all
+processes of a machine share its pages. The number of a row, ``item_row``, is the same in the release's index.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ FILE_NAME = "catalogue.arrow"
 
 
 class ItemCatalogue:
-    """Read-only view of ``catalogue.arrow``.
+    """A read-only view of ``catalogue.arrow``.
 
-    Arrays: ``item_key`` int64 [V] ascending, ``feature`` int8 [V, F], ``scale`` float32 [V]; ``item_id(rows)``,
-    ``title(row)`` and ``categories(row)`` read the text columns.
+    ``item_key`` is int64 ``[V]`` and ascending, ``feature`` int8 ``[V, F]``, ``scale`` float32 ``[V]``.
     """
 
     def __init__(self, table: pa.Table) -> None:
@@ -35,7 +34,7 @@ class ItemCatalogue:
 
     @staticmethod
     def open(folder: Path) -> ItemCatalogue:
-        """The catalogue of a prepared dataset or a release. Raises ``DataError``."""
+        """The catalogue of a prepared dataset or a release. Raises ``DataError`` as ``open_file`` does."""
         return ItemCatalogue.open_file(Path(folder) / FILE_NAME)
 
     @staticmethod
@@ -53,7 +52,7 @@ class ItemCatalogue:
         return len(self.item_key)
 
     def rows_of(self, item_key: np.ndarray) -> np.ndarray:
-        """Rows of keys, int64 ``[n]``; −1 where the catalogue does not hold the key."""
+        """Keys, int64 ``[n]`` → their rows, int64 ``[n]``; −1 for a key that is not in the catalogue."""
         item_key = np.asarray(item_key, np.int64)
         if len(self) == 0:
             return np.full(len(item_key), -1, np.int64)
@@ -61,7 +60,7 @@ class ItemCatalogue:
         return np.where(self.item_key[row] == item_key, row, -1)
 
     def item_ids(self, item_row: np.ndarray) -> np.ndarray:
-        """External ids of rows: int64 ``[n]``, or an object array of ``str`` for a string-id dataset."""
+        """Rows, int64 ``[n]`` → external ids: int64 ``[n]``, or an object array of ``str`` if the ids are strings."""
         return self._item_id.take(pa.array(item_row)).to_numpy(zero_copy_only=False)
 
     def title(self, item_row: int) -> str:
@@ -81,7 +80,10 @@ def write_catalogue(
     feature: np.ndarray,
     scale: np.ndarray,
 ) -> None:
-    """Sort by key and write. Raises ``DataError`` when two ids share a key (a duplicate id, or a hash collision)."""
+    """Sort the items by key and write the catalogue of ``folder``.
+
+    Raises ``DataError`` when two items share a key: an id occurs twice, or the hashes of two ids collide.
+    """
     order = np.argsort(item_key, kind="stable")
     sorted_key = item_key[order]
     clash = np.flatnonzero(sorted_key[1:] == sorted_key[:-1])
@@ -108,6 +110,6 @@ def write_catalogue(
 
 
 def _single_chunk(table: pa.Table, column: str) -> pa.Array:
-    """The column as one array, without copying: the writer makes a single chunk."""
+    """The column as one array. It is not copied if it has a single chunk, as ``write_catalogue`` makes it."""
     chunked = table[column]
     return chunked.chunk(0) if chunked.num_chunks == 1 else chunked.combine_chunks()

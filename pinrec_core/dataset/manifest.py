@@ -1,16 +1,16 @@
-"""What a prepared dataset is, apart from its rows: id kinds, vocabularies, feature space.
+"""The manifest of a prepared dataset: its id kinds, its vocabularies, its feature space and its sizes.
 
 ``pinrec prepare`` writes it. A prepared dataset is a folder::
 
     dataset.json              this manifest
     catalogue.arrow           one row per item (pinrec_core.dataset.catalogue)
-    features.parquet          key, item_type, feature, scale of every pin and query: the Spark job's second input
+    features.parquet          key, item_type, feature and scale of every pin and query, for the Spark job
     events/part-*.parquet     the valid events
-    quarantine.parquet        the rows set aside, with file, row and reason
-    signals/sequences/        per-user sequences, written by the Spark job; training reads them
+    quarantine.parquet        the rows that were set aside, with file, row and reason
+    signals/sequences/        the users' sequences, which the Spark job writes and training reads
     signals/batch/            the same sequences as a key-value view for serving
 
-The manifest is copied into every release, and both signal stores are checked against it.
+Every release contains a copy of the manifest, and both signal stores are checked against it.
 """
 
 from __future__ import annotations
@@ -29,14 +29,16 @@ from pinrec_core.validation import ListOf, OneOf, check, load_json, save_json, v
 
 MANIFEST_NAME = "dataset.json"
 SEQUENCES = Path("signals/sequences")
-"""Where a prepared dataset holds the sequences that training reads."""
+"""The folder, within a prepared dataset, of the sequences that training reads."""
 UNKNOWN_SURFACE = ""
 
 
 @validated(DataError)
 class DatasetIdentity:
-    """What the numbers in a dataset mean. A training run remembers it: it fits no dataset that differs in it, whatever
-    the sizes."""
+    """The meaning of the numbers in a dataset.
+
+    A training run remembers it, because its model fits no dataset that differs in it, even if all sizes agree.
+    """
 
     name: str
     item_id_kind: OneOf[IdKind]
@@ -45,7 +47,7 @@ class DatasetIdentity:
     feature_space: str
 
     def differences(self, other: DatasetIdentity) -> Iterator[tuple[str, object, object]]:
-        """Name, this one's value and the other's, of every field in which they differ."""
+        """For every field in which the two differ: its name, the value here and the value of ``other``."""
         for field in fields(self):
             own, others = getattr(self, field.name), getattr(other, field.name)
             if own != others:
@@ -57,11 +59,11 @@ Number = Annotated[int, Field(ge=0)]
 
 @validated(DataError)
 class DatasetManifest:
-    """What is known of a prepared dataset as a whole.
+    """The properties of a prepared dataset as a whole.
 
-    ``outcomes`` are the positive actions in the order the model numbers them; ``query_actions`` mark search queries;
-    ``ignored_actions`` are valid in the log but neither. ``surfaces[0]`` is the unknown surface. ``feature_space``
-    names how content vectors are made: two parts with different values must not be mixed.
+    ``outcomes`` are the positive actions, in the order in which the model numbers them. ``query_actions`` mark search
+    queries. ``ignored_actions`` are valid in the log but are neither. ``surfaces[0]`` is the unknown surface.
+    ``feature_space`` names the way in which content vectors are made: vectors of different spaces must not be mixed.
     """
 
     name: str
@@ -77,9 +79,9 @@ class DatasetManifest:
     num_items: Number
     num_users: Number
     num_events: Number
-    outcome_share: ListOf[float]  # share of each outcome among positive events; the default budget
+    outcome_share: ListOf[float]  # of each outcome among the positive events; the default budget
     first_timestamp: int
-    last_timestamp: int
+    last_timestamp: int  # of the events that were not dated ahead of the clock
 
     def __post_init__(self) -> None:
         check(bool(self.outcomes), "outcomes", self.outcomes, "at least one positive action")
@@ -89,7 +91,7 @@ class DatasetManifest:
 
     @staticmethod
     def load(folder: Path) -> DatasetManifest:
-        """Read ``folder/dataset.json``. Raises ``DataError`` when it is absent, damaged or has other keys."""
+        """Read ``folder/dataset.json``. Raises ``DataError`` when it is absent, damaged, or not a manifest."""
         return load_json(
             DatasetManifest, Path(folder) / MANIFEST_NAME, error=DataError, what="a prepared dataset's manifest",
             absent="run `pinrec prepare` first",
@@ -100,14 +102,14 @@ class DatasetManifest:
         return DatasetIdentity(**{field.name: getattr(self, field.name) for field in fields(DatasetIdentity)})
 
     def check_identity(self, trained_on: DatasetIdentity) -> None:
-        """Raises ``DataError`` where a model was trained on another dataset, or on other numbers for the same names."""
+        """Raises ``DataError`` if the dataset that a model was trained on differs from this one in its identity."""
         for name, got, expected in self.identity.differences(trained_on):
             raise DataError(
                 f"{name}={got!r} of dataset {self.name!r}: expected {expected!r}, which the model was trained with"
             )
 
     def check_model(self, config: ModelConfig) -> None:
-        """Raises ``DataError`` where a model to be trained has other sizes than this dataset's."""
+        """Raises ``DataError`` if the sizes of a model that is to be trained are not those of this dataset."""
         sizes = {
             "num_outcomes": len(self.outcomes),
             "num_surfaces": len(self.surfaces),

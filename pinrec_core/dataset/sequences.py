@@ -1,7 +1,7 @@
-"""The sequences that the Spark job writes, read back in bounded memory. Training and the serving view read them here.
+"""Reads the sequences that the Spark job wrote, in bounded memory. Training and the serving view use it.
 
-A sequences folder holds ``part-*.parquet``, one row per user (``user_id`` and one list per field of ``History``), and
-``batch.json`` (``BatchInfo``). This module knows the layout, not who wrote it.
+A folder of sequences holds ``part-*.parquet`` files, with one row per user (``user_id`` and a list for each field of
+``History``), and ``batch.json`` (``BatchInfo``). This module knows the layout, but not how the files were written.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ KeepUser = Callable[[int | str], bool]
 
 @validated(DataError)
 class BatchInfo:
-    """What one run of the Spark job covered. Events from ``end_time`` (exclusive, Unix seconds) on are not in it."""
+    """What one run of the Spark job covered: the events before ``end_time`` (Unix seconds)."""
 
     end_time: int
     feature_space: str
@@ -39,7 +39,7 @@ class BatchInfo:
 
     @staticmethod
     def load(folder: Path) -> BatchInfo:
-        """Read ``folder/batch.json``. Raises ``DataError`` when it is absent, damaged or has other keys."""
+        """Read ``folder/batch.json``. Raises ``DataError`` when it is absent, damaged, or holds something else."""
         path = Path(folder) / BATCH_INFO_NAME
         return load_json(BatchInfo, path, error=DataError, what="the description of a batch", absent=NO_SEQUENCES)
 
@@ -48,18 +48,19 @@ class BatchInfo:
 
 
 def is_batch(folder: Path) -> bool:
-    """Whether a folder holds a batch (sequences, or the view of them) that a newer one may replace."""
+    """Whether the folder holds a batch, that is, sequences or a view of them. A newer batch may replace it."""
     return (Path(folder) / BATCH_INFO_NAME).is_file()
 
 
 def iter_histories(
     sequences: Path, *, keep_user: KeepUser | None = None, batch_users: int = 64
 ) -> Iterator[tuple[int | str, History]]:
-    """Every user's (``user_id``, history), part by part.
+    """The ``user_id`` and the history of every user, file by file.
 
-    At most ``batch_users`` rows are decoded at a time. The arrays are read-only views of Arrow's buffers: one that is
-    kept keeps its whole batch, so copy what has to outlive the loop. ``keep_user`` skips users before anything of
-    theirs is touched. Raises ``DataError`` on a folder without sequences or a row whose lists disagree.
+    At most ``batch_users`` rows are in memory at a time. The arrays are read-only views of Arrow's buffers. An array
+    that outlives the loop should be copied: otherwise it keeps all rows of its batch in memory. ``keep_user`` selects
+    users without a cost for the others. Raises ``DataError`` for a folder without sequences, for a file that cannot be
+    read, and for lists of one row that differ in length.
     """
     parts = sorted(Path(sequences).glob("part-*.parquet"))
     if not parts:
@@ -71,7 +72,7 @@ def iter_histories(
 
 def _batches(part: Path, batch_users: int) -> Iterator[pa.RecordBatch]:
     try:
-        # Without pre_buffer, which reads whole row groups ahead: memory is bound by one batch and the open pages.
+        # pre_buffer would read whole row groups ahead; without it one batch and the open pages bound the memory.
         with pq.ParquetFile(part, pre_buffer=False, buffer_size=1 << 20) as file:
             missing = sorted(set(SEQUENCE_COLUMNS) - set(file.schema_arrow.names))
             if missing:
@@ -84,7 +85,7 @@ def _batches(part: Path, batch_users: int) -> Iterator[pa.RecordBatch]:
 
 
 def _check_type(part: Path, name: str, got: pa.DataType) -> None:
-    """Where sizes agree, bits are taken as they are (``_numbers``): another kind of value would become nonsense."""
+    """Raises ``DataError`` for values of another kind: ``_numbers`` would read their bits as something else."""
     element = got.value_type if pa.types.is_list(got) else None
     if name == "feature":
         fits, expected = element is not None and pa.types.is_binary(element), "binary"
@@ -113,13 +114,16 @@ def _histories_of(batch: pa.RecordBatch, keep_user: KeepUser | None, part: Path)
 
 
 def _numbers(values: pa.Array, dtype: np.dtype) -> np.ndarray:
-    """Without a copy where the element size agrees: Spark has no unsigned byte, so item types arrive as int8."""
+    """The values as ``dtype``, without a copy if the element sizes agree.
+
+    The types may differ in their sign: Spark has no unsigned byte, so item types arrive as int8.
+    """
     array = values.to_numpy()
     return array.view(dtype) if array.dtype.itemsize == dtype.itemsize else array.astype(dtype)
 
 
 def _feature_matrix(values: pa.Array, part: Path) -> np.ndarray:
-    """list<binary> → int8 ``[n, F]``, a view of Arrow's data buffer."""
+    """An array of n byte strings → int8 ``[n, F]``, a view of Arrow's buffer."""
     if len(values) == 0:
         return np.empty((0, 0), np.int8)
     offsets = np.frombuffer(values.buffers()[1], np.int32)[values.offset : values.offset + len(values) + 1]

@@ -1,5 +1,6 @@
-"""Files and folders that are whole or not there: ``file_writing``, ``output_folder``, ``folder_lock`` and
-``temporary_folder``.
+"""Files and folders that are written whole or not at all: ``file_writing`` for the files that libraries write,
+``output_folder`` for a folder that replaces another one, ``folder_lock`` for a folder that one process at a time works
+in, and ``temporary_folder``. ``held_folder`` tells the folders of living processes from left-overs.
 
-It may not know what any of them holds.
+This package may not know what any of them holds.
 """

@@ -1,4 +1,4 @@
-"""Files that libraries write. Each has an error of its own for a full disk, and none names the file."""
+"""Files that libraries write. The libraries raise different errors on a full disk, none of which names the file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pinrec_core.errors import StorageError
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raises ``StorageError`` where the block cannot write ``path``, and leaves no half of the file."""
+    """Raises ``StorageError`` when the block fails to write ``path``, and removes the incomplete file."""
     try:
         yield
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
@@ -25,7 +25,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, *, metadata: dict[str, str] | None = None) -> None:
-    """As safetensors. Raises ``StorageError`` where they cannot be written."""
+    """Write tensors as safetensors. Raises ``StorageError`` when that fails."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with writing(path):
         safetensors.torch.save_file(plain, path, metadata=metadata)

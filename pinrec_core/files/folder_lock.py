@@ -1,4 +1,8 @@
-"""A folder that one process at a time works in."""
+"""A lock that lets one process at a time work in a folder.
+
+The library ``filelock`` was tried and left out: it takes the same kernel lock on the same kind of file in as many
+lines, and where the kernel has none it leaves a marker file behind when the process is killed.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +18,9 @@ LOCK_FILE = ".lock"
 
 @contextmanager
 def locked(folder: Path, *, refusal: str) -> Iterator[None]:
-    """Raises ``ConfigError`` with ``refusal`` while another process is in the block.
+    """Raises ``ConfigError`` with the message ``refusal`` while another process is in the block.
 
-    The kernel unlocks for a process that was killed.
+    The lock file stays in the folder. The kernel releases the lock when the process ends, even when it is killed.
     """
     with (folder / LOCK_FILE).open("a") as file:
         try:

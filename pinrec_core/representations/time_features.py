@@ -1,4 +1,5 @@
-"""Time as features (PinRec, model): sinusoids of absolute time, log-scaled time since the previous action."""
+"""Time features (PinRec, model): sinusoids of the absolute time, and the logarithm of the time since the previous
+action."""
 
 from __future__ import annotations
 
@@ -9,15 +10,17 @@ from torch import Tensor
 
 HOUR, DAY, WEEK, YEAR = 3600, 86_400, 604_800, 31_557_600
 PERIODS = (HOUR, DAY, WEEK, YEAR // 4, YEAR, 16 * YEAR)
-"""The last is ours: what was popular changes over the years of a long log, and no shorter period tells them apart."""
+"""In seconds. The last one is an addition to the paper: popularity changes over the years of a long log, and shorter
+periods do not distinguish the years."""
 WIDTH = 2 * len(PERIODS) + 1
 
 
 def time_features(timestamp: Tensor, previous_timestamp: Tensor) -> Tensor:
-    """int64 seconds ``[...]`` and those of the preceding action → float32 ``[..., WIDTH]``.
+    """Times of actions and of the actions before them, int64 seconds ``[...]`` → float32 ``[..., WIDTH]``.
 
-    The phase is taken in integers: a float32 cannot hold a Unix time to the minute. The gap is scaled so that one
-    year is 1, and capped there: a history that ended long ago must not leave the range seen in training.
+    The phase is computed in integers, because a float32 Unix time is off by up to a minute. The gap to the previous
+    action is scaled so that a year is 1. Longer gaps count as a year, so that a history that ended long ago stays
+    within the range that was seen in training.
     """
     periods = torch.tensor(PERIODS, device=timestamp.device)
     phase = (timestamp.unsqueeze(-1) % periods).float() / periods * (2 * math.pi)
@@ -27,5 +30,5 @@ def time_features(timestamp: Tensor, previous_timestamp: Tensor) -> Tensor:
 
 
 def previous_timestamps(timestamp: Tensor) -> Tensor:
-    """int64 ``[B, T]`` → the timestamp before each position; a first position precedes itself (gap 0)."""
+    """int64 ``[B, T]`` → the timestamp before each position. For the first position it is its own, a gap of 0."""
     return torch.cat([timestamp[:, :1], timestamp[:, :-1]], dim=1)

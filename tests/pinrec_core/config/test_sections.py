@@ -1,4 +1,4 @@
-"""Configurations refuse what cannot be; settings change one value."""
+"""Configurations refuse values that are not allowed, and a setting changes one value of a preset."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def test_settings_change_one_value_and_refuse_unknown_names():
         ("objective.sketch_width=1000000000000", "objective.sketch_width=1000000000000: expected a value of at most"),
         ("objective.horizon_days=1e300", "horizon_days=1e[+]300: expected a value of at most 36,525"),
         ("training.learning_rate=1" + 400 * "0", "expected a finite number"),
+        ("training.epochs=" + 5000 * "1", "training.epochs='1+…: expected a whole number"),  # too long for TOML
     ]:
         with pytest.raises(ConfigError, match=message):
             apply_settings(preset("tiny"), [wrong])

@@ -1,4 +1,4 @@
-"""Reading sequences back: what is written is what is read, in bounded pieces, and damage is named."""
+"""Sequences are read as they were written, in batches of bounded size, and damage is named. Splits are stable."""
 
 from __future__ import annotations
 

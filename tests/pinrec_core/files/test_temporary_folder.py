@@ -1,4 +1,4 @@
-"""A temporary folder goes with its process, however that ends."""
+"""A temporary folder is removed with its process, even if the process is killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hashed ID tables: parity with a plain-Python hash, TorchScript, spread of the rows."""
+"""Hashed ID tables: the hash equals one in plain Python, TorchScript equals the module, and rows are used evenly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text encoders: the same vector everywhere, near texts near, single equal to batch."""
+"""Text encoders: similar texts have similar vectors, and a text has the same vector in every call and process."""
 
 from __future__ import annotations
 

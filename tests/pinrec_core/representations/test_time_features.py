@@ -1,4 +1,4 @@
-"""Time as the model sees it."""
+"""Time features: phases and gaps by hand, and their precision."""
 
 from __future__ import annotations
 
