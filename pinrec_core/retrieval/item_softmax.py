@@ -28,7 +28,7 @@ class ItemSoftmax:
         self._reference = index.reconstruct(self._row)
 
     def log_probability(self, embedding: np.ndarray, item_row: np.ndarray) -> np.ndarray:
-        """float32 ``[M, D]`` and distinct rows int64 ``[U]`` → float32 ``[M, U]``, each finite and at most about 0."""
+        """float32 ``[M, D]`` and rows int64 ``[U]``, ascending and distinct → finite float32 ``[M, U]``."""
         V, U = len(self._index), len(item_row)
         logit = self._inverse_temperature * (embedding @ self._index.reconstruct(item_row).T)  # [M, U]
         reference = self._inverse_temperature * (embedding @ self._reference.T)  # [M, R]
@@ -38,7 +38,14 @@ class ItemSoftmax:
         reference -= largest
         np.exp(reference, out=reference)
         # All of the reference, then what counts: copying the others' vectors would cost more than their products.
-        other = ~np.isin(self._row, item_row)
+        other = self._not_among(item_row)
         rest = (reference @ other.astype(np.float32)) * ((V - U) / max(1, int(other.sum())))
-        # Where the largest is a candidate it counts in the first sum, and else in the second: neither sum can be 0.
+        # The largest counts in the first sum or, where it is no candidate, in the second: together they cannot be 0.
         return logit - np.log(np.exp(logit).sum(axis=1) + rest)[:, None]
+
+    def _not_among(self, item_row: np.ndarray) -> np.ndarray:
+        """Which reference items are none of the ascending ``item_row``: bool ``[R]``."""
+        other = np.ones(len(self._row), bool)
+        place = np.minimum(np.searchsorted(self._row, item_row), len(self._row) - 1)
+        other[place[self._row[place] == item_row]] = False
+        return other

@@ -116,7 +116,8 @@ class MergeByMixture:
     def __call__(self, plan: RetrievalPlan, score: np.ndarray, row: np.ndarray, excluded: np.ndarray) -> RankedItems:
         item_row = np.setdiff1d(row[row >= 0], excluded)
         weight = plan.quota / plan.quota.sum()
-        part = np.log(weight).astype(np.float32)[:, None] + self.softmax.log_probability(plan.embedding, item_row)  # [M, U]
+        log_weight = np.log(weight).astype(np.float32)
+        part = log_weight[:, None] + self.softmax.log_probability(plan.embedding, item_row)  # [M, U]
         total = _log_sum(part)
         chosen = np.argsort(-total, kind="stable")[: plan.quota.sum()]
         part, total = part[:, chosen], total[chosen]
