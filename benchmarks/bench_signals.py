@@ -1,7 +1,7 @@
-"""Signal fetch: batch view and real-time store against a plain dict of decoded histories behind the same stage.
+"""Signal fetch: batch view and real-time store against a plain dict of decoded histories under the same stage.
 
-The dict is what no service can have (every user's history decoded in memory); the ratio is what storage, decoding and
-merging cost. Real-time events are appended to a store of the benchmark's own.
+The dict holds every user's history decoded in memory, which no service can afford. The ratio is therefore the cost of
+storing, decoding and merging. The benchmark writes its real-time events to a store of its own.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ NUM_ITEMS = 100
 
 
 class DecodedHistories:
-    """Every user's whole history in a dict: what the stage needs of ``UserHistories``."""
+    """Whole histories in a dict, behind the methods of ``UserHistories`` that the stage uses."""
 
     def __init__(self, histories: Mapping[bytes, History], builder: EventHistoryBuilder) -> None:
         self._histories = histories
@@ -51,7 +51,7 @@ class DecodedHistories:
         self._none = History.empty(builder.feature_width)
 
     def refresh(self) -> None:
-        """Nothing is appended to a dict."""
+        """Does nothing, because nothing is appended to the dict."""
 
     def at(self, user_key: bytes, time: int) -> History:
         return self._histories.get(user_key, self._none)
@@ -127,7 +127,7 @@ def _dict_stage(release: Release, histories: Mapping[bytes, History]) -> SignalF
 
 
 def _events(user_key: bytes, catalogue: ItemCatalogue, manifest: DatasetManifest, end_time: int) -> list[Event]:
-    """``EVENTS_PER_USER`` engagements since the batch, a minute apart."""
+    """``EVENTS_PER_USER`` interactions after the end of the batch, a minute apart."""
     random = np.random.default_rng(list(user_key))
     rows = random.integers(0, len(catalogue), EVENTS_PER_USER)
     return [

@@ -1,4 +1,4 @@
-"""The four stages called in process: what the ensemble does, without Triton between the stages."""
+"""The four stages called in process, one after the other: the ensemble without Triton between its stages."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from signal_service.fetch_stage import SignalFetchStage
 
 
 class Pipeline:
-    """All stages of one release, in the order a request passes them."""
+    """All stages of one release, in the order in which a request passes them."""
 
     def __init__(self, parameters: StageParameters) -> None:
         self.stages: dict[str, Stage[Any]] = {
-            SIGNAL_FETCH.name: SignalFetchStage(parameters),
+            SIGNAL_FETCH.name: SignalFetchStage.open(parameters),
             ID_EMBEDDER.name: IdEmbedderStage(parameters),
             GENERATOR.name: GeneratorStage(parameters),
             FAISS_RETRIEVAL.name: FaissRetrievalStage(parameters),
         }
 
     def run(self, requests: Sequence[Tensors], *, until: StageSpec = PIPELINE[-1]) -> list[dict[str, np.ndarray]]:
-        """Requests in, and per request every tensor that was made up to ``until``. Raises the first error."""
+        """Run the stages up to ``until``; per request, every tensor that is known then. Raises the first error."""
         known = [dict(request) for request in requests]
         for spec in PIPELINE[: PIPELINE.index(until) + 1]:
             for tensors, answer in zip(known, self.run_stage(spec, known), strict=True):
@@ -38,7 +38,7 @@ class Pipeline:
         return known
 
     def run_stage(self, spec: StageSpec, known: Sequence[Tensors]) -> list[Tensors]:
-        """One stage on what is known of each request. Raises the first error."""
+        """Run one stage on the tensors that are known of each request. Raises the first error."""
         inputs = [{t.name: tensors[t.name] for t in spec.inputs if t.name in tensors} for tensors in known]
         answers = []
         for answer in run_batch(self.stages[spec.name], inputs):
@@ -49,7 +49,7 @@ class Pipeline:
 
 
 def request_tensors(user_id: int | str, num_items: int, manifest: DatasetManifest) -> dict[str, np.ndarray]:
-    """A request as the first stage is given it."""
+    """A request in the form in which the first stage gets it."""
     string_ids = manifest.user_id_kind is IdKind.STRING
     user = np.array([str(user_id).encode()], object) if string_ids else np.array([user_id], np.int64)
     return {"user_id": user, "num_items": np.array([num_items], np.int32)}

@@ -1,7 +1,8 @@
-"""Load tests: a mix of requests, arriving at a set rate, from the real client.
+"""Load tests: a mix of requests arrives at a given rate, sent by the real client.
 
-``workload`` knows what can be asked of a dataset's service, ``locustfile`` asks it, ``report`` and
-``server_statistics`` say how it went; ``python -m load_tests`` runs them together, and so can ``locust`` itself.
+``workload`` makes requests from a prepared dataset, ``locustfile`` sends them, ``report`` measures latency and failures
+at the client, and ``server_statistics`` reads queue and compute time at the server. ``python -m load_tests`` runs them
+all; ``locust`` can run ``locustfile`` alone.
 
-They may not know the service but as its clients do.
+The package knows the service only as its clients do: it imports neither the server nor the model.
 """

@@ -1,7 +1,7 @@
-"""``python -m load_tests``: run the mix headless at a set rate for a set time, print a report, judge the failures.
+"""``python -m load_tests``: send the mix at a given rate for a given time, print a report, judge the failures.
 
-Exit status: 0, 1 when the share of failures is above ``--max-failure-share`` (or nothing was answered at all), 2 when
-the dataset or an option cannot be used. No latency is judged here.
+The exit status is 0; or 1 when the share of failures is above ``--max-failure-share``, or when no request was measured;
+or 2 when the dataset, the service or an option cannot be used. No latency is judged.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import gevent
-from locust.env import Environment  # patches the standard library: before anything opens a connection
+from locust.env import Environment  # patches the standard library, so it is imported before a connection is opened
 from rich.console import Console
 from tritonclient.utils import InferenceServerException
 
@@ -25,7 +25,7 @@ from load_tests.server_statistics import ModelTime, between
 from load_tests.workload import Workload
 from pinrec_core.errors import PinRecError
 
-REPORT_WIDTH = 120  # where there is no terminal whose width could be asked
+REPORT_WIDTH = 120  # columns, when the output is not a terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     recorder = Recorder(start, start + options.duration)
     try:
         models = _run(options, recorder, console)
-    except InferenceServerException as error:  # what the clients saw is reported all the same
+    except InferenceServerException as error:  # the measurements at the client are reported all the same
         console.print(f"no statistics of the server: {error.message()}")
         models = {}
     results = recorder.results()
@@ -70,7 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: Namespace, recorder: Recorder, console: Console) -> dict[str, ModelTime]:
-    """Warm up, measure, let what is in flight end. Raises ``InferenceServerException`` when the server is gone."""
+    """Warm up, measure, and wait for the requests in flight; returns the time that each model of the server spent.
+
+    Raises ``InferenceServerException`` when the server's counters cannot be read.
+    """
     options.user_rate = options.rate / options.users
     environment = Environment(
         user_classes=[PinRecUser],
@@ -94,7 +97,7 @@ def _run(options: Namespace, recorder: Recorder, console: Console) -> dict[str, 
 
 
 def _sleep_until(instant: float) -> None:
-    """Sleep until a monotonic time; gevent's own timers lag behind where its loop was held up."""
+    """Sleep until a monotonic time. The loop is for gevent, whose timer may fire early when its own clock lags."""
     while (left := instant - time.monotonic()) > 0:
         gevent.sleep(left)
 

@@ -1,16 +1,19 @@
-"""The Locust user: an open-loop source of requests through the real gRPC client.
+"""The Locust user: an open-loop source of requests, sent by the real gRPC client.
 
-Arrivals are open-loop. A service's callers do not wait for each other: when it slows down, requests keep coming. A
-closed loop (each user sends, waits for the answer, sends again) slows down with the service, offers less load just
-when it matters, and leaves out the requests that would have met the stall (coordinated omission). So each user here
-is a Poisson process of ``--user-rate`` arrivals per second: it never waits for an answer, each request runs in a
-greenlet of its own, and response time counts from the *scheduled* arrival, so that a load generator that falls behind
-shows as latency instead of hiding it. Poisson processes add up to one, hence the total rate is users × user rate.
+The arrivals are open-loop, because the callers of a service do not wait for each other: when it slows down, requests
+keep coming. In a closed loop each user sends, waits for the answer and sends again. Such a loop slows down along with
+the service, so it offers less load just when the load matters, and it leaves out the requests that would have met the
+stall (coordinated omission).
 
-``constant_pacing`` would keep a rate too, but only while answers arrive faster than its pace, which is the case in
-which nothing needs testing. What bounds the load is ``MAX_IN_FLIGHT``: an arrival beyond it is counted as a failure.
+Therefore each user here is a Poisson process of ``--user-rate`` arrivals per second. It never waits for an answer: each
+request runs in a greenlet of its own. Latency counts from the *scheduled* arrival, so that a load generator which falls
+behind shows as latency. Poisson processes add up to a Poisson process, so the total rate is users × user rate. The load
+is bounded by ``MAX_IN_FLIGHT``: an arrival beyond it is counted as a failure.
 
-Run by ``python -m load_tests``, or by Locust itself:
+Locust's ``constant_pacing`` keeps a rate only while answers arrive faster than its pace, that is, while the service is
+not overloaded.
+
+``python -m load_tests`` runs this file. Locust can run it too:
 ``locust -f load_tests/locustfile.py --host 127.0.0.1:8001 --dataset FOLDER --headless -u 4 --user-rate 10 -t 30s``.
 It writes events for known users: use ``--no-writes`` against a store whose content matters.
 """
@@ -30,26 +33,27 @@ from pinrec_client import Event, PinRecClient, PinRecClientError, RecommendReque
 
 from load_tests.workload import RequestType, Workload, mix_for
 
-# Makes gRPC's waits yield to other greenlets. Locust has patched the standard library by now; no channel is open yet.
+# Makes gRPC yield to other greenlets while it waits. This has to happen after Locust has patched the standard library,
+# which its import does, and before the first channel is opened.
 grpc.experimental.gevent.init_gevent()
 
-MAX_IN_FLIGHT = 512  # requests per user; far above rate × timeout of any sensible run
-NO_RETRIES = RetryPolicy(retries=0)  # a failure is a failure: the report is about the service, not about the client
+MAX_IN_FLIGHT = 512  # requests per user; far more than rate × timeout of any sensible run
+NO_RETRIES = RetryPolicy(retries=0)  # a retry would hide a failure of the service from the report
 
 _user_numbers = itertools.count()
 
 
 class OverloadError(Exception):
-    """The request was not sent: too many were unanswered already."""
+    """The request was not sent, because too many others were still unanswered."""
 
 
 class ShortAnswerError(Exception):
-    """The answer holds fewer items than were asked for, though the catalogue has them."""
+    """The answer holds fewer items than were asked for, although the catalogue has enough."""
 
 
 @events.init_command_line_parser.add_listener
 def add_arguments(parser: ArgumentParser) -> None:
-    """The options of this file, for Locust's command line and for ``python -m load_tests`` alike."""
+    """Add the options that Locust's command line and ``python -m load_tests`` share."""
     group = parser.add_argument_group("PinRec")
     group.add_argument("--dataset", metavar="FOLDER", required=True, help="prepared dataset whose service is tested")
     group.add_argument("--request-timeout", type=float, default=2.0, help="seconds per request (default %(default)s)")
@@ -59,12 +63,12 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 @events.init_command_line_parser.add_listener
 def add_rate(parser: ArgumentParser) -> None:
-    """Locust's own option: its workers each know only their own users, so the rate is given per user."""
+    """Add ``--user-rate`` to Locust's command line: a rate per user, as a Locust worker knows only its own users."""
     parser.add_argument("--user-rate", type=float, default=1.0, help="arrivals per second of each user")
 
 
 class PinRecUser(User):
-    """A Poisson process of requests over a connection of its own."""
+    """A Poisson process of requests. Each user has its own connection."""
 
     def on_start(self) -> None:
         options = self.environment.parsed_options
@@ -80,12 +84,12 @@ class PinRecUser(User):
         time.sleep(self.wait_time_left())
 
     def on_stop(self) -> None:
-        """Let the requests in flight end: each has a timeout."""
+        """Wait for the requests in flight, which all have a timeout, and close the connection."""
         self._in_flight.join()
         self._client.close()
 
     def wait_time(self) -> float:
-        """Seconds until the next arrival; 0 when it is due, so that a late generator catches up."""
+        """Schedule the next arrival; returns the seconds until then, or 0 when it is due, so a late user catches up."""
         self._arrival += self._random.expovariate(self._rate)
         return self.wait_time_left()
 
@@ -94,7 +98,7 @@ class PinRecUser(User):
 
     @task
     def arrive(self) -> None:
-        """One arrival: start its request and do not wait for it."""
+        """Start the request of one arrival, without waiting for its answer."""
         (kind,) = self._random.choices(self._mix, [t.weight for t in self._mix])
         request = kind.make(self._workload, self._random)
         if self._in_flight.full():

@@ -1,6 +1,6 @@
-"""What came of a load test: latency and failures by request type, as a table and as JSON.
+"""The report of a load test: latency and failures by request type, as tables and as JSON.
 
-Locust's own statistics round latencies to two digits and count the warm-up in; these keep every value.
+Locust has statistics of its own, but they round latencies to two digits and include the warm-up. These do neither.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ _REQUEST_ID = re.compile(r"\b[0-9a-f]{32}\b")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TypeResult:
-    """One request type. Latencies in milliseconds, of failed requests too: one that timed out took that long."""
+    """The figures of one request type.
+
+    Latencies are in milliseconds. They include failed requests: a request that timed out lasted for its timeout.
+    """
 
     requests: int
     requests_per_second: float
@@ -39,13 +42,16 @@ class TypeResult:
 
 
 class Recorder:
-    """Listens to Locust's ``request`` event; counts what arrived in [``start``, ``end``), in monotonic seconds."""
+    """A listener for Locust's ``request`` event. It keeps the requests whose scheduled arrival is in [start, end).
+
+    ``start`` and ``end`` are in monotonic seconds.
+    """
 
     def __init__(self, start: float, end: float) -> None:
         self.start, self.end = start, end
         self._latencies: dict[str, list[float]] = defaultdict(list)
         self._failures: Counter[str] = Counter()
-        self.errors: Counter[str] = Counter()  # sentence → how often
+        self.errors: Counter[str] = Counter()  # message → number of failures with it
 
     def __call__(
         self, name: str, response_time: float, exception: Exception | None, context: Mapping[str, Any], **_: Any
@@ -58,7 +64,7 @@ class Recorder:
             self.errors[_sentence(exception)] += 1
 
     def results(self) -> dict[str, TypeResult]:
-        """By request type, in alphabetical order, and last all together."""
+        """Figures by request type, in alphabetical order, and at the end those of all requests together."""
         results = {n: self._result(self._latencies[n], self._failures[n]) for n in sorted(self._latencies)}
         every = [latency for latencies in self._latencies.values() for latency in latencies]
         if every:
@@ -79,7 +85,7 @@ class Recorder:
 
 
 def _sentence(error: Exception) -> str:
-    """What equal failures share: the class and the message, its request id left out."""
+    """Class and first line of a failure, without its request id, so that equal failures are counted together."""
     first_line = (str(error).splitlines() or [""])[0]
     return f"{type(error).__name__}: {_REQUEST_ID.sub('…', first_line)[:160]}"
 
@@ -120,7 +126,7 @@ def error_table(errors: Counter[str]) -> Table:
 def document(
     settings: Mapping[str, Any], recorder: Recorder, results: Mapping[str, TypeResult], models: Mapping[str, ModelTime]
 ) -> dict[str, Any]:
-    """The whole as one JSON object."""
+    """The whole report as one JSON object."""
     return {
         "settings": dict(settings),
         "results": {name: {**asdict(r), "failure_share": r.failure_share} for name, r in results.items()},

@@ -1,4 +1,4 @@
-"""How the server spent its time: queue and compute per model, from Triton's own counters."""
+"""The server's side of a load test: queue and compute time per model, from Triton's own counters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ _NS_PER_MS = 1e6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelTime:
-    """Means over the answered requests of one model between two readings, in milliseconds."""
+    """What one model did between two readings.
+
+    ``queue_ms`` and ``compute_ms`` are means per answered request, ``batch_size`` is the mean per execution.
+    """
 
     requests: int
     queue_ms: float
@@ -32,7 +35,7 @@ Reading = dict[str, _Counters]
 
 
 def read(url: str, timeout: float) -> Reading:
-    """The counters of all models of a server since it loaded them. Raises ``InferenceServerException``."""
+    """The counters of each model since the server loaded it. Raises ``InferenceServerException``."""
     connection = Connection(**channel_arguments(url, tls=None))
     try:
         statistics = connection.get_inference_statistics(client_timeout=timeout)
@@ -52,12 +55,12 @@ def read(url: str, timeout: float) -> Reading:
 
 
 def between(before: Reading, after: Reading) -> dict[str, ModelTime]:
-    """What each model did from one reading to the next; models that did nothing are left out."""
+    """The difference of two readings by model. Models that answered nothing in between are left out."""
     nothing = _Counters(0, 0, 0, 0)
     times = {}
     for name, now in after.items():
         then = before.get(name, nothing)
-        if now.requests < then.requests:  # loaded anew in between: its counters began at 0
+        if now.requests < then.requests:  # the model was loaded again in between, and its counters began at 0
             then = nothing
         requests = now.requests - then.requests
         if requests > 0:

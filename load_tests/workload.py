@@ -1,4 +1,4 @@
-"""What can be asked of the service of a prepared dataset: its users, items, outcomes and surfaces, and the mix.
+"""Makes the requests of a load test from a prepared dataset: a sample of its users and items, and the mix of requests.
 
 Knows nothing of Locust, of rates or of the network.
 """
@@ -22,15 +22,19 @@ from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.errors import DataError
 from pinrec_core.ids import IdKind
 
-RESERVOIR = 10_000  # users, and items, that requests are made from; a uniform sample
+RESERVOIR = 10_000  # size of the uniform samples of users and of items
 
 USER_FOLDERS = ("signals/sequences", "events")
-"""Where user ids are read from, the first that exists."""
+"""Folders of a dataset that hold user ids. The first one that exists is read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """A sample of one dataset. ``texts`` are titles, categories where items have none, [] where they have neither."""
+    """A sample of one dataset.
+
+    ``texts`` become search queries: titles of items, or their categories when there is no title. It is empty when the
+    items have neither. ``num_items`` is the size of the whole catalogue.
+    """
 
     user_id_kind: IdKind
     user_ids: list[int | str]
@@ -63,18 +67,21 @@ class Workload:
         return random.choice(self.user_ids)
 
     def cold_user(self, random: Random) -> int | str:
-        """A user that no log holds: a large integer, or a text of its own."""
+        """A user whom no log holds: a large integer, or a text that starts with ``load-test-``."""
         number = random.getrandbits(61)
         return f"load-test-{number:x}" if self.user_id_kind is IdKind.STRING else (1 << 62) + number
 
     def budget(self, random: Random) -> dict[str, float]:
-        """Weights drawn uniformly from all that sum to 1."""
+        """Weights drawn uniformly from all budgets."""
         weight = [random.expovariate(1) for _ in self.outcomes]
         return {outcome: w / sum(weight) for outcome, w in zip(self.outcomes, weight, strict=True)}
 
 
 def _sample_users(folder: Path, generator: np.random.Generator) -> list[int | str]:
-    """A uniform sample without replacement in one pass: keep the rows with the smallest random numbers."""
+    """A uniform sample of rows without replacement, in one pass. Raises ``DataError`` when there is no user.
+
+    Each row draws a random number, and the rows with the smallest ones are kept.
+    """
     source = next((folder / name for name in USER_FOLDERS if (folder / name).is_dir()), None)
     if source is None:
         raise DataError(f"{folder}: expected one of {USER_FOLDERS}; run `pinrec prepare` first")
@@ -93,7 +100,7 @@ def _sample_users(folder: Path, generator: np.random.Generator) -> list[int | st
 
 @dataclass(frozen=True, slots=True)
 class RequestType:
-    """One line of the mix: its name in the report, how often it is made, and how."""
+    """One line of the mix: its name in the report, its weight, how a request of it is made, and for which datasets."""
 
     name: str
     weight: int
@@ -147,11 +154,11 @@ MIX = (
     RequestType("exclude seen", 5, _unseen),
     RequestType("log event", 10, _event),
 )
-"""The mix, in the order of the report. A line that the dataset cannot serve is left out."""
+"""All request types. Their weights are relative to one another."""
 
 WRITES = frozenset({"log event"})
 
 
 def mix_for(workload: Workload, *, writes: bool) -> tuple[RequestType, ...]:
-    """The lines of the mix that this dataset allows, without those that write unless ``writes``."""
+    """The request types that are possible with this dataset; those that write events only if ``writes`` is set."""
     return tuple(t for t in MIX if t.possible(workload) and (writes or t.name not in WRITES))

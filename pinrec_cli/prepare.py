@@ -1,4 +1,4 @@
-"""``pinrec prepare``: an event log to a prepared dataset with its batch signals."""
+"""``pinrec prepare``: makes a prepared dataset, with its batch signals, of an event log."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def prepare(
     master: Annotated[str, typer.Option(help="Spark master, e.g. local[4] or spark://host:7077.")] = "local[*]",
     end_time: Annotated[
         int | None,
-        typer.Option(help="Batch end, Unix seconds, exclusive; by default just behind the last event."),
+        typer.Option(help="Batch end, Unix seconds, exclusive; by default just behind the last event before now."),
     ] = None,
     skip_signals: Annotated[
         bool, typer.Option("--skip-signals", help="Stop before Spark: no sequences, no batch view.")
@@ -64,12 +64,18 @@ def prepare(
     if not skip_signals:
         from signal_service.spark_session import check_spark
 
-        check_spark(master)  # before the log is read, which may take hours
+        check_spark(master)  # checked before the log is read, because reading it may take hours
     with phase_progress() as advance:
         report = prepare_dataset(
             spec, folder, out, now=now, overwrite=overwrite, progress=advance,
             add_signals=None if skip_signals else partial(_build_signals, master, end_time, advance),
         )  # fmt: skip
+    if report.events_ahead:
+        stderr.print(
+            f"warning: {report.events_ahead:,} events are dated after now; they are kept in the event files and left "
+            "out of the batch. Check the clocks of whatever wrote the log",
+            soft_wrap=True,
+        )
     if json_:
         print_json(asdict(report) | {"dataset": str(out)})
         return
@@ -99,7 +105,7 @@ def _choose(preset: str | None, config: Path | None, data: Path | None) -> tuple
 
 
 def _build_signals(master: str, end_time: int | None, progress: Progress, dataset: Path) -> None:
-    """The Spark job, then the key-value view of its output."""
+    """Run the Spark job, then build the key-value view of its output."""
     from pinrec_core.dataset.sequences import BatchInfo
     from signal_service.batch_job import run_batch_job
     from signal_service.batch_view import build_batch_view
@@ -129,6 +135,8 @@ def _summary(report: PrepareReport) -> Table:
         **{f"  {action}": count for action, count in report.events_by_action.items()},
         "surfaces": report.surfaces,
     }
+    if report.events_ahead:
+        rows["dated after now, not in the batch"] = report.events_ahead
     if report.quarantined_items:
         rows["items set aside"] = report.quarantined_items
     if report.surfaces_left_out:

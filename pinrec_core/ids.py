@@ -1,9 +1,9 @@
-"""External ids, the 64-bit keys behind them, and rows of the catalogue: three things with three names.
+"""External ids, their 64-bit keys, and rows of the catalogue. They are different things with different names:
 
-* ``item_id`` / ``user_id``: what the log and the caller use, an int64 or a string.
-* ``item_key``: a stable int64, the id itself or the xxh64 of the string. It is what the hashed ID tables see and what
-  signal stores keep, so an item keeps its key from one release to the next.
-* ``item_row``: the position in one release's catalogue and in its index. It means nothing outside that release.
+* ``item_id`` and ``user_id`` are the ids in the log and in requests, an int64 or a string.
+* ``item_key`` is an int64: the id itself, or the xxh64 of the string. The hashed ID tables and the signal stores use
+  it, because it is the same in every release.
+* ``item_row`` is the position in the catalogue and in the index of one release. It has no meaning outside of it.
 """
 
 from __future__ import annotations
@@ -16,34 +16,47 @@ import xxhash
 
 from pinrec_core.errors import InvalidRequestError
 
+MAX_ID_BYTES = 1024
+"""The most bytes in UTF-8 that a string id of a user or an item may have: keys of the real-time store contain them."""
+
 
 class IdKind(StrEnum):
-    """How a dataset writes its ids."""
+    """The type of the ids in a dataset."""
 
     INT = "int64"
     STRING = "string"
 
 
+def check_id_length(external_id: str, field: str) -> None:
+    """Raises ``InvalidRequestError`` for a string id of more than ``MAX_ID_BYTES``."""
+    size = len(external_id.encode("utf-8"))
+    if size > MAX_ID_BYTES:
+        raise InvalidRequestError(f"{field} has {size} bytes: expected at most {MAX_ID_BYTES}")
+
+
 def string_key(text: str) -> int:
-    """The stable int64 key of a string: xxh64 of its UTF-8 bytes, reinterpreted as signed."""
+    """The int64 key of a string: the xxh64 of its UTF-8 bytes, reinterpreted as signed."""
     return int(np.uint64(xxhash.xxh64_intdigest(text.encode("utf-8"))).astype(np.int64))
 
 
 def string_keys(texts: Sequence[str]) -> np.ndarray:
-    """``string_key`` of every text: int64 ``[n]``."""
+    """The ``string_key`` of each of n texts: int64 ``[n]``."""
     digests = np.fromiter((xxhash.xxh64_intdigest(t.encode("utf-8")) for t in texts), np.uint64, len(texts))
     return digests.view(np.int64)
 
 
 def item_keys(item_ids: Sequence[int] | Sequence[str] | np.ndarray, kind: IdKind) -> np.ndarray:
-    """Keys of external item ids: int64 ``[n]``."""
+    """The keys of n external item ids: int64 ``[n]``."""
     if kind is IdKind.STRING:
         return string_keys([str(i) for i in item_ids])
     return np.asarray(item_ids, dtype=np.int64)
 
 
 def user_store_key(user_id: int | str, kind: IdKind) -> bytes:
-    """The bytes a signal store files a user under. Big-endian with the sign flipped, so that byte order is id order."""
+    """The key of a user in a signal store. The order of the keys of integer ids, as bytes, is that of the ids.
+
+    Raises ``InvalidRequestError`` for an id of the other kind.
+    """
     if kind is IdKind.INT:
         if not isinstance(user_id, (int, np.integer)):
             raise InvalidRequestError(f"user_id={user_id!r}: expected an integer, this dataset's user ids are int64")

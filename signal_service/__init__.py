@@ -1,7 +1,8 @@
-"""Who a user is, from two sources (the Lambda architecture of PinRec, serving): ``batch_job`` (Spark) and
-``batch_view`` hold what happened up to a day, ``store``, ``rocksdb_store`` and ``realtime`` what happened since,
-``merge`` and ``user_histories`` make one history of both. ``fetch_stage`` reads it for a request, ``ingest_stage``
-writes events.
+"""Histories of users, from two sources (PinRec, serving: a Lambda architecture).
 
-It may not know the model or Triton.
+``batch_job`` (Spark) and ``batch_view`` hold the events before the end of a batch. ``store``, ``rocksdb_store`` and
+``realtime`` hold the events since. ``merge`` and ``user_histories`` make one history of both. ``fetch_stage`` reads it
+for a request, and ``ingest_stage`` writes events.
+
+This package may know neither the model nor Triton.
 """

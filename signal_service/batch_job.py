@@ -1,8 +1,8 @@
 """The batch job (PinRec, serving): one PySpark job from a prepared dataset to per-user, time-ordered sequences.
 
-It keeps positive engagements and queries before the batch's end time, joins the INT8 features and writes
-``signals/sequences``. Training and serving both read that output, so they cannot disagree. It knows nothing of models
-or stores. Runs as ``python -m signal_service.batch_job DATASET`` or under ``spark-submit``.
+It keeps positive engagements and queries before the end time of the batch, joins the INT8 features and writes
+``signals/sequences``. Training and serving both read that output, so they agree. The job knows nothing of models or
+stores. Run it as ``python -m signal_service.batch_job DATASET`` or with ``spark-submit``.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from signal_service.spark_session import spark_session
 SECONDS_PER_DAY = 86_400
 PARTITION_BYTES = 64 << 20
 QUICK_BYTES = 512 << 20
-"""Up to here starting sooner outweighs running slower: .6 of the time at 30 MiB, .9 at 490 (docs/log.md)."""
-ROW_GROUP_BYTES = 16 << 20  # what a reader holds at a time
+"""Up to this size of the join, Java's quick compiler pays: the job took .6 of the time at 30 MiB, .9 at 490
+(docs/log.md)."""
+ROW_GROUP_BYTES = 16 << 20  # the amount that a reader holds at a time
 
 Progress = Callable[[str], None]
 
@@ -45,9 +46,10 @@ def run_batch_job(
 ) -> Path:
     """Write ``dataset/signals/sequences`` anew and return its path.
 
-    ``end_time`` (Unix seconds, exclusive) defaults to just behind the last event; ``lookback_days`` bounds how far back
-    from there a sequence reaches. A user keeps the newest ``max_interactions_per_user``; equal times are ordered by
-    position in the input. Raises ``DataError`` for an unusable dataset and ``ServerError`` when Spark cannot run.
+    ``end_time`` (Unix seconds, exclusive) defaults to just behind the manifest's ``last_timestamp``, which leaves out
+    events that were ahead of the clock. ``lookback_days`` bounds how far before it a sequence begins. Each user keeps
+    the newest ``max_interactions_per_user``. Equal times are in the order of the log. Raises ``DataError`` for an
+    unusable dataset and ``ServerError`` when Spark cannot run.
     """
     dataset = Path(dataset).resolve()
     tell = progress or (lambda _: None)
@@ -93,13 +95,13 @@ def run_batch_job(
             num_users=counts.get["num_users"],
             num_interactions=counts.get["num_interactions"] or 0,
         ).save(folder)
-        manifest.save(dataset / "signals")  # the signals folder stands alone
+        manifest.save(dataset / "signals")  # so that the signals folder can be used on its own
         tell(f"wrote {counts.get['num_users']:,} sequences")
     return dataset / "signals" / "sequences"
 
 
 def select_signals(events: DataFrame, manifest: DatasetManifest, *, start_time: int | None, end_time: int) -> DataFrame:
-    """Positive engagements and queries in ``[start_time, end_time)``, actions and surfaces as vocabulary numbers."""
+    """Positive engagements and queries in ``[start_time, end_time)``, with actions and surfaces as numbers."""
     is_query = F.col("item_type") == int(ItemType.QUERY)
     is_positive = ~is_query & F.col("action").isin(list(manifest.outcomes))
     in_time = F.col("timestamp") < end_time
@@ -120,9 +122,9 @@ def select_signals(events: DataFrame, manifest: DatasetManifest, *, start_time: 
 
 
 def first_occurrences(events: DataFrame) -> DataFrame:
-    """The first of a user's interactions with one item, one outcome and one time: what merging keeps at serving.
+    """The first of each user's interactions with the same item, outcome and time, as ``merge`` keeps it at serving.
 
-    Partitioned by user, which the next window needs too: the events are shuffled once.
+    The events are partitioned by user, which the next window needs as well, so that they are shuffled only once.
     """
     same = ("user_id", "item_key", "item_type", "outcome", "timestamp")
     earliest_first = Window.partitionBy(*same).orderBy("ordinal")
@@ -131,13 +133,13 @@ def first_occurrences(events: DataFrame) -> DataFrame:
 
 
 def newest_per_user(events: DataFrame, limit: int) -> DataFrame:
-    """The newest ``limit`` events of each user. A window, so that no user is ever collected whole before the cut."""
+    """The newest ``limit`` events of each user. A window does this without collecting all events of a user first."""
     newest_first = Window.partitionBy("user_id").orderBy(F.desc("timestamp"), F.desc("ordinal"))
     return events.withColumn("age", F.row_number().over(newest_first)).where(F.col("age") <= limit).drop("age")
 
 
 def join_features(events: DataFrame, features: DataFrame) -> tuple[DataFrame, Observation]:
-    """Each event with its item's INT8 feature and scale; the observation counts those left without (``missing``)."""
+    """Each event with the INT8 feature and scale of its item. The observation counts events without as ``missing``."""
     keyed = features.select(F.col("key").alias("item_key"), "item_type", "feature", "scale")
     missing = Observation("missing features")
     joined = events.join(keyed, on=["item_key", "item_type"], how="left")
@@ -145,7 +147,7 @@ def join_features(events: DataFrame, features: DataFrame) -> tuple[DataFrame, Ob
 
 
 def group_by_user(events: DataFrame) -> tuple[DataFrame, Observation]:
-    """One row per user, a list per field, oldest first; the observation counts users and interactions."""
+    """One row per user with a list for each field, oldest first. The observation counts users and interactions."""
     fields = ("item_key", "item_type", "outcome", "surface", "timestamp", "feature", "scale")
     element = F.struct("timestamp", "ordinal", *(f for f in fields if f != "timestamp"))
     grouped = events.groupBy("user_id").agg(F.sort_array(F.collect_list(element)).alias("events"))
@@ -157,7 +159,7 @@ def group_by_user(events: DataFrame) -> tuple[DataFrame, Observation]:
 
 
 def _position(column: str, vocabulary: tuple[str, ...]) -> Column:
-    """Index of the column's value in ``vocabulary``, −1 where it is null or not there."""
+    """The index of the column's value in ``vocabulary``; −1 where the value is null or not in it."""
     names = F.array(*(F.lit(name) for name in vocabulary))
     return F.coalesce(F.array_position(names, F.col(column)) - 1, F.lit(-1))
 
@@ -181,8 +183,13 @@ def _write(sequences: DataFrame, folder: Path) -> None:
 def _main(
     dataset: Annotated[Path, typer.Argument(help="A prepared dataset, as `pinrec prepare` writes it.")],
     master: Annotated[str, typer.Option(help="Spark master; spark-submit's own wins over this.")] = "local[*]",
-    end_time: Annotated[int | None, typer.Option(help="Unix seconds, exclusive; default: all events.")] = None,
-    lookback_days: Annotated[int | None, typer.Option(help="How far back sequences reach; default: all.")] = None,
+    end_time: Annotated[
+        int | None,
+        typer.Option(help="Unix seconds, exclusive; default: all events but those that were ahead of the clock."),
+    ] = None,
+    lookback_days: Annotated[
+        int | None, typer.Option(help="How many days before the end sequences may begin; default: no limit.")
+    ] = None,
     max_interactions_per_user: Annotated[int, typer.Option(help="The newest this many are kept.")] = 2048,
     driver_memory: Annotated[str, typer.Option(help="Heap of the local Java process.")] = "2g",
 ) -> None:

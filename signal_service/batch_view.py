@@ -1,4 +1,7 @@
-"""The batch sequences as a key-value view: one RocksDB read gives a user's history. Built whole, then only read."""
+"""The batch sequences as a key-value view: one read from RocksDB gives a user's history.
+
+The view is built as a whole and only read afterwards.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +28,8 @@ _WRITE_BYTES = 4 << 20
 def build_batch_view(signals: Path, *, progress: Callable[[int], None] | None = None) -> Path:
     """Write ``signals/batch`` anew from ``signals/sequences`` and return its path.
 
-    Memory stays bounded; ``progress`` is told the number of users written so far. Raises ``DataError`` when the
-    sequences are absent or do not belong to ``signals/dataset.json``, ``StoreError`` when RocksDB cannot write.
+    Memory is bounded. ``progress`` is called with the number of users written so far. Raises ``DataError`` when the
+    sequences are absent or do not belong to ``signals/dataset.json``, and ``StoreError`` when RocksDB cannot write.
     """
     signals = Path(signals)
     manifest = DatasetManifest.load(signals)
@@ -51,7 +54,7 @@ def _write(
     manifest: DatasetManifest,
     progress: Callable[[int], None] | None,
 ) -> int:
-    """Fill and compact a new database; the number of users written."""
+    """Fill and compact a new database. Returns the number of users written."""
     without_log = WriteOptions()
     without_log.disable_wal = True  # type: ignore[assignment, method-assign]  # an unfinished view is never published
     batch = WriteBatch(raw_mode=True)
@@ -64,7 +67,7 @@ def _write(
         written += 1
         if batch.size_in_bytes() >= _WRITE_BYTES:
             database.write(batch, without_log)
-            batch = WriteBatch(raw_mode=True)  # a written one is used up
+            batch = WriteBatch(raw_mode=True)  # a batch can be written only once
             if progress:
                 progress(written)
     database.write(batch, without_log)
@@ -76,7 +79,7 @@ def _write(
 
 
 class BatchView:
-    """The view, read-only; any number of processes open it at once."""
+    """The view, opened for reading. Any number of processes can have it open."""
 
     def __init__(self, database: Rdict, info: BatchInfo, manifest: DatasetManifest) -> None:
         self.info = info
@@ -97,7 +100,7 @@ class BatchView:
         return BatchView(database, info, manifest)
 
     def get(self, user_key: bytes) -> History | None:
-        """The user's batch history, oldest first, as read-only views of the bytes read; None for an unknown user."""
+        """The user's batch history, oldest first; None for an unknown user. Its arrays are views of the bytes read."""
         try:
             data = self._database.get(user_key)
         except Exception as error:  # rocksdict raises nothing narrower
@@ -111,9 +114,9 @@ class BatchView:
 def _options() -> Options:
     options = Options(raw_mode=True)
     options.create_if_missing(True)
-    options.set_max_open_files(-1)  # what is open stays readable when a newer view replaces this one
+    options.set_max_open_files(-1)  # all files are open from the start, so they stay readable when the view is replaced
     options.set_compression_type(DBCompressionType.none())  # quantised features do not compress
     tables = BlockBasedOptions()
-    tables.set_bloom_filter(10, False)  # an unknown user costs no read
+    tables.set_bloom_filter(10, False)  # looking up an unknown user reads no data
     options.set_block_based_table_factory(tables)
     return options

@@ -1,7 +1,7 @@
-"""An event as key and value of an ordered byte store.
+"""Encodes an event as a key and a value for a store that sorts keys by their bytes.
 
-A key sorts by user, then time, then event id, so one user's events of a span of time are one range. Knows the order
-of bytes, not the database.
+Keys sort by user, then time, then event id. So a user's events in a span of time are one range of keys. This module
+does not know the database.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import struct
 
 from pinrec_core.errors import StoreError
 from pinrec_core.history import ItemType
+from pinrec_core.ids import MAX_ID_BYTES
 from signal_service.store import Event
 
 VERSION = 1
-MAX_USER_KEY_BYTES = 1024
 MAX_NAME_BYTES = (1 << 16) - 1
 _LENGTH = struct.Struct(">H")
 _TIME = struct.Struct(">Q")
@@ -21,10 +21,13 @@ _VALUE = struct.Struct("<BBqHHI")  # version, item type, item key, bytes of acti
 
 
 def range_start(user_key: bytes, timestamp: int) -> bytes:
-    """The smallest key a user's event at ``timestamp`` or later can have. The length keeps "ab" apart from "abc"."""
-    if not 0 < len(user_key) <= MAX_USER_KEY_BYTES:
-        raise StoreError(f"user_key has {len(user_key)} bytes: expected 1 to {MAX_USER_KEY_BYTES}")
-    biased = min(max(timestamp + (1 << 63), 0), (1 << 64) - 1)  # sign flipped: byte order is time order
+    """The smallest key that a user's event at ``timestamp`` or later can have.
+
+    The length in front keeps the users "ab" and "abc" apart. Raises ``StoreError`` for an empty or too long user key.
+    """
+    if not 0 < len(user_key) <= MAX_ID_BYTES:
+        raise StoreError(f"user_key has {len(user_key)} bytes: expected 1 to {MAX_ID_BYTES}")
+    biased = min(max(timestamp + (1 << 63), 0), (1 << 64) - 1)  # with the sign flipped, bytes sort as times do
     return _LENGTH.pack(len(user_key)) + user_key + _TIME.pack(biased)
 
 
@@ -43,7 +46,7 @@ def event_value(event: Event) -> bytes:
 
 
 def decode_event(key: bytes, value: bytes) -> Event:
-    """Raises ``StoreError`` on bytes that are not an event of this version."""
+    """The event behind a key and a value. Raises ``StoreError`` for bytes that are not an event of this version."""
     try:
         (user_bytes,) = _LENGTH.unpack_from(key)
         user_end = _LENGTH.size + user_bytes

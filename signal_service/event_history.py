@@ -1,7 +1,7 @@
-"""Stored events as a history of one release: its catalogue's features, its vocabulary's numbers, its text encoder.
+"""Turns stored events into a history for one release, with its features, vocabularies and text encoder.
 
-What this release does not know (an item added since, an action it has no outcome for) is left out. That is no error:
-the store outlives releases.
+Events that the release does not know (their item is newer, or their action is no outcome of it) are left out. This is
+no error, because the store outlives releases.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from signal_service.store import Event
 
 
 class EventHistoryBuilder:
-    """Turns events into histories."""
+    """Builds histories from events, for one release."""
 
     def __init__(self, manifest: DatasetManifest, catalogue: ItemCatalogue, encoder: TextEncoder) -> None:
         self._outcome = {name: number for number, name in enumerate(manifest.outcomes)}
@@ -30,7 +30,7 @@ class EventHistoryBuilder:
         self.feature_width = manifest.feature_width
 
     def build(self, events: Sequence[Event]) -> History:
-        """The events this release can read, in the order given."""
+        """The history of the events that this release knows, in the given order."""
         rows = self._catalogue.rows_of(np.fromiter((e.item_key for e in events), np.int64, len(events)))
         kept: list[int] = []
         outcome: list[int] = []
@@ -61,7 +61,7 @@ class EventHistoryBuilder:
         )
 
     def query_feature(self, text: str) -> tuple[np.ndarray, np.float32]:
-        """A query's content vector: the text part, zeros behind it. int8 ``[F]`` and its scale."""
+        """The content vector of a query, int8 ``[F]``, and its scale. Behind the text part it has zeros."""
         vector = np.zeros((1, self.feature_width), np.float32)
         vector[0, : self._encoder.width] = self._encoder.encode_one(text)
         feature, scale = quantize_int8(vector)

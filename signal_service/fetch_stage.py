@@ -1,12 +1,12 @@
-"""Stage ``signal_fetch``: a request becomes the user's history and its resolved settings.
+"""Stage ``signal_fetch``: answers a request with the user's history and the request's settings, defaults filled in.
 
-Knows neither the model nor Triton; what it answers is ``pinrec_core.contract.SIGNAL_FETCH.outputs``.
+The stage knows neither the model nor Triton. Its answers are ``pinrec_core.contract.SIGNAL_FETCH.outputs``.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -24,31 +24,29 @@ NOTHING_SEEN = np.empty(0, np.int64)
 
 
 class SignalFetchStage:
-    """Built from ``parameters``; raises ``ReleaseError`` when signals and release do not belong together."""
+    """Parses requests with ``parser`` and answers each with at most ``max_history`` positions from ``histories``."""
 
-    def __init__(self, parameters: StageParameters, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, parser: RequestParser, histories: UserHistories, *, max_history: int) -> None:
+        self.parse = parser.parse
+        self._histories = histories
+        self._max_history = max_history
+
+    @staticmethod
+    def open(parameters: StageParameters) -> SignalFetchStage:
+        """The stage of one release and its signals.
+
+        Raises ``ReleaseError`` when signals and release do not belong together.
+        """
         release = Release.open(parameters.release_folder)
         manifest = release.manifest
         histories = UserHistories.open(
             manifest.dataset, release.catalogue, signals=parameters.signals, realtime=parameters.realtime
         )
-        parser = RequestParser(manifest.dataset, manifest.model, manifest.generation, clock)
-        self._setup(parser, histories, manifest.model.max_history)
-
-    @classmethod
-    def of(cls, parser: RequestParser, histories: UserHistories, *, max_history: int) -> SignalFetchStage:
-        """A stage of given parts, for callers that have no release folder."""
-        stage = cls.__new__(cls)
-        stage._setup(parser, histories, max_history)
-        return stage
-
-    def _setup(self, parser: RequestParser, histories: UserHistories, max_history: int) -> None:
-        self.parse = parser.parse
-        self._histories = histories
-        self._max_history = max_history
+        parser = RequestParser(manifest.dataset, manifest.model, manifest.generation, time.time)
+        return SignalFetchStage(parser, histories, max_history=manifest.model.max_history)
 
     def run(self, rows: Sequence[RecommendRequest]) -> Sequence[Tensors | PinRecError]:
-        """Histories of at most ``max_history`` positions, a search's query among them as the last."""
+        """Histories of at most ``max_history`` positions. In a search the last of them is the query."""
         self._histories.refresh()
         return [self._answer(row) for row in rows]
 
@@ -78,12 +76,12 @@ class SignalFetchStage:
         }
 
     def _query_element(self, request: RecommendRequest) -> History | None:
-        """The request's query as one position: what the user looks for now comes last (PinRec, generation)."""
+        """The query of a request as a history of one position, which becomes the last one (PinRec, generation)."""
         if request.query is not None:
             key = string_key(request.query)
             feature, scale = self._histories.builder.query_feature(request.query)
         elif request.query_embedding is not None:
-            key = 0  # a vector has no text to be keyed by
+            key = 0  # the key of a query is made from its text, which a vector does not have
             features, scales = quantize_int8(request.query_embedding[None])
             feature, scale = features[0], scales[0]
         else:

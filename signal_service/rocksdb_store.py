@@ -1,7 +1,7 @@
 """The real-time store on RocksDB.
 
-One process opens it for writing (the *primary*). Any number of others open a *secondary*: a reader that follows the
-primary's write-ahead log, so it sees an event as soon as ``append`` has returned there.
+One process opens it for writing (the *primary*). Any number of others open it as *secondaries*: they read the primary's
+write-ahead log, so they see an event as soon as ``append`` has returned in the primary.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from signal_service.store import Event
 
 SECONDARY_PREFIX = "pinrec-reader-"
 LOCKED = ("While lock file", "lock hold by current process")
-"""What RocksDB says of a store that a primary holds, in another process and in this one."""
+"""Parts of RocksDB's messages about a store that a primary holds, in another process or in this one."""
 
 
 class RocksDbEventStore:
-    """An ``EventStore``; opened by ``open_primary`` it writes, by ``open_secondary`` it only reads.
+    """An ``EventStore``. ``open_primary`` opens it for writing, ``open_secondary`` for reading only.
 
-    Every write goes through the write-ahead log, so what ``append`` returned from survives the process. ``sync`` also
-    waits for the disk, so that it survives the machine.
+    Every write goes through the write-ahead log, so appended events survive the end of the process. With ``sync``,
+    ``append`` also waits for the disk, so that they survive a crash of the machine.
     """
 
     def __init__(self, database: Rdict, path: Path, *, private: TemporaryFolder | None, sync: bool) -> None:
         self._database: Rdict | None = database
         self._path = path
-        self._private = private  # a secondary's own folder; None for the primary
-        if private is not None:  # also for a reader that nobody closes
+        self._private = private  # a folder that only this secondary uses; None for the primary
+        if private is not None:  # so that the folder is removed even if nobody closes the reader
             weakref.finalize(self, private.close)
         self._caught_up_with: frozenset[tuple[str, int]] | None = None
         self._write_options = WriteOptions()
@@ -44,7 +44,7 @@ class RocksDbEventStore:
 
     @staticmethod
     def open_primary(path: Path, *, sync: bool = False) -> RocksDbEventStore:
-        """Open for writing, creating the store if need be. Raises ``StoreError``, as when another process holds it."""
+        """Open for writing; a missing store is created. Raises ``StoreError``, e.g. when another process holds it."""
         path = Path(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ class RocksDbEventStore:
     def open_secondary(path: Path) -> RocksDbEventStore:
         """Open for reading beside a primary in another process. Raises ``StoreError`` while there is no store."""
         path = Path(path)
-        if not (path / "CURRENT").is_file():  # RocksDB would create folders before it fails
+        if not (path / "CURRENT").is_file():  # checked here, because RocksDB would create folders before it fails
             raise StoreError(f"{path}: expected a real-time store; `signal_ingest` creates it when it starts")
         private = TemporaryFolder(SECONDARY_PREFIX)  # two secondaries must not share one
         try:
@@ -82,13 +82,13 @@ class RocksDbEventStore:
     def refresh(self) -> None:
         """See ``EventReader``. The primary always sees its own writes.
 
-        Catching up takes RocksDB most of a millisecond even when nothing is new, so a look at the sizes of the log
-        files comes first: every append makes one grow.
+        Catching up takes RocksDB almost a millisecond even when nothing is new. So this first compares the sizes of the
+        log files, one of which every append increases.
         """
         if self._private is None:
             return
         with _as_store_error("the real-time store cannot be followed"):
-            logs = _log_sizes(self._path)  # before catching up: what is appended meanwhile is seen next time
+            logs = _log_sizes(self._path)  # taken before catching up, so that a later append is noticed next time
             if logs != self._caught_up_with:
                 self._open.try_catch_up_with_primary()
                 self._caught_up_with = logs
@@ -101,7 +101,7 @@ class RocksDbEventStore:
         newest_first: list[Event] = []
         with _as_store_error("the real-time store cannot be read"):
             scan = cast(Iterable[tuple[bytes, bytes]], self._open.items(backwards=True, from_key=upper))
-            for key, value in scan:  # from the last key <= upper
+            for key, value in scan:  # begins at the last key that is not above upper
                 if key < lower or len(newest_first) == limit:
                     break
                 newest_first.append(decode_event(key, value))
@@ -130,7 +130,7 @@ class RocksDbEventStore:
 def _options(*, create: bool) -> Options:
     options = Options(raw_mode=True)
     options.create_if_missing(create)
-    options.set_max_open_files(-1)  # a secondary must keep open what the primary may delete after a compaction
+    options.set_max_open_files(-1)  # a secondary must keep files open that the primary deletes after a compaction
     options.set_keep_log_file_num(4)
     options.set_max_log_file_size(4 << 20)
     tables = BlockBasedOptions()
@@ -140,7 +140,7 @@ def _options(*, create: bool) -> Options:
 
 
 def _log_sizes(path: Path) -> frozenset[tuple[str, int]]:
-    """Name and size of every write-ahead log and manifest."""
+    """The name and size of every write-ahead log and manifest."""
     with os.scandir(path) as entries:
         logs = [e for e in entries if e.name.endswith(".log") or e.name.startswith("MANIFEST-")]
         return frozenset((e.name, e.stat().st_size) for e in logs)
@@ -148,7 +148,7 @@ def _log_sizes(path: Path) -> frozenset[tuple[str, int]]:
 
 @contextmanager
 def _as_store_error(sentence: str) -> Iterator[None]:
-    """rocksdict raises bare ``Exception`` for whatever RocksDB reports; it becomes a ``StoreError``."""
+    """Turns RocksDB's errors, which rocksdict raises as plain ``Exception``, into ``StoreError``."""
     try:
         yield
     except StoreError:

@@ -1,4 +1,4 @@
-"""A Spark session that starts quietly on any machine and leaves nothing running. Knows nothing of the job."""
+"""A Spark session that starts without output on any machine and leaves no process behind. Knows nothing of the job."""
 
 from __future__ import annotations
 
@@ -27,23 +27,22 @@ LOCAL_ONLY = {
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.driver.host": "127.0.0.1",
 }
-"""A local master talks to itself; one on a cluster must be reachable by its executors."""
-
+"""Settings for a local master, which nobody else connects to. A driver on a cluster must be reachable by executors."""
 
 MASTER = re.compile(r"local(\[[^\]]+\])?$|yarn$|(spark|k8s|mesos)://.")
-"""Checked here, because Spark answers anything else with a Java stack trace."""
+"""The masters that Spark knows. They are checked here, because Spark reports any other with a Java stack trace."""
 
 QUICK = {"spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1"}
-"""Java's first compiler alone: starts in half the time, and what it compiles runs slower."""
+"""Only the first of Java's compilers is used. Java then starts in half the time, but the compiled code is slower."""
 
 CONNECT_SECONDS = 5
 
 
 def check_spark(master: str) -> None:
-    """Raise what would keep a session from starting, so far as it shows without one: a caller may have long to go.
+    """Check beforehand that a session can start, so that a caller does not find out only after hours of other work.
 
-    ``ConfigError`` for what is no master, ``ServerError`` for a standalone one that nobody answers at (Spark itself
-    would try for a minute) and without a usable Java.
+    Raises ``ConfigError`` for an invalid master. Raises ``ServerError`` for a standalone master that does not answer
+    (Spark itself would try for a minute), and when there is no usable Java.
     """
     require(MASTER.match(master) is not None, "--master", master,
             "a Spark master such as local[*], spark://host:7077, yarn or k8s://…", error=ConfigError)  # fmt: skip
@@ -53,13 +52,16 @@ def check_spark(master: str) -> None:
 
 
 def _connect_to_any(master: str) -> None:
-    """``spark://host:port,host:port`` names one master and those that stand by for it."""
+    """Connect to one of the addresses in ``spark://host:port,host:port``: a master and its stand-ins.
+
+    Raises ``ServerError`` when none of them answers.
+    """
     for address in master.removeprefix("spark://").split(","):
         host, _, port = address.rpartition(":")
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
             return
-        except (OSError, ValueError, OverflowError) as error:  # not there; a port that is no number or no port
+        except (OSError, ValueError, OverflowError) as error:  # no answer, or a port that is no number or too large
             reason = f"{address}: {error}"
     raise ServerError(f"--master={master!r}: expected a Spark master that answers ({reason})")
 
@@ -68,11 +70,12 @@ def _connect_to_any(master: str) -> None:
 def spark_session(
     *, name: str, master: str, driver_memory: str, shuffle_partitions: int, quick: bool = False
 ) -> Iterator[SparkSession]:
-    """A session for one job; ``quick`` when that is over before Java's better compiler would pay.
+    """A session for one job. ``quick`` is for a job that is too short for Java's better compiler to pay.
 
-    Where Spark is already up (``spark-submit``, a notebook) its session is used as configured there and left running.
-    Otherwise one is started and, on exit, its Java process ends too, at once and in silence when the block fails or is
-    interrupted. Raises what ``check_spark`` does and ``ServerError`` when Spark does not start.
+    If Spark is already running (``spark-submit``, a notebook), its session is used with its own settings and left
+    running. Otherwise a session is started and its Java process is ended on exit. If the block fails or is interrupted,
+    the process is ended at once and prints nothing. Raises the errors of ``check_spark``, and ``ServerError`` when
+    Spark does not start.
     """
     if SparkContext._active_spark_context is not None or "PYSPARK_GATEWAY_PORT" in os.environ:
         yield SparkSession.builder.appName(name).getOrCreate()
@@ -89,9 +92,9 @@ def spark_session(
     }
     with tempfile.TemporaryDirectory(prefix="pinrec-spark-") as folder:
         environment = spark_environment(find_java(), Path(folder))
-        if master.startswith("local"):  # or Spark looks its own host's name up, and dies where there is no network
+        if master.startswith("local"):  # otherwise Spark looks up the name of its host, which fails without a network
             environment["SPARK_LOCAL_IP"] = "127.0.0.1"
-        _silence_py4j()  # to stay: objects of Java are freed after it has ended
+        _silence_py4j()  # for good, because Py4J frees Java objects, and may fail at it, after Java has ended
         try:
             session = _start(name, master, settings, environment)
             yield session
@@ -101,12 +104,14 @@ def spark_session(
 
 
 def _silence_py4j() -> None:
-    """Py4J logs the traceback of what it raises all the same, an interrupt among it, and of what Java leaves unsaid.
+    """Keep Py4J's messages from being printed. To read them, add a handler to the logger ``py4j``.
 
-    It does so through loggers of its own and, here and there, straight through the root logger, which then gets a
-    handler that prints what the others say, too. Whoever wants to read them adds a handler to ``py4j``.
+    Py4J logs tracebacks of errors that it raises as well, interrupts included, and of broken connections. It logs some
+    of them to its own loggers and some directly to the root logger. A message to the root logger also installs a
+    handler there, which would then print the messages of Py4J's own loggers.
     """
-    logging.getLogger().addFilter(_not_by_py4j)  # a logger's filter does not see what other loggers hand up to it
+    # The filter sees only messages to the root logger itself, not those that other loggers propagate to it.
+    logging.getLogger().addFilter(_not_by_py4j)
     logging.getLogger("py4j").propagate = False
 
 
@@ -121,12 +126,13 @@ def _start(name: str, master: str, settings: Mapping[str, str], environment: Map
     before = {key: os.environ.get(key) for key in environment}
     os.environ.update(environment)
     try:
-        # Off the main thread, where PySpark would make every interrupt speak to Java amid an answer of Java's.
+        # Started in another thread: in the main thread PySpark would install an interrupt handler that calls Java, even
+        # while another call is waiting for its answer on the same connection.
         with warnings.catch_warnings(), _interrupt_held_back(), ThreadPoolExecutor(1) as thread:
-            warnings.simplefilter("ignore", FutureWarning)  # Spark's remarks on the version of pandas, unused here
+            warnings.simplefilter("ignore", FutureWarning)  # about the version of pandas, which is not used here
             return thread.submit(builder.getOrCreate).result()
     except (PySparkException, Py4JError) as error:
-        _, _, java = str(error).partition("\n: ")  # where Java's own words begin; its stack is on the lines behind
+        _, _, java = str(error).partition("\n: ")  # Java's own message follows, and its stack on further lines
         reason = (java or str(error)).splitlines()[0]
         raise ServerError(f"--master={master!r}: expected Spark to start there, {reason}") from error
     finally:
@@ -139,8 +145,11 @@ def _start(name: str, master: str, settings: Mapping[str, str], environment: Map
 
 @contextmanager
 def _interrupt_held_back() -> Iterator[None]:
-    """An interrupt in the block is raised behind it: nobody could end a Java that is only starting."""
-    if threading.current_thread() is not threading.main_thread():  # where none is raised
+    """Raise an interrupt (SIGINT) that arrives in the block after the block.
+
+    While Java is starting there is no handle yet with which its process could be ended.
+    """
+    if threading.current_thread() is not threading.main_thread():  # interrupts are raised in the main thread only
         yield
         return
     came = threading.Event()
@@ -154,14 +163,15 @@ def _interrupt_held_back() -> Iterator[None]:
 
 
 def _end_java() -> None:
-    """End the Java process, which PySpark would keep (with its heap) until Python exits, and what it may be doing.
+    """End the Java process, even if it is computing. PySpark would keep it, with its heap, until Python exits.
 
-    Not a word is said to it: after an interrupt its next answer would be that to the call that was interrupted.
+    No call is made to Java for this. After an interrupt, the answer to the interrupted call is still to come, and it
+    would be taken for the answer to the new call.
     """
     gateway = SparkContext._gateway
     process = getattr(gateway, "proc", None)
     if process is not None:
-        process.stdin.close()  # the Java side watches its standard input and exits when it closes
+        process.stdin.close()  # Java watches its standard input and exits when that is closed
         process.wait(timeout=60)
     SparkContext._gateway = SparkContext._jvm = SparkContext._active_spark_context = None
     SparkSession._instantiatedSession = None

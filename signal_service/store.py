@@ -1,7 +1,7 @@
-"""What a real-time store is: events of users, appended and read by time. No backend is named here.
+"""The interface of a real-time store: events of users are appended, and read by time. It knows no backend.
 
-Time is always an argument. An event names its action and surface, rather than numbering them, because vocabularies
-change from one release to the next while stored events stay.
+Time is always an argument. An event holds the names of its action and surface and not their numbers, because numbers
+change from one release to the next, while stored events stay.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class EventReader(Protocol):
         ...
 
     def read(self, user_key: bytes, *, since: int, until: int, limit: int) -> list[Event]:
-        """The user's newest ``limit`` events with ``since <= timestamp < until``, oldest first; none if unknown."""
+        """The user's newest ``limit`` events with ``since <= timestamp < until``, oldest first."""
         ...
 
     def close(self) -> None:
-        """Give back what the reader holds. Further calls raise ``StoreError``."""
+        """Release all resources. Further calls raise ``StoreError``."""
         ...
 
 
@@ -52,5 +52,5 @@ class EventStore(EventReader, Protocol):
     """Both sides. One process at a time may hold a store for writing."""
 
     def append(self, events: Sequence[Event]) -> None:
-        """Store all events or none, in the order of time whatever the order given. Safe to repeat."""
+        """Store all events or none. They may come in any order. Appending an event again changes nothing."""
         ...

@@ -1,4 +1,4 @@
-"""A user's whole history at a time: batch view and real-time events, merged."""
+"""The whole history of a user at a given time: the batch view and the real-time events, merged."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from signal_service.realtime import RealtimeSource
 from signal_service.rocksdb_store import RocksDbEventStore
 
 MAX_REALTIME_EVENTS = 2048
-"""The newest this many events of a user since the batch are read; a batch history is as long at most by default."""
+"""At most this many of a user's events since the batch are read, the newest. A batch history has the same limit."""
 
 SHARED_WITH_SIGNALS = ("user_id_kind", "item_id_kind", "outcomes", "surfaces", "feature_width", "feature_space")
-"""What a release and the signals it reads must agree on: a number or a vector of one means the same in the other."""
+"""Fields in which a release and its signals must agree, so that numbers and vectors mean the same in both."""
 
 
 class UserHistories:
-    """Histories for one release. Raises ``ReleaseError`` when the signals are not made for it."""
+    """Histories for one release. Raises ``ReleaseError`` when the signals do not fit the release."""
 
     def __init__(
         self,
@@ -55,12 +55,12 @@ class UserHistories:
         return UserHistories(manifest, catalogue, BatchView.open(signals), source, encoder)
 
     def refresh(self) -> None:
-        """See all events stored so far; called once per batch."""
+        """Make all events that are stored so far visible. Call it once per batch."""
         if self._realtime is not None:
             self._realtime.refresh()
 
     def at(self, user_key: bytes, time: int) -> History:
-        """Everything known of a user up to and including ``time``, oldest first; empty for an unknown user."""
+        """The user's interactions up to and including ``time``, oldest first. Empty for an unknown user."""
         batch = self._view.get(user_key) or self._none
         events = []
         if self._realtime is not None:

@@ -1,7 +1,9 @@
 """Client of a PinRec service, blocking (``PinRecClient``) and asyncio (``AsyncPinRecClient``).
 
-Read in this order: ``types`` (what goes in and out), ``contract`` (its tensors), ``codec`` (one to the other),
-``errors``, ``retry``, then ``sync`` and ``aio``, which only move bytes. Knows nothing of models or releases.
+Read the modules in this order: ``types`` (requests, answers and events), ``contract`` (the tensors of the service),
+``codec`` (translates between the two), ``errors``, ``retry``, ``methods`` (what both clients do, written once), then
+``sync`` and ``aio`` (how each of them reaches the server and waits). ``text`` and ``__main__`` are the command line.
+The package knows nothing of models or releases, and imports nothing of the server.
 """
 
 from pinrec_client.aio import AsyncPinRecClient

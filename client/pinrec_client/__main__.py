@@ -1,4 +1,4 @@
-"""The command line of the client alone: ``python -m pinrec_client recommend 17 --budget like=.7,neutral=.3``."""
+"""The client's own command line: ``python -m pinrec_client recommend 17 --budget like=.7,neutral=.3``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pinrec_client.types import Event, RecommendRequest, Tls
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, 1 where the service failed, 2 where the request is malformed."""
+    """Run one command. Returns the exit status: 0, or 1 when the service failed, or 2 when the request is malformed."""
     options = _parser().parse_args(arguments)
     try:
         tls = Tls(root_certificates=options.root_certificates) if options.tls or options.root_certificates else None

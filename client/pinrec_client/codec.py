@@ -1,4 +1,4 @@
-"""Requests and events to tensors, tensors to answers. Shared by both clients; touches no network."""
+"""Turns requests and events into tensors, and tensors into answers. Touches no network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pinrec_client.types import Event, ItemId, Recommendations, RecommendedItem,
 
 
 def encode_request(request: RecommendRequest) -> list[InferInput]:
-    """The tensors of one request; what is None is not sent."""
+    """The tensors of one request, each [1, n]. A field that is None is not sent."""
     values: dict[str, Sequence | np.ndarray | None] = {
         "user_id": [request.user_id],
         "num_items": _one(request.num_items),
@@ -33,7 +33,7 @@ def encode_request(request: RecommendRequest) -> list[InferInput]:
 
 
 def decode_recommendations(result: InferResult, request_id: str) -> Recommendations:
-    """An answer in rank order. Raises ``ServerError`` when tensors are missing or do not fit together."""
+    """The answer, in rank order. Raises ``ServerError`` when tensors are missing or their lengths disagree."""
     columns = {name: _column(result, name, request_id) for name in RESPONSE}
     item_ids, scores, outcomes = (columns[name] for name in ("item_id", "score", "outcome"))
     if not (len(item_ids) == len(scores) == len(outcomes) and len(columns["release"]) == 1):
@@ -49,21 +49,22 @@ def decode_recommendations(result: InferResult, request_id: str) -> Recommendati
 
 
 def no_item_beside(events: Sequence[Event]) -> ItemId | None:
-    """What stands for "no item" in a search's place: 0 or "", of one type with the items of the other events.
+    """The value that is sent as the item of a search, which has none: 0 where item ids are integers, else "".
 
-    None when no event has an item; the type must then be asked of the server (``no_item_of``).
+    One tensor holds the item ids of all events, so this value has the type of the others. Returns None when no event
+    has an item; the server's metadata then tells the type (``no_item_of``).
     """
     item_id = next((event.item_id for event in events if event.item_id is not None), None)
     return None if item_id is None else _no_item(isinstance(item_id, str))
 
 
 def no_item_of(metadata: ModelMetadataResponse) -> ItemId:
-    """The same, from the metadata of the ingest model."""
+    """The value that is sent as the item of a search, by the metadata of the ingest model."""
     return _no_item(any(t.name == "event_item_id" and t.datatype == "BYTES" for t in metadata.inputs))
 
 
 def encode_events(events: Sequence[Event], no_item: ItemId) -> list[InferInput]:
-    """The tensors of Q events, each [1, Q]."""
+    """The tensors of Q events, each [1, Q]. ``no_item`` is sent as the item of events that have none."""
     values: dict[str, Sequence] = {
         "event_id": [event.event_id for event in events],
         "event_user_id": [event.user_id for event in events],
@@ -77,7 +78,7 @@ def encode_events(events: Sequence[Event], no_item: ItemId) -> list[InferInput]:
 
 
 def decode_stored(result: InferResult, request_id: str) -> int:
-    """How many of the events the store now holds."""
+    """The number of the events that the store now holds. Raises ``ServerError`` when the tensor is missing."""
     (name,) = STORED
     return int(_column(result, name, request_id)[0])
 
@@ -91,7 +92,7 @@ def _one(value: object) -> list | None:
 
 
 def _tensor(name: str, dtype: str, values: Sequence | np.ndarray) -> InferInput:
-    """A [1, n] tensor."""
+    """A tensor [1, n]. Raises ``InvalidRequestError`` when it mixes integer ids and text ids."""
     if dtype == ID:
         texts = [isinstance(value, str) for value in values]
         require(all(texts) or not any(texts), name, list(values)[:8], "ids of one type, all integers or all texts")
@@ -105,7 +106,7 @@ def _tensor(name: str, dtype: str, values: Sequence | np.ndarray) -> InferInput:
 
 
 def _column(result: InferResult, name: str, request_id: str) -> list:
-    """The values of a [1, n] output: Python numbers, or text for BYTES."""
+    """The values of an output [1, n]: Python numbers, or text for BYTES."""
     array = result.as_numpy(name)
     if array is None or array.ndim != 2 or len(array) != 1:
         got = "nothing" if array is None else list(array.shape)

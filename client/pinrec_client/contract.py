@@ -1,7 +1,7 @@
-"""The tensors of the service: names and element types, as the server's own contract has them (a test compares).
+"""The models and tensors that the client uses: their names and element types.
 
-A request carries one user, so every tensor is [1, n]. ``ID`` stands for INT64, or BYTES where a release's ids are
-strings; the Python type of the id decides which is sent, and the server refuses the wrong one.
+This package stands alone and cannot import the server's contract; a test compares the two. A message carries one
+request, so every tensor is [1, n].
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ ENSEMBLE = "pinrec"
 INGEST = "signal_ingest"
 
 ID = "ID"
+"""Stands for INT64, or for BYTES where the ids of a release are strings. The Python type of an id decides which of the
+two is sent; the server refuses the wrong one."""
 
 REQUEST: dict[str, str] = {
     "user_id": ID,
@@ -42,6 +44,6 @@ EVENTS: dict[str, str] = {
 }
 
 BUDGET_TOLERANCE = 2e-3
-"""How far the weights of a budget may be from summing to 1; the service normalises them."""
+"""How far the sum of a budget's weights may be from 1. The service divides the weights by their sum."""
 
 STORED: dict[str, str] = {"stored": "INT32"}

@@ -1,7 +1,7 @@
-"""What a call can raise: one class per thing a caller can do about it.
+"""The errors that a call can raise. Each class stands for one thing that the caller can do about it.
 
 ======================  ==============================================================
-InvalidRequestError     correct the request; sending it again fails again
+InvalidRequestError     correct the request; it would fail again as it is
 UnavailableError        try another replica, or later: overloaded, draining, starting, down
 DeadlineExceededError   allow more time, or go on without an answer
 ServerError             report it, with its request id
@@ -16,7 +16,10 @@ from pinrec_client.contract import ENSEMBLE
 
 
 class PinRecClientError(Exception):
-    """Base of every error of this package. ``request_id`` finds the call in the server's log; "" before it is sent."""
+    """Base of every error of this package.
+
+    ``request_id`` identifies the call in the server's log. It is "" when the error was found before a call was sent.
+    """
 
     def __init__(self, message: str, *, request_id: str = "") -> None:
         super().__init__(message)
@@ -28,15 +31,15 @@ class InvalidRequestError(PinRecClientError):
 
 
 class UnavailableError(PinRecClientError):
-    """The service cannot answer now. The only class that is retried."""
+    """The service cannot answer now. This is the only error after which a call is tried again."""
 
 
 class DeadlineExceededError(PinRecClientError):
-    """The answer did not arrive in time. An event write may have happened; sending the same events again is safe."""
+    """The answer did not arrive in time. Events may have been stored all the same; writing them again is safe."""
 
 
 class ServerError(PinRecClientError):
-    """The service failed, or answered with something that is not in the contract."""
+    """The service failed, or its answer does not follow the contract."""
 
     def __str__(self) -> str:
         message = super().__str__()
@@ -44,7 +47,7 @@ class ServerError(PinRecClientError):
 
 
 def require(condition: bool, field: str, got: object, expected: str) -> None:
-    """Raise ``InvalidRequestError`` with the standard sentence unless ``condition`` holds."""
+    """Raise ``InvalidRequestError`` unless ``condition`` holds. The message names the field, got and expected."""
     if not condition:
         raise InvalidRequestError(f"{field}={got!r}: expected {expected}")
 
@@ -57,12 +60,13 @@ _BY_STATUS: dict[str, type[PinRecClientError]] = {
 
 
 def from_triton(error: InferenceServerException, request_id: str) -> PinRecClientError:
-    """The error of this package for one of Triton's.
+    """The error of this package that stands for an error of Triton.
 
-    A server that starts or drains answers NOT_FOUND for the model as a whole ("unknown model"): that is unavailable.
+    A server that starts or drains answers NOT_FOUND with "unknown model". The service is then unavailable for a while,
+    so this becomes an ``UnavailableError``.
     """
     status = (error.status() or "UNKNOWN").removeprefix("StatusCode.")
-    # What Triton puts before the sentence of a stage, or before its own.
+    # Triton puts these two in front of a message: the first when a stage failed, the second when Triton itself did.
     message = error.message().removeprefix(f"in ensemble '{ENSEMBLE}', ").removeprefix(f"[request id: {request_id}] ")
     if status == "NOT_FOUND" and "unknown model" in message:
         return UnavailableError(f"the service is starting or draining: {message}", request_id=request_id)

@@ -1,4 +1,4 @@
-"""Requests from text and answers to text: what the command lines share."""
+"""Reads ids and budgets from text and writes answers as JSON, for this command line and for ``pinrec``."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pinrec_client.types import Recommendations, UserId
 
 
 def parse_id(text: str, *, string_ids: bool = False) -> int | str:
-    """A user or item id: an integer where it looks like one, unless ``string_ids``."""
+    """A user or item id: an integer when the text looks like one and ``string_ids`` is not set, else the text."""
     if not string_ids and text.removeprefix("-").isdecimal():
         return int(text)
     return text
 
 
 def parse_budget(text: str) -> dict[str, float]:
-    """``like=.7,neutral=.3`` as a mapping. Raises ``InvalidRequestError``."""
+    """Read ``like=.7,neutral=.3`` as a mapping of outcomes to weights. Raises ``InvalidRequestError``."""
     budget: dict[str, float] = {}
     for part in text.split(","):
         outcome, separator, weight = part.rpartition("=")
@@ -34,7 +34,7 @@ def parse_budget(text: str) -> dict[str, float]:
 
 
 def document(user_id: UserId, answer: Recommendations | PinRecClientError) -> dict[str, Any]:
-    """An answer as a JSON object: ``user_id`` with ``release`` and ``items``, or with ``error`` and ``message``."""
+    """A JSON object: ``user_id`` with ``release`` and ``items`` of an answer, or with ``error`` and ``message``."""
     if isinstance(answer, PinRecClientError):
         return {"user_id": user_id, "error": type(answer).__name__, "message": str(answer)}
     items = [

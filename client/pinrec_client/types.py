@@ -1,6 +1,7 @@
-"""What goes in and what comes out. Requests check themselves, so a malformed one never leaves the process.
+"""Requests, events, answers and TLS settings.
 
-Checked here is only what holds for every release; whether an outcome or a surface exists, the server knows.
+Requests and events check themselves when they are made, so a malformed one is never sent. They check only what holds
+for every release; the server checks the rest, such as whether an outcome or a surface exists.
 """
 
 from __future__ import annotations
@@ -25,11 +26,14 @@ _INT64_MAX = (1 << 63) - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RecommendRequest:
-    """One user's request. What is None is left to the service's default.
+    """A request for items for one user. For a field that is None the service uses its default.
 
-    ``budget`` maps outcomes to weights: finite, non-negative, summing to 1. ``query`` (text) or ``query_embedding``
-    (float [F]) makes it a search. ``request_time`` is in Unix seconds. ``seed`` makes sampling repeatable.
-    Raises ``InvalidRequestError``.
+    ``user_id`` is an integer, or a text where the ids of the release are strings; the service answers for users whom
+    it does not know, too. ``num_items`` is the number of distinct items. ``budget`` maps outcomes to weights, which are
+    finite, non-negative and sum to 1. ``surface`` is the place where the items will be shown. ``query`` (a text) or
+    ``query_embedding`` (floats [F]) makes the request a search. ``exclude_seen`` leaves out the items that the user has
+    interacted with. ``request_time`` is the Unix time, in seconds, as of which to answer. ``seed`` makes the sampling
+    repeatable. Raises ``InvalidRequestError``.
     """
 
     user_id: UserId
@@ -66,7 +70,11 @@ class RecommendRequest:
 
 @dataclass(frozen=True, slots=True)
 class RecommendedItem:
-    """One item of an answer. ``outcome`` is the one whose share of the budget it fills; ``rank`` counts from 1."""
+    """One item of an answer.
+
+    ``score`` orders the items of one answer; the scores of other releases or settings are not comparable with it.
+    ``outcome`` is the one whose share of the budget the item counts towards. ``rank`` counts from 1.
+    """
 
     item_id: ItemId
     score: float
@@ -76,7 +84,7 @@ class RecommendedItem:
 
 @dataclass(frozen=True, slots=True)
 class Recommendations:
-    """An answer: distinct items in rank order, and the id of the release that made them."""
+    """An answer: distinct items in rank order, and the id of the release that chose them."""
 
     release: str
     items: tuple[RecommendedItem, ...]
@@ -84,10 +92,10 @@ class Recommendations:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something a user did: an action on an item, or a search query (a text and no item).
+    """Something that a user did: an action on an item, or a search (with a query and no item).
 
-    ``timestamp`` is in Unix seconds. User, timestamp and ``event_id`` together identify an event for good: the service
-    stores them once, which is what makes a repeated write of the same ``Event`` safe. Raises ``InvalidRequestError``.
+    ``timestamp`` is in Unix seconds. User, timestamp and ``event_id`` together identify an event, and the service
+    stores one copy of it; therefore it is safe to write the same ``Event`` again. Raises ``InvalidRequestError``.
     """
 
     user_id: UserId
@@ -114,9 +122,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tls:
-    """TLS of the channel; each field is the path of a PEM file. Without ``root_certificates`` gRPC's own are used.
+    """TLS settings of the channel. Each field is the path of a PEM file.
 
-    Raises ``InvalidRequestError`` for a file that is not there.
+    Without ``root_certificates``, gRPC uses the ones that it comes with. ``private_key`` and ``certificate_chain``
+    identify the client, for mutual TLS. Raises ``InvalidRequestError`` when a file does not exist.
     """
 
     root_certificates: str | None = None
@@ -140,7 +149,7 @@ def _require_int(name: str, value: object, low: int, high: int) -> None:
 def _require_text(name: str, value: object, *, min_length: int = 0) -> None:
     text = isinstance(value, str) and len(value) >= min_length
     require(text, name, value, "a non-empty text" if min_length else "a text")
-    # A lone surrogate (from a badly decoded argument, say) has no UTF-8 form and could not be sent.
+    # A lone surrogate, for example from a badly decoded argument, cannot be encoded in UTF-8.
     require(not any("\ud800" <= c <= "\udfff" for c in str(value)), name, value, "text that UTF-8 can hold")
 
 

@@ -1,18 +1,18 @@
-"""From an event log to a prepared dataset. Read in this order.
+"""Turns an event log into a prepared dataset. Read the modules in this order.
 
 ==============  ===================================================================================
-schema          what the log looks like: the dataset TOML and its presets
-reader          parquet and CSV files as record batches of the mapped columns
-columns         one raw column to typed values, with what is wrong in each row
-quarantine      where bad rows go, and their counts
-items           the items file: catalogue rows and the texts of query items
-validation      one batch of raw rows to valid events and faults
-staging         stream the log once, split valid events by user on disk
-events          one user partition at a time: repeats, duplicates, the final event files
-features        content vectors of items and queries
-prepare         all of it in order: ``prepare_dataset``
-report          what was read, kept, collapsed and set aside
+schema          describes a log: the dataset TOML and its presets
+reader          reads the mapped columns of Parquet and CSV files as record batches
+columns         converts one raw column to typed values and marks the rows that it cannot use
+quarantine      writes the rows that are set aside, and counts them
+items           reads the items file: catalogue rows and the texts of query items
+validation      splits one batch of raw rows into valid events and faults
+staging         streams the log once and splits its valid events by user, on disk
+events          removes repeats and duplicates, one partition of users at a time, and writes the event files
+features        computes the content vectors of items and queries
+prepare         runs all of this in order: ``prepare_dataset``
+report          counts the rows that were read, kept, collapsed and set aside
 ==============  ===================================================================================
 
-It may not know models, nor how sequences are made of what it writes: that is the Spark job's.
+This package may know neither models nor the Spark job that makes sequences of the event files.
 """

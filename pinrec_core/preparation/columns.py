@@ -1,7 +1,7 @@
-"""One raw column to typed values, and which of its rows are not of that type. Vectorised; knows no row's meaning.
+"""Converts one raw column to typed values and finds the rows that do not have that type. It is vectorised.
 
-Every function marks what it cannot use in ``faults`` and puts a harmless value in its place, so callers go on with
-whole columns and drop the marked rows once, at the end.
+Every function marks the rows that it cannot use in ``faults`` and puts a harmless value there. So callers work on whole
+columns and drop the marked rows once, at the end. This module does not know what a column means.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from pinrec_core.errors import DataError
-from pinrec_core.ids import IdKind, string_keys
+from pinrec_core.ids import MAX_ID_BYTES, IdKind, string_keys
 from pinrec_core.preparation.quarantine import Faults, Reason
 from pinrec_core.preparation.schema import TIME_UNITS
 
 _WHOLE = r"^[+-]?[0-9]{1,19}(\.0*)?$"
 _NUMBER = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?$"
 _NON_FINITE = r"(?i)^[+-]?(nan|inf|infinity)$"
-_WHOLE_SHARE = 0.99  # of whole numbers among text ids, from which they are taken for integers
+_WHOLE_SHARE = 0.99  # text ids are taken for integers when at least this share of them are whole numbers
 _INT64_MAX = (1 << 63) - 1
-_FAR_FUTURE = float(1 << 62)  # seconds; stands for any time too large for int64
+_FAR_FUTURE = float(1 << 62)  # seconds; stands for any time that int64 cannot hold
 
 
 def texts(column: pa.Array, faults: Faults, field: str, *, required: bool) -> pa.StringArray:
-    """Text values, '' for null. Marks cells that are not UTF-8 and, where ``required``, blank ones."""
+    """The cells as text, '' for null. Marks cells that are not UTF-8 and, if ``required``, blank ones."""
     column = _plain(column)
     if _is_bytes(column.type):
         decoded = _decode(column, faults, field)
@@ -42,7 +42,7 @@ def texts(column: pa.Array, faults: Faults, field: str, *, required: bool) -> pa
 
 
 def whole_numbers(column: pa.Array, faults: Faults, field: str) -> np.ndarray:
-    """int64 ``[n]``, 0 where marked: missing, non-finite, not whole, or beyond int64."""
+    """The cells as int64 ``[n]``. Missing, non-finite and fractional ones and those beyond int64 are marked and 0."""
     column = _plain(column)
     faults.mark(mask(pc.is_null(column)), Reason.MISSING_VALUE, field, column)
     if pt.is_integer(column.type):
@@ -59,9 +59,10 @@ def whole_numbers(column: pa.Array, faults: Faults, field: str) -> np.ndarray:
 
 
 def seconds(column: pa.Array, unit: str, faults: Faults, field: str) -> np.ndarray:
-    """Unix seconds, int64 ``[n]``, rounded down, 0 where marked: missing, non-finite, or not a time.
+    """The cells as Unix seconds, rounded down, int64 ``[n]``. Marks cells that are missing, non-finite or not a time.
 
-    Columns of Arrow timestamp or date type ignore ``unit``. Range is the caller's to check.
+    Marked cells become 0. ``unit`` does not matter for columns of an Arrow timestamp or date type. The caller has to
+    check the range.
     """
     column = _plain(column)
     faults.mark(mask(pc.is_null(column)), Reason.MISSING_VALUE, field, column)
@@ -85,8 +86,8 @@ def seconds(column: pa.Array, unit: str, faults: Faults, field: str) -> np.ndarr
 
 
 def infer_id_kind(column: pa.Array) -> IdKind:
-    """INT for number columns, and for text columns of whole numbers without leading zeros, but for one in a hundred
-    cells, which may be faults. Else STRING."""
+    """INT for columns of numbers, and for text columns in which 99% of the cells are whole numbers without leading
+    zeros; the other cells may be faults. STRING for any other text column."""
     column = _plain(column)
     if pt.is_integer(column.type) or pt.is_floating(column.type):
         return IdKind.INT
@@ -99,25 +100,26 @@ def infer_id_kind(column: pa.Array) -> IdKind:
 
 
 def ids(column: pa.Array, kind: IdKind, faults: Faults, field: str) -> tuple[pa.Array, np.ndarray]:
-    """External ids (int64 or string array) and their keys, int64 ``[n]``."""
+    """External ids (an int64 or string array) and their keys, int64 ``[n]``. Marks ids that cannot be used."""
     if kind is IdKind.INT:
         keys = whole_numbers(column, faults, field)
         return pa.array(keys), keys
     if pt.is_floating(_plain(column).type):
         raise DataError(f"{field} is {column.type}: expected text or integers for string ids")
     external = texts(column, faults, field, required=True)
+    faults.mark(mask(pc.greater(pc.binary_length(external), MAX_ID_BYTES)), Reason.ID_TOO_LONG, field, external)
     return external, text_keys(external)
 
 
 def text_keys(texts: pa.StringArray) -> np.ndarray:
-    """``string_keys`` of a column, hashing each distinct text once: int64 ``[n]``."""
+    """``string_keys`` of a column, int64 ``[n]``. Each distinct text is hashed once."""
     encoded = texts.dictionary_encode()
     distinct = string_keys(encoded.dictionary.to_pylist())
     return distinct[encoded.indices.to_numpy()] if len(distinct) else np.empty(0, np.int64)
 
 
 def mask(condition: pa.BooleanArray) -> np.ndarray:
-    """A nullable condition as a boolean array; null counts as false."""
+    """A nullable condition as a boolean array. Null counts as false."""
     return pc.fill_null(condition, False).to_numpy(zero_copy_only=False)
 
 
@@ -127,7 +129,7 @@ def _whole_floats(column: pa.Array, faults: Faults, field: str) -> np.ndarray:
     faults.mark(~finite, Reason.NON_FINITE, field, column)
     values = np.where(finite, values, 0.0)
     faults.mark(values != np.floor(values), Reason.WRONG_TYPE, field, column)
-    exact = np.abs(values) <= 2.0**53  # beyond, a float no longer tells neighbouring ids apart
+    exact = np.abs(values) <= 2.0**53  # beyond this, neighbouring ids are the same float
     faults.mark(~exact, Reason.OUT_OF_RANGE, field, column)
     return np.where(exact, values, 0.0).astype(np.int64)
 
@@ -151,11 +153,11 @@ def _float_seconds(values: np.ndarray, shown: pa.Array, unit: str, faults: Fault
 
 
 def _iso_seconds(text: pa.StringArray, faults: Faults, field: str) -> np.ndarray:
-    """ISO 8601; a time without a zone is UTC."""
+    """ISO 8601 text as Unix seconds. A time without a zone is UTC."""
     try:
         return np.floor_divide(pc.cast(pc.cast(text, pa.timestamp("us")), pa.int64()).to_numpy(), 10**6)
     except pa.ArrowInvalid:
-        pass  # a zone, or a cell that is no time: cell by cell
+        pass  # Some cell has a zone or is no time. Below, each cell is parsed on its own.
     values = np.zeros(len(text), np.int64)
     wrong = np.zeros(len(text), bool)
     for row, cell in enumerate(text.to_pylist()):
@@ -169,12 +171,12 @@ def _iso_seconds(text: pa.StringArray, faults: Faults, field: str) -> np.ndarray
 
 
 def _decode(column: pa.Array, faults: Faults, field: str) -> pa.StringArray:
-    """Bytes or text as validated UTF-8; cells that are not are marked and made null."""
+    """Bytes or text as validated UTF-8. Cells that are not UTF-8 are marked and become null."""
     raw = pc.cast(column, pa.binary())
     try:
         return pc.cast(raw, pa.string())
     except pa.ArrowInvalid:
-        pass  # some cell is not UTF-8: find which
+        pass  # Some cell is not UTF-8. Below, each cell is decoded on its own to find it.
     cells = raw.to_pylist()
     invalid = np.zeros(len(cells), bool)
     for row, cell in enumerate(cells):
@@ -187,7 +189,7 @@ def _decode(column: pa.Array, faults: Faults, field: str) -> pa.StringArray:
 
 
 def _plain(column: pa.Array) -> pa.Array:
-    """Dictionary-encoded columns as what they encode; a column of nothing but nulls, which has no type, as text."""
+    """The values behind a dictionary-encoded column. A column that holds only nulls has no type and becomes text."""
     if pt.is_null(column.type):
         return pc.cast(column, pa.string())
     return column.dictionary_decode() if isinstance(column, pa.DictionaryArray) else column

@@ -1,6 +1,6 @@
-"""The staged events, one user partition at a time: order them, drop repeats, set duplicates aside, write them.
+"""Orders the staged events, collapses repeats, sets duplicates aside and writes the rest, one partition at a time.
 
-Within a partition every user's sequence is whole, so repeats and duplicates are found exactly.
+A partition holds all events of its users, so repeats and duplicates are found exactly.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pinrec_core.history import ItemType
 from pinrec_core.preparation.quarantine import Faults, QuarantineWriter, Reason
 from pinrec_core.preparation.reader import Progress
 from pinrec_core.preparation.schema import DatasetSpec
@@ -31,10 +32,11 @@ class EventCounts:
     quarantined: int = 0
     users: int = 0
     queries: int = 0
-    unlisted_surface: int = 0  # valid events whose surface is not in the vocabulary, written as unknown
+    unlisted_surface: int = 0  # valid events with a surface outside the vocabulary, which are written as unknown
+    ahead: int = 0  # valid events that are dated ahead of the clock
     by_action: dict[str, int]
     first_timestamp: int = np.iinfo(np.int64).max
-    last_timestamp: int = np.iinfo(np.int64).min
+    last_timestamp: int = np.iinfo(np.int64).min  # of those that are not ahead
 
 
 def write_events(
@@ -44,11 +46,15 @@ def write_events(
     folder: Path,
     quarantine: QuarantineWriter,
     progress: Progress,
+    *,
+    now: int,
 ) -> EventCounts:
     """Write ``events/part-*.parquet``, each sorted by user, then time, then position in the log.
 
-    ``surfaces`` is the vocabulary; any other surface is written as unknown (''). Memory: one partition.
+    ``surfaces`` is the vocabulary; any other surface is written as unknown (''). Events at ``now`` (Unix seconds) or
+    later are counted as ahead of the clock, unless the times of the log are positions. Holds one partition in memory.
     """
+    end = None if spec.events.order_only_time else now
     out = folder / FOLDER_NAME
     out.mkdir()
     counts = EventCounts(by_action=dict.fromkeys(spec.actions, 0))
@@ -58,7 +64,7 @@ def write_events(
         done += table.num_rows
         if table.num_rows:
             kept = _clean(table, spec, staged, counts, quarantine)
-            final = _final(kept, spec, pa.array(surfaces), counts)
+            final = _final(kept, spec, pa.array(surfaces), end, counts)
             pq.write_table(final, out / f"part-{number:05d}.parquet", compression="zstd")
         progress("writing events", done, total)
     return counts
@@ -67,7 +73,7 @@ def write_events(
 def _clean(
     table: pa.Table, spec: DatasetSpec, staged: StagedEvents, counts: EventCounts, quarantine: QuarantineWriter
 ) -> pa.Table:
-    """The partition in order, without repeats and duplicates."""
+    """The events of a partition in order, without repeats and duplicates."""
     table = table.combine_chunks()
     user = _codes(table["user_id"])
     order = np.lexsort((_numbers(table, "ordinal"), _numbers(table, "timestamp"), user))
@@ -77,16 +83,18 @@ def _clean(
         keep = ~_repeats(table, user)
         counts.collapsed += int((~keep).sum())
         table, user = table.filter(pa.array(keep)), user[keep]
-    first_seen = _first_occurrence(table, user)
-    duplicate = first_seen != np.arange(len(user))
-    _set_aside(table, duplicate, first_seen, staged, quarantine)
-    counts.quarantined += int(duplicate.sum())
-    counts.users += len(np.unique(user[~duplicate]))
-    return table.filter(pa.array(~duplicate))
+    for identity_of in (_event_id, _interaction) if spec.events.event_id else (_interaction,):
+        first_seen = _first_occurrence([user, *identity_of(table)])
+        duplicate = first_seen != np.arange(len(user))
+        _set_aside(table, duplicate, first_seen, staged, quarantine)
+        counts.quarantined += int(duplicate.sum())
+        table, user = table.filter(pa.array(~duplicate)), user[~duplicate]
+    counts.users += len(np.unique(user))
+    return table
 
 
 def _repeats(table: pa.Table, user: np.ndarray) -> np.ndarray:
-    """bool ``[n]``: same user, item and action as the event just before."""
+    """bool ``[n]``: whether an event has the same user, item and action as the event just before it."""
     same = np.zeros(len(user), bool)
     same[1:] = user[1:] == user[:-1]
     for name in ("item_key", "item_type", "action"):
@@ -95,17 +103,25 @@ def _repeats(table: pa.Table, user: np.ndarray) -> np.ndarray:
     return same
 
 
-def _first_occurrence(table: pa.Table, user: np.ndarray) -> np.ndarray:
-    """int64 ``[n]``: the position of the first event equal to each.
-
-    Events of one user are equal when their event ids are; where the log has none, when item, action and time are.
-    """
+def _event_id(table: pa.Table) -> list[np.ndarray]:
+    """The arrays that tell a user's events apart by their event ids. An event without an id equals no other."""
     event = _numbers(table, "event_key")
-    anonymous = event == 0
-    identity = [user, event] + [
-        np.where(anonymous, _numbers(table, name), 0) for name in ("item_key", "item_type", "action", "timestamp")
-    ]
-    order = np.lexsort(identity[::-1])  # stable: the earliest of equals comes first
+    return [event, np.where(event == 0, _numbers(table, "ordinal"), 0)]
+
+
+def _interaction(table: pa.Table) -> list[np.ndarray]:
+    """The arrays that tell a user's events apart in a sequence: item, action and time, whatever the event ids.
+
+    The batch job and the merge of batch and real-time events use the same rule, in which queries have no action.
+    """
+    item_type = _numbers(table, "item_type")
+    action = np.where(item_type == ItemType.QUERY, -1, _numbers(table, "action"))
+    return [_numbers(table, "item_key"), item_type, action, _numbers(table, "timestamp")]
+
+
+def _first_occurrence(identity: Sequence[np.ndarray]) -> np.ndarray:
+    """int64 ``[n]``: the position of the first event that equals each in all of ``identity``, arrays ``[n]``."""
+    order = np.lexsort(identity[::-1])  # stable, so that the earliest of equal events comes first
     starts = np.zeros(len(order), bool)
     starts[:1] = True
     for values in identity:
@@ -133,8 +149,8 @@ def _set_aside(
         quarantine.add(names[number], faults.table())
 
 
-def _final(table: pa.Table, spec: DatasetSpec, vocabulary: pa.Array, counts: EventCounts) -> pa.Table:
-    """The columns of the event files, and their share of the counts."""
+def _final(table: pa.Table, spec: DatasetSpec, vocabulary: pa.Array, end: int | None, counts: EventCounts) -> pa.Table:
+    """The columns of the event files. Adds the events to ``counts``: those from ``end`` on are ahead of the clock."""
     code, timestamp = _numbers(table, "action"), _numbers(table, "timestamp")
     listed = pc.is_in(table["surface"], vocabulary)
     for name, number in zip(spec.actions, np.bincount(code, minlength=len(spec.actions)), strict=True):
@@ -143,7 +159,9 @@ def _final(table: pa.Table, spec: DatasetSpec, vocabulary: pa.Array, counts: Eve
     counts.queries += int((_numbers(table, "item_type") == 1).sum())
     counts.unlisted_surface += table.num_rows - int(pc.sum(listed).as_py() or 0)
     counts.first_timestamp = min(counts.first_timestamp, int(timestamp.min()))
-    counts.last_timestamp = max(counts.last_timestamp, int(timestamp.max()))
+    present = timestamp if end is None else timestamp[timestamp < end]
+    counts.ahead += len(timestamp) - len(present)
+    counts.last_timestamp = max(counts.last_timestamp, int(present.max(initial=counts.last_timestamp)))
     return pa.table(
         {
             "user_id": table["user_id"],
@@ -158,7 +176,7 @@ def _final(table: pa.Table, spec: DatasetSpec, vocabulary: pa.Array, counts: Eve
 
 
 def _codes(column: pa.ChunkedArray) -> np.ndarray:
-    """Equal values as equal integers, int64 ``[n]``."""
+    """Integers, int64 ``[n]``, that are equal where the values of the column are."""
     if pa.types.is_integer(column.type):
         return column.to_numpy()
     return column.combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)

@@ -1,6 +1,6 @@
-"""Content vectors: text part ‖ supplied part, quantised. One recipe for pins and queries, named by its ``space``.
+"""Computes content vectors: the text part, followed by the supplied part, quantised to INT8.
 
-Knows texts and vectors, not where they come from.
+Pins and queries follow one recipe, which ``space`` names. This module does not know where texts and vectors come from.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ SCHEMA = pa.schema({"key": pa.int64(), "item_type": pa.int8(), "feature": pa.bin
 
 @dataclass(frozen=True, slots=True)
 class ContentFeatures:
-    """Makes content vectors of width F = ``encoder.width + vector_width``."""
+    """Computes content vectors of width F = ``encoder.width + vector_width``."""
 
     encoder: TextEncoder
-    vector_width: int  # of the vectors supplied with items; 0 without
+    vector_width: int  # width of the vectors that are supplied with items; 0 where there are none
 
     @property
     def width(self) -> int:
@@ -37,11 +37,14 @@ class ContentFeatures:
 
     @property
     def space(self) -> str:
-        """The recipe's name: vectors of two different spaces must not be mixed."""
+        """The name of the recipe. Vectors of different spaces must not be mixed."""
         return f"{self.encoder.spec}+vector:{self.vector_width}"
 
     def pins(self, texts: Sequence[str], vectors: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """(int8 ``[n, F]``, float32 ``[n]``). ``vectors`` float ``[n, vector_width]``; a zero row means none."""
+        """Quantised vectors int8 ``[n, F]`` and their scales float32 ``[n]``.
+
+        ``vectors`` is float ``[n, vector_width]``; a row of zeros stands for an item without a vector.
+        """
         content = np.zeros((len(texts), self.width), np.float32)
         content[:, : self.encoder.width] = self.encoder.encode(texts)
         if vectors is not None:
@@ -50,18 +53,21 @@ class ContentFeatures:
         return quantize_int8(content)
 
     def queries(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """(int8 ``[n, F]``, float32 ``[n]``): the text part, zeros where a pin has its supplied vector."""
+        """Quantised vectors int8 ``[n, F]`` and their scales float32 ``[n]``.
+
+        A query has zeros where a pin has its supplied vector.
+        """
         return self.pins(texts)
 
 
 class FeatureWriter:
-    """Streams ``features.parquet``."""
+    """Writes ``features.parquet`` piece by piece."""
 
     def __init__(self, folder: Path) -> None:
         self._writer = pq.ParquetWriter(Path(folder) / FILE_NAME, SCHEMA)
 
     def add(self, key: np.ndarray, item_type: ItemType, feature: np.ndarray, scale: np.ndarray) -> None:
-        """``key`` int64 [n], ``feature`` int8 [n, F], ``scale`` float32 [n]."""
+        """Append n rows: ``key`` int64 ``[n]``, ``feature`` int8 ``[n, F]``, ``scale`` float32 ``[n]``."""
         _, F = feature.shape
         for start in range(0, len(key), _ROW_GROUP):
             part = np.ascontiguousarray(feature[start : start + _ROW_GROUP])

@@ -1,6 +1,6 @@
-"""The items file: catalogue rows with their features, and the texts of rows that are queries.
+"""Reads the items file: catalogue rows with their features, and the texts of rows that are queries.
 
-Memory grows with the catalogue (features as INT8), never with the log. Knows nothing of events.
+Memory grows with the catalogue, whose features are INT8, but not with the log. This module knows nothing of events.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TRUTH = {"true": True, "1": True, "false": False, "0": False, "": False}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pins:
-    """Catalogue rows, in file order. Arrays have one entry per item; ``feature`` is int8 [V, F]."""
+    """The V catalogue rows, in the order of the file: one entry of each array per item, ``feature`` int8 ``[V, F]``."""
 
     item_key: np.ndarray
     item_id: pa.Array
@@ -39,9 +39,10 @@ class Pins:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ItemTable:
-    """What the items file holds: the pins, and a lookup of every item key, pins and queries alike.
+    """The contents of the items file: the pins, and a lookup of the keys of pins and queries.
 
-    ``key`` int64 ascending; ``query`` is the position of its text in ``query_text``, −1 for a pin.
+    ``key`` holds all keys, int64, ascending. ``query`` holds for each key the position of its text in ``query_text``,
+    or −1 for a pin.
     """
 
     pins: Pins
@@ -51,7 +52,10 @@ class ItemTable:
     rows_read: dict[str, int]  # by file
 
     def look_up(self, item_key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(known bool ``[n]``, query int64 ``[n]``, −1 for pins and unknown items)."""
+        """Whether each item is known, bool ``[n]``, and the position of its query text, int64 ``[n]``.
+
+        The position is −1 for pins and unknown items.
+        """
         if not len(self.key):
             return np.zeros(len(item_key), bool), np.full(len(item_key), -1)
         at = np.minimum(np.searchsorted(self.key, item_key), len(self.key) - 1)
@@ -75,7 +79,7 @@ class _Chunk:
 
 
 def infer_item_id_kind(files: Mapping[str, Path], spec: ItemColumns) -> IdKind:
-    """From the first records of the first file."""
+    """The id kind that the first records of the first file suggest."""
     name, path = next(iter(files.items()))
     first = next(read_batches(path, [spec.id], delimiter=spec.delimiter), None)
     if first is None or not first.batch.num_rows:
@@ -84,7 +88,7 @@ def infer_item_id_kind(files: Mapping[str, Path], spec: ItemColumns) -> IdKind:
 
 
 def supplied_vector_width(files: Mapping[str, Path], spec: ItemColumns) -> int:
-    """Width of the first non-empty vector; 0 where the mapping has no vector column."""
+    """The width of the first vector that is not empty; 0 where the mapping has no vector column."""
     if spec.vector is None:
         return 0
     for path in files.values():
@@ -104,7 +108,7 @@ def read_items(
     quarantine: QuarantineWriter,
     progress: Progress,
 ) -> ItemTable:
-    """Read, validate and encode the items. Bad and repeated items go to ``quarantine``; the first of equals stays."""
+    """Read, validate and encode the items. Bad items, and all but the first of an id, go to ``quarantine``."""
     rows_read = dict.fromkeys(files, 0)
     expected = sum(estimate_rows(path) for path in files.values())
     chunks: list[_Chunk] = []
@@ -155,7 +159,7 @@ def _read_chunk(
 
 
 def _without_repeats(chunks: Sequence[_Chunk], quarantine: QuarantineWriter) -> Iterator[_Chunk]:
-    """Chunks without the rows whose id came before. Different ids that share a key stay: the catalogue refuses them."""
+    """The chunks without rows that repeat an id. Different ids with the same key stay; the catalogue refuses them."""
     key = np.concatenate([c.key for c in chunks])
     item_id = pa.chunked_array([c.item_id for c in chunks])
     _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
@@ -198,7 +202,7 @@ def _assemble(chunks: Sequence[_Chunk], rows_read: dict[str, int]) -> ItemTable:
 
 
 def _vectors(column: pa.Array, width: int, faults: Faults, field: str) -> np.ndarray:
-    """float32 ``[n, width]``; an empty cell is a zero row."""
+    """The vectors as float32 ``[n, width]``. An empty cell becomes a row of zeros."""
     lists = _as_lists(column, field)
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
     faults.mark((lengths != 0) & (lengths != width), Reason.VECTOR_WIDTH, field, column)
@@ -213,7 +217,7 @@ def _vectors(column: pa.Array, width: int, faults: Faults, field: str) -> np.nda
 
 
 def _as_lists(column: pa.Array, field: str) -> pa.Array:
-    """A list column as it is; text such as ``0.1 0.2`` or ``[0.1, 0.2]`` split, what is no number becoming NaN."""
+    """The column as lists. Text such as ``0.1 0.2`` or ``[0.1, 0.2]`` is split; parts that are no number become NaN."""
     if pt.is_list(column.type) or pt.is_large_list(column.type) or pt.is_fixed_size_list(column.type):
         return column
     text = columns.texts(column, Faults(np.arange(len(column))), field, required=False)
@@ -233,7 +237,7 @@ def _truth(column: pa.Array, faults: Faults, field: str) -> np.ndarray:
 
 
 def _tidy(text: pa.StringArray) -> pa.StringArray:
-    """Without white space at the ends and with single spaces within."""
+    """Removes white space at the ends and makes each run of it within a text a single space."""
     return pc.utf8_trim_whitespace(pc.replace_substring_regex(text, r"\s+", " "))
 
 
@@ -247,7 +251,7 @@ def _split(text: pa.StringArray, separator: str | None) -> pa.StringArray:
 
 
 def _join(parts: Sequence[pa.StringArray], separator: str, n: int) -> pa.StringArray:
-    """The non-empty parts of every row, joined."""
+    """For each of n rows, its parts that are not empty, joined by the separator."""
     joined = pa.array([""] * n, pa.string())
     for part in parts:
         both = pc.binary_join_element_wise(joined, part, separator)

@@ -1,7 +1,7 @@
-"""``prepare_dataset``: an event log and its items to a prepared dataset folder (``pinrec_core.dataset.manifest``).
+"""``prepare_dataset`` turns an event log and its items into a prepared dataset (``pinrec_core.dataset.manifest``).
 
-The log is streamed once and never held in memory; see ``staging``. Sequences (``signals/``) are the Spark job's, which
-the caller brings.
+The log is streamed once and never held in memory; see ``staging``. The Spark job, which makes the sequences in
+``signals/``, is passed in by the caller.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from pinrec_core.preparation.validation import EventValidator
 from pinrec_core.representations.text_encoder import text_encoder
 
 REALTIME = Path("signals/realtime")
-"""Where `pinrec serve` keeps the real-time events of a dataset by default."""
+"""The folder in which `pinrec serve` keeps the real-time events of a dataset by default."""
 
-_ENCODE_TEXTS = 1 << 16  # query texts encoded at once
+_ENCODE_TEXTS = 1 << 16  # query texts that are encoded at once
 
 
 def prepare_dataset(
@@ -48,11 +48,12 @@ def prepare_dataset(
     progress: Progress = lambda phase, done, total: None,
     add_signals: Callable[[Path], None] | None = None,
 ) -> PrepareReport:
-    """Prepare the log that ``spec`` describes in folder ``data``; the result appears at ``out`` in one step, or not.
+    """Prepare the log that ``spec`` describes, in folder ``data``. The result appears at ``out`` whole or not at all.
 
-    ``now`` in Unix seconds: events more than a day ahead of it are set aside. ``add_signals`` completes the folder
-    before it appears. Raises ``ConfigError`` for an encoder that is not there and
-    ``DataError`` for files that cannot be used as a whole, or an ``out`` that exists or holds real-time events.
+    Events more than a day after ``now`` (Unix seconds) are set aside; those within the day are kept and counted.
+    ``add_signals`` is called with the folder and completes it before it appears at ``out``. Raises ``ConfigError`` for
+    a text encoder that is not installed, and ``DataError`` for files that cannot be used as a whole or for an ``out``
+    that exists or holds real-time events.
     """
     started = time.perf_counter()
     event_files = resolve_files(data, spec.events.files)
@@ -76,9 +77,14 @@ def prepare_dataset(
             )
             staged = stage_events(event_files, validator, folder / "staging", quarantine, progress)
             surfaces = [UNKNOWN_SURFACE, *staged.surfaces.most_frequent(spec.max_surfaces - 1)]
-            counts = write_events(staged, spec, surfaces, folder, quarantine, progress)
+            counts = write_events(staged, spec, surfaces, folder, quarantine, progress, now=now)
         if not sum(counts.by_action[a] for a in spec.outcomes):
             raise DataError(_nothing_left(spec, staged, counts, quarantine))
+        if counts.ahead == counts.valid:
+            raise DataError(
+                f"{spec.name}: all {counts.valid} valid events are dated after now={now}, the first at "
+                f"{counts.first_timestamp}: expected some before it; a clock or a time zone may be wrong"
+            )
 
         pins = items.pins if items else _pins_of_log(staged, item_id_kind, features)
         num_queries = _write_content(folder, pins, staged.queries, features)
@@ -103,18 +109,19 @@ def prepare_dataset(
             surfaces=len(surfaces) - 1,
             surfaces_left_out=len([s for s in staged.surfaces.counts if s]) - (len(surfaces) - 1),
             unlisted_surface_events=counts.unlisted_surface,
+            events_ahead=counts.ahead,
             seconds=round(time.perf_counter() - started, 2),
             quarantine=quarantine_entries(quarantine),
         )
         report.save(folder)
         if add_signals:
             add_signals(folder)
-        _refuse_real_time_events(Path(out))  # of a server that was started meanwhile
+        _refuse_real_time_events(Path(out))  # again, because a server may have been started in the meantime
     return report
 
 
 def _refuse_real_time_events(out: Path) -> None:
-    """Replacing the dataset would delete them. Nor are they carried over: the new one's ids may mean other things."""
+    """Replacing the dataset would delete these. They are not moved to the new one, where ids may mean other things."""
     store = out / REALTIME
     if store.exists():
         raise DataError(
@@ -126,7 +133,7 @@ def _refuse_real_time_events(out: Path) -> None:
 def _id_kinds(
     spec: DatasetSpec, event_files: Mapping[str, Path], item_files: Mapping[str, Path]
 ) -> tuple[IdKind, IdKind]:
-    """Kinds of user and item ids: as the spec says, else as the first records look."""
+    """The kinds of user and item ids: those of the mapping, or else those that the first records suggest."""
     name, path = next(iter(event_files.items()))
     first = next(read_batches(path, spec.events.columns, delimiter=spec.events.delimiter), None)
     if first is None or not first.batch.num_rows:
@@ -140,7 +147,7 @@ def _id_kinds(
 
 
 def _pins_of_log(staged: StagedEvents, kind: IdKind, features: ContentFeatures) -> Pins:
-    """A catalogue of bare ids for a log without an items file: no title, no content."""
+    """The catalogue of a log without an items file. It has ids, but neither titles nor content."""
     assert staged.seen_items is not None
     item_id = staged.seen_items.ids()
     n = len(item_id)
@@ -156,7 +163,7 @@ def _pins_of_log(staged: StagedEvents, kind: IdKind, features: ContentFeatures) 
 
 
 def _write_content(folder: Path, pins: Pins, queries: PartitionedSpill, features: ContentFeatures) -> int:
-    """``catalogue.arrow`` and ``features.parquet``; returns the number of distinct query texts."""
+    """Write ``catalogue.arrow`` and ``features.parquet``. Returns the number of distinct query texts."""
     write_catalogue(
         folder, item_key=pins.item_key, item_id=pins.item_id, title=pins.title, categories=pins.categories,
         feature=pins.feature, scale=pins.scale,
@@ -204,7 +211,7 @@ def _manifest(
 
 
 def _nothing_left(spec: DatasetSpec, staged: StagedEvents, counts: EventCounts, quarantine: QuarantineWriter) -> str:
-    """Why no positive event is left, with the commonest fault as the likely cause."""
+    """A sentence that says why no positive event is left, with the commonest fault as the likely cause."""
     read = sum(staged.rows_read.values())
     sentence = f"{spec.name}: no valid event with an outcome of {list(spec.outcomes)} among {read} rows"
     faults = [entry for entry in quarantine_entries(quarantine) if entry.file in staged.rows_read]
@@ -218,7 +225,7 @@ def _nothing_left(spec: DatasetSpec, staged: StagedEvents, counts: EventCounts, 
 
 
 def _refuse_shared(event_files: Mapping[str, Path], item_files: Mapping[str, Path]) -> None:
-    """A file of both events and items would be counted twice in the report."""
+    """Refuses a file of both events and items, which the report would count twice."""
     shared = sorted(set(event_files) & set(item_files))
     if shared:
         raise DataError(f"files={shared}: expected either events or items, not both")

@@ -1,7 +1,7 @@
-"""Where rows that cannot be used go: one Parquet file, and counts by file and reason. Nothing is dropped silently.
+"""Keeps the rows that cannot be used: in one Parquet file, and as counts by file and reason. No row is lost silently.
 
-``Faults`` collects what is wrong within one batch, the first fault of a row winning. ``QuarantineWriter`` streams
-faults to disk. Neither knows what makes a row bad.
+``Faults`` collects the faults of one batch, at most one per row. ``QuarantineWriter`` writes faults to disk. Neither
+knows what makes a row bad.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Reason(StrEnum):
     NON_FINITE = "non_finite"
     WRONG_TYPE = "wrong_type"
     OUT_OF_RANGE = "out_of_range"  # an id beyond int64
+    ID_TOO_LONG = "id_too_long"  # a string id of more bytes than the real-time store takes
     UNKNOWN_ACTION = "unknown_action"
     TIME_OUT_OF_RANGE = "time_out_of_range"
     UNKNOWN_ITEM = "unknown_item"  # not in the items file
@@ -47,7 +48,7 @@ SCHEMA = pa.schema(
 
 
 class Faults:
-    """What is wrong with the n rows of one batch. A row keeps the first fault it is marked with."""
+    """The faults of the n rows of one batch. A row keeps the first fault that it is marked with."""
 
     def __init__(self, rows: np.ndarray) -> None:
         self._rows = rows  # int64 [n]: row numbers within the file
@@ -55,7 +56,7 @@ class Faults:
         self._parts: list[pa.Table] = []
 
     def mark(self, bad: np.ndarray, reason: Reason, field: str, values: pa.Array | list[str]) -> None:
-        """Mark rows where ``bad``; ``values`` has one entry per row of the batch."""
+        """Mark the rows where ``bad`` (bool ``[n]``) is true. ``values`` has one entry per row of the batch."""
         at = np.flatnonzero(bad & self.ok)
         if not len(at):
             return
@@ -73,7 +74,7 @@ class Faults:
         )
 
     def adopt(self, other: Faults, *, except_where: np.ndarray) -> None:
-        """Take over the faults of ``other``, made over the positions 0 … n − 1 of the same batch."""
+        """Take over the faults of ``other``, whose rows are the positions 0 … n − 1 of this batch."""
         for fault in other._parts:
             position = fault["row"].to_numpy()
             keep = self.ok[position] & ~except_where[position]
@@ -82,13 +83,13 @@ class Faults:
             self._parts.append(kept.set_column(0, "row", pa.array(self._rows[position[keep]])))
 
     def table(self) -> pa.Table | None:
-        """row, reason, field, value of every marked row; None where all are good."""
+        """The row, reason, field and value of every marked row; None when all rows are good."""
         return pa.concat_tables(self._parts).sort_by("row") if self._parts else None
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """The first row set aside for one reason in one file."""
+    """The first row of a file that was set aside for a reason."""
 
     row: int
     field: str
@@ -96,7 +97,7 @@ class Example:
 
 
 class QuarantineWriter:
-    """Streams faults to ``quarantine.parquet``. ``counts`` and ``examples`` are keyed by (file, reason)."""
+    """Writes faults to ``quarantine.parquet``. The keys of ``counts`` and ``examples`` are (file, reason)."""
 
     def __init__(self, folder: Path) -> None:
         self.counts: Counter[tuple[str, str]] = Counter()
@@ -104,7 +105,7 @@ class QuarantineWriter:
         self._writer = pq.ParquetWriter(Path(folder) / FILE_NAME, SCHEMA)
 
     def add(self, file: str, faults: pa.Table | None) -> int:
-        """Write the faults of one file (row, reason, field, value); returns how many there were."""
+        """Write faults of one file (row, reason, field, value). Returns their number."""
         if faults is None or faults.num_rows == 0:
             return 0
         for entry in pc.value_counts(faults["reason"]).to_pylist():
@@ -127,7 +128,7 @@ class QuarantineWriter:
 
 
 def _as_text(values: pa.Array | list[str]) -> pa.Array:
-    """Values as text of bounded length; bytes that are not UTF-8 are shown with replacement characters."""
+    """The values as text of bounded length. Replacement characters stand for bytes that are not UTF-8."""
     if isinstance(values, list):
         return pa.array([v[:_MAX_VALUE] for v in values], pa.string())
     if pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):

@@ -1,4 +1,4 @@
-"""What a preparation read, kept, collapsed and set aside. Plain numbers; rendering them is the CLI's."""
+"""Counts what a preparation read, kept, collapsed and set aside. The command line renders the numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FILE_NAME = "report.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuarantineEntry:
-    """How many rows of one file were set aside for one reason, and the first of them."""
+    """The number of rows of one file that were set aside for one reason, and the first of them."""
 
     file: str
     reason: str
@@ -44,10 +44,11 @@ class PrepareReport:
     query_events: int
     events_by_action: dict[str, int]
     surfaces: int  # named surfaces in the vocabulary
-    surfaces_left_out: int  # named surfaces beyond the cap, their events kept under the unknown surface
+    surfaces_left_out: int  # named surfaces beyond the cap; their events are kept with the unknown surface
     unlisted_surface_events: int
+    events_ahead: int  # valid events dated ahead of the clock: in the event files, but beyond the batch's end
     seconds: float
-    quarantine: tuple[QuarantineEntry, ...]  # by file, then most rows first
+    quarantine: tuple[QuarantineEntry, ...]  # sorted by file, then by descending number of rows
 
     def __post_init__(self) -> None:
         accounted = self.valid_events + self.quarantined_events + self.collapsed_events
@@ -61,7 +62,7 @@ class PrepareReport:
 
 
 def quarantine_entries(quarantine: QuarantineWriter) -> tuple[QuarantineEntry, ...]:
-    """The quarantine's counts with one example each."""
+    """The counts of the quarantine, each with one example."""
     entries = []
     for (file, reason), rows in sorted(quarantine.counts.items(), key=lambda entry: (entry[0][0], -entry[1])):
         example = quarantine.examples[file, reason]

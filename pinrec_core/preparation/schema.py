@@ -1,6 +1,6 @@
-"""The dataset TOML: which files, which columns, what each action means. Unknown keys are refused.
+"""The dataset TOML: it says which files and columns a log has and what each action means. Unknown keys are refused.
 
-Describes a log; never opens one. Presets are the same TOML files, kept in ``presets/``.
+This module describes a log and never opens one. The presets are TOML files of the same kind, in ``presets/``.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ TIME_UNITS: dict[str, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9, "is
 """Ticks per second; ``iso8601`` is text such as ``2024-05-01T12:00:00Z``."""
 
 MAX_SURFACES = 32767  # surfaces are numbered with int16
-Delimiter = Annotated[str, Field(min_length=1, max_length=1)]
 
 
 @validated()
 class EventColumns:
     """The event files and the names of their columns; None where the log has no such column.
 
-    ``files`` are names or globs relative to the data folder. ``order_only_time``: timestamps are positions, not times,
-    and are not checked against the calendar. ``event_id``: rows of one user with the same id are one event.
+    ``files`` are names or globs relative to the folder of the log. With ``order_only_time`` the timestamps are
+    positions in a sequence, which are not compared with the calendar. Rows of one user with the same ``event_id`` are
+    one event.
     """
 
     files: Annotated[ListOf[Text], Field(min_length=1)]
@@ -42,10 +42,11 @@ class EventColumns:
     event_id: Text | None = None
     time_unit: str = "s"
     order_only_time: bool = False
-    delimiter: Delimiter | None = None
+    delimiter: str | None = None
 
     def __post_init__(self) -> None:
         check(self.time_unit in TIME_UNITS, "time_unit", self.time_unit, f"one of {list(TIME_UNITS)}")
+        _check_delimiter(self.delimiter)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -59,8 +60,9 @@ class EventColumns:
 class ItemColumns:
     """The item files and the names of their columns.
 
-    ``title`` is shown and encoded, ``text`` columns are encoded only, ``categories`` both. ``category_separator``
-    splits one category cell into several. ``is_query`` marks rows that are queries, whose title is their text.
+    ``title`` and ``categories`` are shown and encoded; ``text`` columns are only encoded. ``category_separator`` splits
+    the cell of a category column into several categories. ``is_query`` marks rows that are queries. The title of such a
+    row is the text of the query.
     """
 
     files: Annotated[ListOf[Text], Field(min_length=1)]
@@ -71,9 +73,10 @@ class ItemColumns:
     category_separator: Text | None = None
     vector: Text | None = None
     is_query: Text | None = None
-    delimiter: Delimiter | None = None
+    delimiter: str | None = None
 
     def __post_init__(self) -> None:
+        _check_delimiter(self.delimiter)
         check(self.is_query is None or self.title is not None, "title", self.title,
               "a column, as is_query takes a query's text from it")  # fmt: skip
 
@@ -86,10 +89,10 @@ class ItemColumns:
 
 @validated()
 class DatasetSpec:
-    """One log. ``outcomes`` are the positive actions, in the order the model numbers them.
+    """One log. ``outcomes`` are the positive actions, in the order in which the model numbers them.
 
-    ``collapse_repeats`` keeps the first of consecutive events of one user with the same item and action. Id kinds are
-    inferred from the files where None. Without ``items`` the catalogue is made of the ids in the log.
+    ``collapse_repeats`` keeps only the first of consecutive events of one user with the same item and action. An id
+    kind of None is inferred from the files. Without ``items`` the catalogue consists of the item ids in the log.
     """
 
     name: Text
@@ -111,12 +114,17 @@ class DatasetSpec:
 
     @property
     def actions(self) -> tuple[str, ...]:
-        """Every known action: outcomes, then queries, then ignored ones. An action's code is its position here."""
+        """Every known action: outcomes, then query actions, then ignored ones. An action's code is its position."""
         return (*self.outcomes, *self.query_actions, *self.ignored_actions)
 
 
+def _check_delimiter(delimiter: str | None) -> None:
+    fits = delimiter is None or (len(delimiter) == 1 and delimiter.isascii() and delimiter not in '"\r\n\0')
+    check(fits, "delimiter", delimiter, "one ASCII character that is neither a quote nor a line break")
+
+
 def load_spec(path: Path) -> DatasetSpec:
-    """Read a dataset TOML. Raises ``ConfigError`` naming the file and the key at fault."""
+    """Read a dataset TOML. Raises ``ConfigError``, which names the file and the key at fault."""
     path = Path(path)
     raw = read_toml(path, error=ConfigError, what="the mapping of a log")
     return from_plain(DatasetSpec, raw, source=path)
@@ -128,7 +136,7 @@ def preset_names() -> tuple[str, ...]:
 
 
 def load_preset(name: str) -> DatasetSpec:
-    """A shipped preset by name or alias. Raises ``ConfigError`` with the names there are."""
+    """A shipped preset by name or alias. Raises ``ConfigError``, which lists the existing names."""
     for path in _preset_files():
         spec = load_spec(path)
         if name in (spec.name, *spec.aliases):

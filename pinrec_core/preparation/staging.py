@@ -1,8 +1,8 @@
-"""Stream the log once: check every batch and split its valid events by user, on disk.
+"""Streams the log once: checks every batch and splits its valid events by user, on disk.
 
-A partition holds all events of its users, so what needs a user's whole sequence (repeats, duplicates) is exact and
-costs the memory of one partition, whatever the order and the size of the log. A set of 64-bit hashes would need 8
-bytes of memory and more per event and would, rarely, take two events for one.
+A partition holds all events of its users. So repeats and duplicates, which can only be found in a user's whole
+sequence, are found exactly, in the memory of one partition, whatever the order and the size of the log. A set of 64-bit
+hashes of all events would do instead, but it needs at least 8 bytes per event and could take two events for one.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from pinrec_core.preparation.quarantine import QuarantineWriter
 from pinrec_core.preparation.reader import Progress, estimate_rows, read_batches
 from pinrec_core.preparation.validation import CheckedBatch, EventValidator, staged_schema
 
-PARTITION_ROWS = 1 << 19  # events per partition aimed at: some 100 MB while it is processed
+PARTITION_ROWS = 1 << 19  # the intended number of events per partition, which take some 100 MB in memory
 _MAX_PARTITIONS = 512  # files open at once
-_TRACKED_SURFACES = 1 << 16  # distinct surfaces counted at once; beyond, the rarer half is forgotten
+_TRACKED_SURFACES = 1 << 16  # distinct surfaces that are counted at once; beyond this, the rarer half is forgotten
 
 
 class PartitionedSpill:
@@ -39,11 +39,11 @@ class PartitionedSpill:
         self._writers = [pa.ipc.new_stream(str(path), schema, options=options) for path in self._paths]
 
     def append(self, rows: pa.RecordBatch, key: np.ndarray) -> None:
-        """Send each row to the partition of its int64 key; equal keys share one."""
+        """Write each row to the partition that its key (int64 ``[n]``) determines."""
         if self.num_partitions == 1:
             self._writers[0].write_batch(rows)
             return
-        mixed = key.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15)  # Fibonacci hashing: close ids spread
+        mixed = key.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15)  # Fibonacci hashing spreads ids that are close
         partition = ((mixed >> np.uint64(32)) % np.uint64(self.num_partitions)).astype(np.int64)
         order = np.argsort(partition, kind="stable")
         grouped = rows.take(pa.array(order))
@@ -65,7 +65,7 @@ class PartitionedSpill:
         self.close()
 
     def partitions(self) -> Iterator[pa.Table]:
-        """Each partition in turn; its file is deleted once read."""
+        """Read the partitions one after another. Each file is deleted when it has been read."""
         for path in self._paths:
             with pa.ipc.open_stream(str(path)) as reader:
                 table = reader.read_all()
@@ -75,7 +75,7 @@ class PartitionedSpill:
 
 @dataclass(slots=True)
 class SurfaceCounter:
-    """How often each surface occurs. Exact up to 65,536 distinct values; beyond, the rarer half is forgotten."""
+    """Counts surfaces, exactly up to 65,536 distinct ones. Beyond this, the rarer half is forgotten."""
 
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -92,7 +92,7 @@ class SurfaceCounter:
 
 
 class SeenItems:
-    """The catalogue of a log without an items file: the ids its pins have. Memory grows with the catalogue."""
+    """Collects the item ids of pins: the catalogue of a log without an items file. Memory grows with their number."""
 
     def __init__(self, kind: IdKind) -> None:
         self._kind = kind
@@ -102,16 +102,16 @@ class SeenItems:
         self._ids.update(dict.fromkeys(item_id.unique().to_pylist()))
 
     def ids(self) -> pa.Array:
-        """Distinct ids in order of appearance: an int64 or string array."""
+        """The distinct ids in order of appearance, as an int64 or string array."""
         return pa.array(self._ids, pa.int64() if self._kind is IdKind.INT else pa.string())
 
 
 @dataclass(slots=True, kw_only=True)
 class StagedEvents:
-    """The valid events of a log, partitioned by user, and what was learnt while reading it."""
+    """The valid events of a log, partitioned by user, and the counts that were taken while the log was read."""
 
     events: PartitionedSpill
-    queries: PartitionedSpill  # key, text: partitioned by key, with repeats across batches
+    queries: PartitionedSpill  # key and text, partitioned by key; a query may be there once per batch
     surfaces: SurfaceCounter
     seen_items: SeenItems | None
     rows_read: dict[str, int]  # by file
@@ -119,7 +119,7 @@ class StagedEvents:
     quarantined: int
 
     def locate(self, ordinal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(file number, row in the file) of ordinals, int64 ``[n]`` each; files are numbered in reading order."""
+        """The file and the row in it, int64 ``[n]`` each, of ordinals. Files are numbered in the order of reading."""
         starts = np.array(list(self.first_ordinal.values()))
         file = np.searchsorted(starts, ordinal, side="right") - 1
         return file, ordinal - starts[file]
@@ -132,7 +132,7 @@ def stage_events(
     quarantine: QuarantineWriter,
     progress: Progress,
 ) -> StagedEvents:
-    """Read and check every event once. Memory: one batch, the counts, and the ids when there is no items file."""
+    """Read and check every event once. In memory are one batch, the counts and, without an items file, the item ids."""
     expected = sum(estimate_rows(path) for path in files.values())
     partitions = min(_MAX_PARTITIONS, -(-expected // PARTITION_ROWS) or 1)
     query_schema = pa.schema({"key": pa.int64(), "text": pa.string()})

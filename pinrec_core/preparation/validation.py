@@ -1,6 +1,6 @@
-"""One batch of raw event rows to valid events and faults. This is where the rules for a good event stand.
+"""Splits one batch of raw event rows into valid events and faults. It holds the rules for a single event.
 
-Sees one batch at a time, so it cannot find repeats or duplicates; ``events`` does.
+It sees one batch at a time, so it cannot find repeats and duplicates; ``events`` does.
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ from pinrec_core.preparation.quarantine import Faults, Reason
 from pinrec_core.preparation.reader import RawBatch
 from pinrec_core.preparation.schema import DatasetSpec
 
-EARLIEST = 631_152_000  # 1990-01-01T00:00:00Z: earlier times are clock or unit errors
-CLOCK_SKEW = 86_400  # seconds an event may lie ahead of `now`
+EARLIEST = 631_152_000  # 1990-01-01T00:00:00Z; earlier times come from wrong clocks or units
+CLOCK_SKEW = 86_400  # seconds by which an event may be ahead of `now`
 _ITEM_TYPES = ("pin", "query")  # in the order of ItemType
 
 
 def staged_schema(user_id_kind: IdKind) -> pa.Schema:
-    """A valid event on its way to the event files. ``action`` is its code; ``event_key`` 0 where the log has no id."""
+    """The columns of a valid event before ``events`` writes it. ``event_key`` is 0 for an event without an event id.
+
+    ``action`` holds the position in ``DatasetSpec.actions``.
+    """
     return pa.schema(
         {
             "user_id": pa.int64() if user_id_kind is IdKind.INT else pa.string(),
@@ -43,18 +46,18 @@ def staged_schema(user_id_kind: IdKind) -> pa.Schema:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedBatch:
-    """``events`` has ``staged_schema``. ``user_key`` int64 per event; ``item_id`` and ``query_text`` likewise."""
+    """The n valid events of a batch (``staged_schema``), and the faults. All other fields have one entry per event."""
 
     events: pa.RecordBatch
-    user_key: np.ndarray
-    item_id: pa.Array  # as the log writes it; meaningful for pins
+    user_key: np.ndarray  # int64 [n]
+    item_id: pa.Array  # as in the log; it has a meaning for pins only
     query_text: pa.StringArray  # '' for pins
     faults: pa.Table | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventValidator:
-    """The rules for one log. ``items`` None: any item is known. ``now`` in Unix seconds."""
+    """The rules for one log. With ``items`` None every item is known. ``now`` is in Unix seconds."""
 
     spec: DatasetSpec
     user_id_kind: IdKind
@@ -63,9 +66,9 @@ class EventValidator:
     now: int
 
     def check(self, raw: RawBatch, *, file: str, first_ordinal: int) -> CheckedBatch:
-        """Valid events of a batch, and what is wrong with the others.
+        """The valid events of a batch, and the faults of the other rows.
 
-        Raises ``DataError`` for a column of an impossible type and for an item type no embedder exists for.
+        Raises ``DataError`` for a column of an impossible type and for an item type that has no embedder.
         """
         spec, mapping, batch = self.spec, self.spec.events, raw.batch
         faults = Faults(raw.rows)
@@ -114,7 +117,7 @@ class EventValidator:
         )
 
     def _action_codes(self, batch: pa.RecordBatch, faults: Faults) -> np.ndarray:
-        """int16 ``[n]``: positions in ``spec.actions``, −1 where unknown."""
+        """int16 ``[n]``: the positions in ``spec.actions``; −1 for an unknown action."""
         field = self.spec.events.action
         text = columns.texts(batch.column(field), faults, field, required=True)
         code = pc.fill_null(pc.index_in(text, pa.array(self.spec.actions)), -1).to_numpy(zero_copy_only=False)
@@ -144,7 +147,7 @@ class EventValidator:
         return np.where(columns.mask(pc.equal(text, "")), 0, columns.text_keys(text))
 
     def _declared_types(self, batch: pa.RecordBatch, file: str, rows: np.ndarray) -> np.ndarray:
-        """int8 ``[n]``: the ItemType each row states, −1 where it states none."""
+        """int8 ``[n]``: the ItemType that a row states; −1 where it states none."""
         field = self.spec.events.item_type
         if field is None:
             return np.full(batch.num_rows, -1, np.int8)
@@ -162,7 +165,10 @@ class EventValidator:
     def _items(
         self, batch: pa.RecordBatch, has_own_text: np.ndarray, faults: Faults
     ) -> tuple[pa.Array, np.ndarray, np.ndarray]:
-        """(external id, key int64 [n], position of the item's query text or −1). A query with a text needs no item."""
+        """External ids, keys int64 ``[n]``, and positions of the items' query texts, int64 ``[n]``, −1 for none.
+
+        Rows that are queries with a text of their own need no item.
+        """
         field = self.spec.events.item
         of_items = Faults(np.arange(batch.num_rows))
         item_id, item_key = columns.ids(batch.column(field), self.item_id_kind, of_items, field)
@@ -174,7 +180,7 @@ class EventValidator:
         return item_id, item_key, query
 
     def _query_texts(self, own_text: pa.StringArray, item_query: np.ndarray) -> pa.StringArray:
-        """The event's own text, else the text of the query item it refers to, else ''."""
+        """An event's own query text, or else the text of the query item that it refers to, or else ''."""
         if self.items is None or not len(self.items.query_text):
             return own_text
         of_item = self.items.query_text.take(pa.array(item_query, mask=item_query < 0))

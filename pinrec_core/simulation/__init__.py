@@ -1,5 +1,5 @@
-"""A synthetic world for people without a log: ``latent_world`` (who likes what, and when), ``synthetic_words`` (how its
-items are called) and ``synthetic_log`` (writing what happens in it).
+"""A synthetic world, for people without a log of their own.
 
-It may not know how a log is read.
+``latent_world`` generates users, items and events, ``synthetic_words`` has the words of titles and queries, and
+``synthetic_log`` writes the log. This package may not know how a log is read.
 """

@@ -1,9 +1,9 @@
-"""The generative model of a synthetic log: who likes what, when, and which items draw which outcome.
+"""The generative model of a synthetic log: the interests of users over time, and the outcomes that items get.
 
-Items live in niches of topics and have a style; a style draws one outcome more than the others, so what a save
-prefers differs from what a click prefers. Users wander between topics over their lifetime. Events come in sessions:
-browsing the home feed, following related items, or searching, where a query's niche is that of the items after it.
-Knows nothing of files or ids as text.
+Every item belongs to a niche of a topic and has a style. Each style gets one outcome more often than the others, so the
+items that are saved differ from those that are clicked. The interests of users move from topic to topic over time.
+Events come in sessions. In a session a user browses the home feed, follows related items, or searches; the items after
+a query are of the query's niche. This module knows nothing of files or of ids as text.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pinrec_core.errors import ConfigError, require
 from pinrec_core.simulation.synthetic_words import ADJECTIVES, IDEA_WORDS, QUERIES, STYLES, TOPICS
 
 ACTIONS = (*STYLES, "search")
-SEARCH = len(STYLES)  # code of the query action
+SEARCH = len(STYLES)  # the code of the query action
 SURFACES = ("homefeed", "related", "search")
 HOMEFEED, RELATED, SEARCH_SURFACE = range(3)
 
@@ -24,20 +24,20 @@ START = 1_704_067_200  # 2024-01-01T00:00:00Z
 DAYS = 180
 
 _STYLES = tuple(STYLES.values())
-_BASE_RATE = np.array([0.22, 0.40, 0.18, 0.14, 0.06])  # of each style's action, before affinity
+_BASE_RATE = np.array([0.22, 0.40, 0.18, 0.14, 0.06])  # share of each style's action, before the style has an effect
 _STYLE_SHARE = np.array([0.27, 0.30, 0.20, 0.17, 0.06])
-_STYLE_PULL = 1.8  # log-odds that an item's style adds to its own action
+_STYLE_PULL = 1.8  # log-odds that the style of an item adds to the action of that style
 _ZIPF = 1.0
-_WAYPOINTS = 5  # interests a user passes through
-_KEEP_INTEREST = 0.6  # chance that an interest survives a waypoint
-_SESSION_EVENTS = 8.0  # mean
-_SEARCH_SESSIONS = 0.25
-_RELATED = 0.35  # chance that a home feed event leads to a related item
+_WAYPOINTS = 5  # points in time at which the interests of a user change
+_KEEP_INTEREST = 0.6  # probability that an interest stays the same at a waypoint
+_SESSION_EVENTS = 8.0  # mean number of events in a session
+_SEARCH_SESSIONS = 0.25  # share of sessions that are searches
+_RELATED = 0.35  # probability that an event on the home feed leads to a related item
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorldConfig:
-    """Size and seed of a synthetic log. ``events`` counts every row, queries included."""
+    """The size and the seed of a synthetic log. ``events`` counts all rows, including queries."""
 
     users: int
     items: int
@@ -55,8 +55,11 @@ class WorldConfig:
 
 @dataclass(frozen=True, slots=True)
 class EventChunk:
-    """Events of some users, by user and time. ``item`` is a row of the world's items, −1 for a query; ``query`` is a
-    row of ``LatentWorld.query_texts``, −1 for the others."""
+    """Events of some users, sorted by user and time.
+
+    ``item`` holds rows of the world's items, and −1 for queries. ``query`` holds rows of ``LatentWorld.query_texts``,
+    and −1 for events that are no queries.
+    """
 
     user: np.ndarray
     item: np.ndarray
@@ -70,14 +73,14 @@ class EventChunk:
 
 
 class LatentWorld:
-    """The items and rules of one seed. Items are numbered by niche, so that a niche is a range of them."""
+    """The items and rules of one seed. Items are numbered by niche, so that each niche is a range of numbers."""
 
     def __init__(self, config: WorldConfig) -> None:
         rng = np.random.default_rng([config.seed, 0])
         V = config.items
         self.config = config
         self.niches = [(topic, niche) for topic, niches in TOPICS.items() for niche in niches]
-        # A catalogue too small for every niche to hold items keeps every n-th niche, so that all topics stay.
+        # If there are fewer items than niches, only every n-th niche is used, which keeps the most topics.
         self.niches = self.niches[:: max(1, -(-len(self.niches) // V))]
         G = len(self.niches)
         self.niche = np.sort(np.arange(V) % G)
@@ -99,13 +102,13 @@ class LatentWorld:
         ]
 
     def events_per_user(self) -> np.ndarray:
-        """int64 ``[users]``, at least 1 each, summing to ``config.events``; log-normal activity."""
+        """The number of events of each user, int64 ``[users]``: at least 1, in all ``config.events``, log-normal."""
         rng = np.random.default_rng([self.config.seed, 1])
         activity = rng.lognormal(0.0, 1.0, self.config.users)
         return 1 + rng.multinomial(self.config.events - self.config.users, activity / activity.sum())
 
     def title(self, item: int) -> str:
-        """A readable title, tied to the item's niche and style."""
+        """A readable title, made from the item's niche and style."""
         phrase, adjective, idea, number = map(int, self._wording[item])
         _, phrases = _STYLES[self.style[item]]
         text = phrases[phrase % len(phrases)].format(
@@ -123,7 +126,7 @@ class LatentWorld:
         return _STYLES[self.style[item]][0]
 
     def generate(self, first_user: int, events: np.ndarray) -> EventChunk:
-        """Events of users ``first_user`` …, ``events[i]`` of each. Depends on the seed and these arguments alone."""
+        """``events[i]`` events of user ``first_user + i``, for every i. Depends only on the seed and the arguments."""
         rng = np.random.default_rng([self.config.seed, 3, first_user])
         user = np.repeat(np.arange(len(events)), events)
         n = len(user)
@@ -142,7 +145,7 @@ class LatentWorld:
         follows = (rng.random(n) < _RELATED) & ~starts_session & (surface == HOMEFEED)
         surface[follows] = RELATED
         niche = np.where(searches[session], session_niche[session], self._niche_in(session_topic[session], rng))
-        niche = niche[np.maximum.accumulate(np.where(follows, 0, np.arange(n)))]  # related: the niche it came from
+        niche = niche[np.maximum.accumulate(np.where(follows, 0, np.arange(n)))]  # a related item stays in the niche
 
         item = self._item_in(niche, rng)
         action = _draw(self.outcome_probability[item], rng)
@@ -157,7 +160,7 @@ class LatentWorld:
         )
 
     def _session_starts(self, session_user: np.ndarray, users: int, rng: np.random.Generator) -> np.ndarray:
-        """Seconds, ascending within a user: days of an active span, around the user's favourite hour."""
+        """Unix seconds of each session, ascending within a user: days in an active span, near a favourite hour."""
         first_day = rng.integers(0, DAYS // 2, users)
         span = rng.integers(DAYS // 4, DAYS // 2, users)
         hour = rng.normal(19.0, 3.0, users)
@@ -169,7 +172,7 @@ class LatentWorld:
     def _session_topics(
         self, session_user: np.ndarray, session_start: np.ndarray, users: int, rng: np.random.Generator
     ) -> np.ndarray:
-        """Drift: two interests per user change from waypoint to waypoint; a session follows one of the nearest."""
+        """The topic of each session. Users have two interests at each waypoint, which change from one to the next."""
         path = rng.integers(len(self._topics), size=(users, _WAYPOINTS, 2))
         for later in range(1, _WAYPOINTS):
             stays = rng.random((users, 2)) < _KEEP_INTEREST
@@ -180,16 +183,16 @@ class LatentWorld:
         return path[session_user, np.minimum(waypoint, _WAYPOINTS - 1), slot]
 
     def _niche_in(self, topic: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A niche of each topic, the earlier ones more often."""
+        """A random niche of each given topic. Earlier niches are more frequent."""
         low, high = self._topic_bounds[topic], self._topic_bounds[topic + 1]
         return low + ((high - low) * rng.random(len(topic)) ** 1.5).astype(np.int64)
 
     def _item_in(self, niche: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """An item of each niche, by popularity."""
+        """A random item of each given niche, drawn by popularity."""
         first, end = self._niche_bounds[niche], self._niche_bounds[niche + 1]
         low, high = self._cumulative[first], self._cumulative[end]
         drawn = np.searchsorted(self._cumulative, low + (high - low) * rng.random(len(niche)), side="right") - 1
-        return np.clip(drawn, first, end - 1)  # rounding can step over a bound
+        return np.clip(drawn, first, end - 1)  # rounding can lead beyond a bound
 
     def _timestamps(
         self,
@@ -199,18 +202,18 @@ class LatentWorld:
         starts_session: np.ndarray,
         rng: np.random.Generator,
     ) -> np.ndarray:
-        """Strictly ascending within a user: seconds to minutes between the events of a session."""
+        """Unix seconds, strictly ascending within a user, with seconds to minutes between the events of a session."""
         gap = np.where(starts_session, 0, rng.lognormal(3.0, 0.8, len(user)).astype(np.int64) + 1)
         elapsed = np.cumsum(gap)
         first = np.flatnonzero(starts_session)
         timestamp = session_start[session] + elapsed - elapsed[first][session]
-        apart = user * (4 * DAYS * 86_400)  # keeps the running maximum from reaching the next user
+        apart = user * (4 * DAYS * 86_400)  # keeps the running maximum of one user below the times of the next
         step = np.arange(len(user))
         return np.maximum.accumulate(timestamp + apart - step) - apart + step
 
 
 def _draw(probability: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A column of each row, by its probability."""
+    """The number of a column for each row, drawn with the row's probabilities."""
     cumulative = np.cumsum(probability, axis=1)
     return (rng.random((len(probability), 1)) * cumulative[:, -1:] > cumulative).sum(axis=1)
 

@@ -1,6 +1,6 @@
-"""Write a synthetic log: ``events.parquet``, ``items.parquet`` and the ``dataset.toml`` that describes them.
+"""Writes a synthetic log: ``events.parquet``, ``items.parquet`` and the ``dataset.toml`` that describes them.
 
-Users are generated chunk by chunk and written as row groups; memory is one chunk plus the catalogue.
+Users are generated chunk by chunk, and each chunk is written as a row group. One chunk and the catalogue are in memory.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pinrec_core.simulation.latent_world import ACTIONS, SURFACES, EventChunk, L
 
 EVENTS, ITEMS, SPEC = "events.parquet", "items.parquet", "dataset.toml"
 Progress = Callable[[str, int, int], None]
-"""Called with a phase, what of it is done, and how much there is."""
-CHUNK_EVENTS = 1 << 18  # events generated at once, unless a single user has more
+"""Is called with a phase, the number of rows that are done in it, and the number of all."""
+CHUNK_EVENTS = 1 << 18  # events that are generated at once, unless a single user has more
 _CHUNK_ITEMS = 1 << 16
 
 _SPEC_TEXT = """\
@@ -52,7 +52,7 @@ categories = ["topic", "kind"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SynthReport:
-    """What was written, and how fast."""
+    """The amount that was written, and the time it took."""
 
     users: int
     items: int
@@ -66,7 +66,7 @@ class SynthReport:
 
 
 def event_chunks(world: LatentWorld, chunk_events: int) -> Iterator[EventChunk]:
-    """The whole log in chunks of whole users: at most ``chunk_events`` events, or one user."""
+    """The whole log in chunks of at most ``chunk_events`` events. Users are not split, so one user may exceed this."""
     events = world.events_per_user()
     through = np.cumsum(events)
     first = 0
@@ -85,9 +85,9 @@ def write_synthetic_log(
     overwrite: bool = False,
     progress: Progress = lambda phase, done, total: None,
 ) -> SynthReport:
-    """Write the log of ``config`` to folder ``out``: the same bytes for the same configuration and libraries.
+    """Write the log of ``config`` to folder ``out``. The same configuration and libraries give the same bytes.
 
-    Raises ``DataError`` when ``out`` exists and is not a synthetic log to overwrite.
+    Raises ``DataError`` when ``out`` exists, unless it is a synthetic log and ``overwrite`` is set.
     """
     out = Path(out)
     started = time.perf_counter()
@@ -129,7 +129,7 @@ def _write_items(world: LatentWorld, path: Path, string_ids: bool, progress: Pro
 
 
 def _write_events(world: LatentWorld, path: Path, string_ids: bool, progress: Progress) -> tuple[int, int]:
-    """(events, queries) written."""
+    """Write the events. Returns the number of events, including queries, and that of queries."""
     schema = pa.schema(
         {
             "user_id": _id_type(string_ids),
@@ -165,7 +165,7 @@ def _id_type(string_ids: bool) -> pa.DataType:
 
 
 def _external(number: np.ndarray, prefix: str, string_ids: bool, missing: np.ndarray | None = None) -> pa.Array:
-    """Ids as the log writes them: the number itself, or ``pin-0000123``."""
+    """Ids as in the log: the number itself, or a text such as ``pin-0000123``."""
     if not string_ids:
         return pa.array(number.astype(np.int64), mask=missing)
     return pa.array(np.char.add(f"{prefix}-", np.char.zfill(number.astype(str), 7)).astype(object), mask=missing)

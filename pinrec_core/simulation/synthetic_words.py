@@ -1,4 +1,4 @@
-"""The words of the synthetic log: topics with their niches, and how titles and queries are phrased."""
+"""The words of the synthetic log: topics with their niches, and the phrases of titles and queries."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TOPICS: dict[str, tuple[str, ...]] = {
     "Pets": ("cat trees", "puppy training", "aquariums", "rabbit hutches", "dog coats", "parrots"),
     "Money": ("budget planners", "meal budgets", "side businesses", "first mortgages", "index funds", "envelopes"),
 }
-"""Topic → its niches: a niche is what a query asks for and what related items share."""
+"""The niches of each topic. A query asks for a niche, and related items share one."""
 
 STYLES: dict[str, tuple[str, tuple[str, ...]]] = {
     "save": ("ideas", ("{n} {ideas} ideas: {a} {t}", "How to plan {a} {t}", "A checklist for {a} {t}")),
@@ -33,7 +33,7 @@ STYLES: dict[str, tuple[str, tuple[str, ...]]] = {
     "outbound_click": ("shop", ("Shop {a} {t}", "{a} {t} on sale", "Where to buy {a} {t}")),
     "hide": ("sponsored", ("You will not believe these {t}", "One weird trick for {t}", "Win free {t} today")),
 }
-"""Action → the kind of item that draws it, and how such items are titled."""
+"""For each action the kind of items that get it more often than others, and the phrases of their titles."""
 
 ADJECTIVES = (
     "simple", "modern", "rustic", "small", "colourful", "budget", "vintage", "minimal", "cosy", "bold", "weekend",

@@ -1,20 +1,79 @@
-"""The real Triton with a stand-in behind the service's tensors, once per session and kind of id."""
+"""Clients of both kinds, and the services that they talk to.
+
+``integer_service`` and ``string_service`` are the real Triton with ``stand_in.py`` behind the service's tensors. They
+are started once per session. ``scripted`` answers in this process, with answers that the stand-in would not give.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tritonclient.grpc
+from pinrec_client import AsyncPinRecClient, PinRecClient
 
 from pinrec_core.contract import ENSEMBLE, SIGNAL_INGEST, DType, StageSpec, TensorSpec
+from tests.client.scripted import ScriptedService, scripted_service
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
 STAGE = "stand_in"
+
+Connect = Callable[..., Any]
+
+
+class Awaited:
+    """The asyncio client with its methods awaited, so that one test body serves both clients."""
+
+    def __init__(self, url: str, **arguments: Any) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._client = self._loop.run_until_complete(self._open(url, arguments))
+
+    @staticmethod
+    async def _open(url: str, arguments: dict[str, Any]) -> AsyncPinRecClient:
+        return AsyncPinRecClient(url, **arguments)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._client, name)
+        return lambda *args, **kwargs: self._loop.run_until_complete(method(*args, **kwargs))
+
+    def __enter__(self) -> Awaited:
+        self._loop.run_until_complete(self._client.__aenter__())
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._loop.run_until_complete(self._client.__aexit__(*error))
+
+    def shut(self) -> None:
+        self.close()
+        self._loop.close()
+
+
+@pytest.fixture(params=["blocking", "asyncio"])
+def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
+    """Opens a client of either kind with the given arguments; closes them all afterwards."""
+    opened: list[Any] = []
+
+    def connect(url: str, **arguments: Any) -> Any:
+        kind = PinRecClient if request.param == "blocking" else Awaited
+        opened.append(kind(url, **arguments))
+        return opened[-1]
+
+    yield connect
+    for client in opened:
+        client.shut() if isinstance(client, Awaited) else client.close()
+
+
+@pytest.fixture
+def scripted() -> Iterator[ScriptedService]:
+    """A service whose every answer the test decides."""
+    with scripted_service() as service:
+        yield service
 
 
 @dataclass(frozen=True)

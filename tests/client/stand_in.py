@@ -1,6 +1,6 @@
-"""A stage with the service's tensors and none of its work: it echoes, fails or waits as the request says.
+"""A stage with the tensors of the service, but without its work: it echoes, fails or waits as the request tells it to.
 
-Loaded by the real Triton as the only step of the ensemble, and as the ingest model. ``surface`` steers it:
+The real Triton loads it as the only step of the ensemble, and as the ingest model. ``surface`` steers it:
 ``error:CODE`` fails with a TritonError code, ``unavailable:K`` fails the first K attempts of a request id,
 ``wait:SECONDS`` waits, ``empty`` answers without items. Otherwise ``release`` holds the request as JSON.
 """

@@ -1,4 +1,4 @@
-"""Requests become the tensors of the contract, tensors become answers. No server."""
+"""Requests become the tensors of the contract, and tensors become answers. No server is needed."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pinrec_client import Event, InvalidRequestError, RecommendRequest, ServerError, codec, contract
 from tritonclient.grpc import InferInput, InferResult
-from tritonclient.grpc.service_pb2 import ModelInferResponse, ModelMetadataResponse
-from tritonclient.utils import deserialize_bytes_tensor, np_to_triton_dtype, serialize_byte_tensor, triton_to_np_dtype
+from tritonclient.utils import deserialize_bytes_tensor, triton_to_np_dtype
+
+from tests.client.scripted import metadata, recommendations, tensors
 
 INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 
 
 def _sent(tensors: list[InferInput]) -> dict[str, list]:
-    """What the wire carries, read back: name → values. Checks shape and type on the way."""
+    """Read back what the wire carries, as name → values. Checks shapes and types on the way."""
     values = {}
     for tensor in tensors:
         content = tensor._get_content()
@@ -31,28 +32,8 @@ def _sent(tensors: list[InferInput]) -> dict[str, list]:
     return values
 
 
-def _result(**outputs: np.ndarray) -> InferResult:
-    response = ModelInferResponse()
-    for name, array in outputs.items():
-        dtype = np_to_triton_dtype(array.dtype)
-        response.outputs.add(name=name, datatype=dtype, shape=array.shape)
-        serialized = serialize_byte_tensor(array) if dtype == "BYTES" else None
-        response.raw_output_contents.append(array.tobytes() if serialized is None else _content(serialized))
-    return InferResult(response)
-
-
-def _content(serialized: np.ndarray) -> bytes:
-    return serialized.item() if serialized.size else b""
-
-
 def _answer(n: int = 2, **changes: np.ndarray) -> InferResult:
-    outputs: dict[str, np.ndarray] = {
-        "item_id": np.arange(n, dtype=np.int64)[None],
-        "score": np.linspace(1, 0, n, dtype=np.float32)[None],
-        "outcome": np.array([[b"like"] * n], object).reshape(1, n),
-        "release": np.array([[b"r1"]], object),
-    }
-    return _result(**{**outputs, **changes})
+    return InferResult(recommendations(n, **changes))
 
 
 def test_what_is_not_given_is_not_sent():
@@ -114,9 +95,7 @@ def test_what_stands_for_no_item_has_the_type_of_the_items():
     assert codec.no_item_beside([search, Event(user_id=1, action="like", timestamp=1, item_id=5)]) == 0
     assert codec.no_item_beside([search]) is None
     for datatype, no_item in (("BYTES", ""), ("INT64", 0)):
-        metadata = ModelMetadataResponse()
-        metadata.inputs.add(name="event_item_id", datatype=datatype)
-        assert codec.no_item_of(metadata) == no_item
+        assert codec.no_item_of(metadata(datatype)) == no_item
 
 
 def test_ids_of_two_types_do_not_mix():
@@ -154,4 +133,4 @@ def test_an_answer_that_does_not_fit_together(changes: dict[str, np.ndarray]):
 
 def test_an_answer_that_lacks_a_tensor():
     with pytest.raises(ServerError, match="item_id shape=nothing"):
-        codec.decode_recommendations(_result(release=np.array([[b"r1"]], object)), "id")
+        codec.decode_recommendations(InferResult(tensors(release=np.array([[b"r1"]], object))), "id")

@@ -1,4 +1,4 @@
-"""The client's own table of tensors is the server's contract."""
+"""The client's own table of tensors equals the server's contract, which the client cannot import."""
 
 from __future__ import annotations
 

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 from pinrec_client import (
-    AsyncPinRecClient,
     DeadlineExceededError,
     Event,
     InvalidRequestError,
-    PinRecClient,
     PinRecClientError,
     RecommendRequest,
     RetryPolicy,
@@ -23,47 +18,16 @@ from pinrec_client import (
 )
 from pinrec_client.__main__ import main
 
-from tests.client.conftest import StandIn
+from tests.client.conftest import Connect, StandIn
 
 pytestmark = pytest.mark.triton
 
-Connect = Callable[..., Any]
-RETRY = RetryPolicy(retries=3, first_pause=0.01)
 
-
-class _Awaited:
-    """The asyncio client with its methods awaited, so that one test body serves both clients."""
-
-    def __init__(self, url: str, **arguments: Any) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._client = self._loop.run_until_complete(self._open(url, arguments))
-
-    @staticmethod
-    async def _open(url: str, arguments: dict[str, Any]) -> AsyncPinRecClient:
-        return AsyncPinRecClient(url, **arguments)
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        method = getattr(self._client, name)
-        return lambda *args, **kwargs: self._loop.run_until_complete(method(*args, **kwargs))
-
-    def shut(self) -> None:
-        self._loop.run_until_complete(self._client.close())
-        self._loop.close()
-
-
-@pytest.fixture(params=["blocking", "asyncio"])
-def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
-    """Opens a client of either kind; closes them all afterwards."""
-    opened: list[Any] = []
-
-    def connect(url: str, **arguments: Any) -> Any:
-        kind = PinRecClient if request.param == "blocking" else _Awaited
-        opened.append(kind(url, **{"retry": RETRY, "timeout": 10, **arguments}))
-        return opened[-1]
-
-    yield connect
-    for client in opened:
-        client.shut() if isinstance(client, _Awaited) else client.close()
+@pytest.fixture
+def connect(connect: Connect) -> Connect:
+    """Either client, with time enough for a busy machine and a retry more than the default."""
+    retry = RetryPolicy(retries=3, first_pause=0.01)
+    return lambda url, **arguments: connect(url, **{"retry": retry, "timeout": 10, **arguments})
 
 
 def test_the_request_arrives_and_the_answer_returns(integer_service: StandIn, connect: Connect):

@@ -1,4 +1,4 @@
-"""Malformed requests and events are refused before they are sent, in one sentence."""
+"""Malformed requests and events are refused before they are sent, with a message of one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A prepared dataset's folder as far as load tests read it, and a service to load."""
+"""A folder with the part of a prepared dataset that load tests read, and a service to load."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def write_dataset(tmp_path: Path) -> WriteDataset:
             scale=np.zeros(NUM_ITEMS, np.float32),
         )
         (tmp_path / "events").mkdir()
-        for part in range(2):  # each user in both
+        for part in range(2):  # both files hold every user
             pq.write_table(pa.table({"user_id": user_ids}), tmp_path / "events" / f"part-{part}.parquet")
         return tmp_path
 

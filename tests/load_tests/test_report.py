@@ -9,7 +9,7 @@ from load_tests.server_statistics import ModelTime, _Counters, between
 
 
 def _record(recorder: Recorder, name: str, latency: float, arrival: float, error: Exception | None = None) -> None:
-    # As Locust fires it, with arguments the recorder does not read.
+    # Locust passes these arguments, of which the recorder reads only some.
     recorder(
         request_type="gRPC",
         name=name,

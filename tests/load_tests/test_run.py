@@ -1,4 +1,7 @@
-"""``python -m load_tests`` and ``locust`` against a real Triton. In processes of their own: Locust patches its own."""
+"""``python -m load_tests`` and ``locust`` against a real Triton.
+
+Each runs in a process of its own, because Locust patches the standard library of the process that it is in.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,7 @@ def test_a_run_reports_every_request_type(integer_service: StandIn, write_datase
 
 @pytest.mark.triton
 def test_failures_above_the_threshold_set_the_exit_status(integer_service: StandIn, write_dataset: WriteDataset):
-    # Every request on this surface fails, about one in eleven of the whole.
+    # Every request on this surface fails. That is about one request in eleven.
     dataset = write_dataset(surfaces=("", "error:INTERNAL"))
     line = f"load_tests --url {integer_service.url} --dataset {dataset} --rate 60 --duration 2 --warm-up 0 --no-writes"
     strict = _run(line)
@@ -62,7 +65,7 @@ def test_arrivals_do_not_wait_for_answers(integer_service: StandIn, write_datase
         "--rate 40 --users 1 --duration 2 --warm-up 0 --request-timeout 30"
     )
     assert run.returncode == 0, run.stderr
-    # A closed loop at this rate would send some 25: nine in .2 s, then half a second of waiting. The schedule has 80.
+    # The schedule has 80 arrivals. A closed loop would send about 25: nine in 0.2 s, then it waits for half a second.
     assert json.loads(run.stdout)["results"]["all"]["requests"] > 45
 
 

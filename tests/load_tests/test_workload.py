@@ -1,4 +1,4 @@
-"""Requests of the mix are made of what the dataset holds."""
+"""The requests of the mix are made from the users, items, outcomes and surfaces of the dataset."""
 
 from __future__ import annotations
 

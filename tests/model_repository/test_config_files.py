@@ -1,4 +1,4 @@
-"""Every ``config.pbtxt`` and ``model.py`` says what ``pinrec_core.contract`` says."""
+"""Every ``config.pbtxt`` and every ``model.py`` agrees with ``pinrec_core.contract``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STAGES = (*contract.PIPELINE, contract.SIGNAL_INGEST)
 MODELS = (contract.ENSEMBLE, *STAGES)
 TEMPLATE_TYPES = {DType.USER_ID: "TYPE_INT64", DType.ITEM_ID: "TYPE_INT64", DType.BYTES: "TYPE_STRING"}
 NOT_LEFT_TO_TRITON = "user_id"
-"""Required by the contract, optional to Triton, so that the stage can say that it is missing."""
+"""The contract requires this input. It is optional in the configuration, so that the stage can report it missing."""
 
 
 def read(name: str) -> ModelConfig:
@@ -59,7 +59,7 @@ def test_inputs_that_vary_in_shape_are_ragged(spec: StageSpec) -> None:
 
 @pytest.mark.parametrize("spec", by_name(STAGES))
 def test_stages_batch_dynamically_without_a_queue_policy(spec: StageSpec) -> None:
-    """Any limit in a queue policy makes this Triton's batcher sleep 500 ms on requests that nothing follows."""
+    """With any limit in a queue policy, a request that no other follows may wait 500 ms in Triton's batcher."""
     config = read(spec.name)
     assert config.backend == "python"
     assert config.max_batch_size > 1

@@ -1,9 +1,12 @@
-"""``pinrec synth`` and ``pinrec prepare`` up to the Spark job, as a machine calls them."""
+"""The commands ``pinrec synth`` and ``pinrec prepare``, without the Spark job."""
 
 from __future__ import annotations
 
 import json
+import time
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -66,6 +69,22 @@ def test_the_next_step_is_one_that_works(tmp_path):
     said = " ".join(result.stderr.split())
     assert said.endswith("to train on it, prepare it without --skip-signals")
     assert "pinrec train" not in said
+
+
+@pytest.mark.parametrize("arguments", [[], ["--json"]])
+def test_events_that_are_dated_after_now_are_warned_of(tmp_path, arguments):
+    now = int(time.time())
+    rows = {"user": [1, 1, 2], "item": [1, 2, 3], "action": ["buy"] * 3, "time": [now - 60, now + 7200, now + 7200]}
+    pq.write_table(pa.table(rows), tmp_path / "events.parquet")
+    (tmp_path / "shop.toml").write_text(
+        'name = "shop"\noutcomes = ["buy"]\n[events]\nfiles = ["events.parquet"]\n'
+        'user = "user"\nitem = "item"\naction = "action"\ntimestamp = "time"\n'
+    )
+    config, out = str(tmp_path / "shop.toml"), str(tmp_path / "out")
+    result = CliRunner().invoke(app, ["prepare", "--config", config, "--out", out, "--skip-signals", *arguments])
+    assert "warning: 2 events are dated after now; they are kept in the event files and left out of" in result.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (report["valid_events"], report["events_ahead"]) == (3, 2)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A small prepared dataset made by hand, and what the batch job must make of it, in plain Python."""
+"""Builds a small prepared dataset by hand, and in plain Python the output that the batch job must make of it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def content_features(encoder_width: int = 16, F: int = 20) -> tuple[np.ndarray, 
 
 
 def write_prepared(folder: Path, events: list[LogRow], *, user_ids: IdKind = IdKind.INT, parts: int = 2) -> Path:
-    """A prepared dataset as ``pinrec prepare`` lays it out; the position in ``events`` is the ordinal."""
+    """A prepared dataset in the layout of ``pinrec prepare``. The ordinal of an event is its position in ``events``."""
     (folder / "events").mkdir(parents=True)
     (folder / "signals").mkdir()
     make_manifest(user_ids, events).save(folder)
@@ -91,7 +91,7 @@ def write_prepared(folder: Path, events: list[LogRow], *, user_ids: IdKind = IdK
 
 
 def random_log(users: list, num_events: int, seed: int = 0) -> list[LogRow]:
-    """Events of every kind, many at equal times; the first user is hot."""
+    """Events of every kind, many of them at equal times. The first user has more events than the others."""
     rng = np.random.default_rng(seed)
     rows: list[LogRow] = []
     for _ in range(num_events):
@@ -107,7 +107,7 @@ def random_log(users: list, num_events: int, seed: int = 0) -> list[LogRow]:
 
 
 def make_history(rows: list[tuple], F: int = 20) -> History:
-    """From rows of (item key, item type, outcome, surface, timestamp); features count the rows."""
+    """A history of rows (item key, item type, outcome, surface, timestamp). A row's feature is its number."""
     columns = list(zip(*rows, strict=True)) if rows else [()] * 5
     names = ("item_key", "item_type", "outcome", "surface", "timestamp")
     values = {name: np.array(column, DTYPES[name]) for name, column in zip(names, columns, strict=True)}
@@ -118,7 +118,7 @@ def make_history(rows: list[tuple], F: int = 20) -> History:
 def expected_sequences(
     events: list[LogRow], *, start: int | None = None, end: int | None = None, limit: int = 2048
 ) -> dict[int | str, list[tuple]]:
-    """What the job must make, in plain Python: (item key, type, outcome, surface, timestamp) per user."""
+    """The expected output of the job: for each user a list of (item key, type, outcome, surface, timestamp)."""
     users: dict[int | str, list[tuple]] = {}
     seen = set()
     for ordinal, (user, key, kind, action, surface, time) in enumerate(events):
@@ -135,4 +135,4 @@ def expected_sequences(
 
 
 EVENTS = random_log([7, -3, 42, 99], 300)
-"""The log behind the ``prepared`` fixture."""
+"""The log of the ``prepared`` fixture."""

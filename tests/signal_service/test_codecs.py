@@ -1,4 +1,4 @@
-"""Bytes of histories and events: round trips, order of keys, foreign bytes."""
+"""Encoded histories and events: round trips, the order of keys, and bytes of other formats."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pinrec_core.errors import StoreError
 from pinrec_core.history import DTYPES, History, ItemType
+from pinrec_core.ids import MAX_ID_BYTES
 from signal_service.event_codec import decode_event, event_key, event_value, range_start
 from signal_service.history_codec import decode_history, encode_history
 from signal_service.store import Event
@@ -65,6 +66,12 @@ def test_keys_sort_by_user_then_time_then_id(a, b):
     else:
         bounds = range_start(a.user_key, -(2**63)), range_start(a.user_key, 2**63)
         assert not bounds[0] <= event_key(b) < bounds[1]
+
+
+def test_keys_hold_the_longest_id_and_no_longer_one():
+    assert range_start(b"x" * MAX_ID_BYTES, 1)
+    with pytest.raises(StoreError, match="user_key has 1025 bytes: expected 1 to 1024"):
+        range_start(b"x" * (MAX_ID_BYTES + 1), 1)
 
 
 def test_foreign_event_bytes():

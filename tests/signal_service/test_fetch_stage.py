@@ -52,7 +52,12 @@ def make_stage(
     model = preset("tiny").model_for(variant=variant, num_outcomes=2, num_surfaces=3, feature_width=20)
     histories = UserHistories.open(manifest, catalogue, signals=signals, realtime=realtime)
     parser = RequestParser(manifest, model, GENERATION, lambda: NOW + 0.9)
-    return SignalFetchStage.of(parser, histories, max_history=max_history)
+    return SignalFetchStage(parser, histories, max_history=max_history)
+
+
+def save_as_string_users(signals: Path) -> None:
+    """Change the manifest of the signals to string ids of users."""
+    replace(DatasetManifest.load(signals), user_id_kind=IdKind.STRING).save(signals)
 
 
 @pytest.fixture
@@ -160,10 +165,10 @@ def test_a_search_ends_in_its_query(stage):
     assert answer["history_timestamp"][-1] == NOW
     vector = dequantize(answer["history_feature"][-1:], answer["history_scale"][-1:])[0]
     expected = text_encoder(ENCODER).encode_one("red shoes")
-    np.testing.assert_allclose(vector[:16], expected, atol=np.abs(expected).max() / 127)  # half a step of INT8 and more
+    np.testing.assert_allclose(vector[:16], expected, atol=np.abs(expected).max() / 127)  # one step of INT8
     assert not vector[16:].any()
     stored = answer["history_item_key"][:-1] == string_key("red shoes")
-    assert stored.any()  # the same query in the log has the same features as the one just asked
+    assert stored.any()  # the query is in the log as well, and must have the same features there
     np.testing.assert_array_equal(answer["history_feature"][:-1][stored][0], answer["history_feature"][-1])
 
 
@@ -180,7 +185,7 @@ def test_real_time_events_change_the_next_answer(signals, catalogue, tmp_path):
     stage = make_stage(signals, catalogue, realtime=tmp_path / "realtime")
     before = fetch(stage)
     assert before["history_item_key"].tolist() == fetch(make_stage(signals, catalogue))["history_item_key"].tolist()
-    stage._histories._realtime._retry_at = 0  # the store appears now, look at once
+    stage._histories._realtime._retry_at = 0  # so that the store, which is created next, is opened at once
     pin = {"item_type": ItemType.PIN, "surface": "home", "user_key": (7 + (1 << 63)).to_bytes(8, "big")}
     with RocksDbEventStore.open_primary(tmp_path / "realtime") as store:
         store.append(
@@ -292,7 +297,7 @@ def test_a_view_of_an_older_vocabulary_is_refused(signals, catalogue):
 
 def test_without_a_release(tmp_path):
     with pytest.raises(ConfigError, match="release=None"):
-        SignalFetchStage(StageParameters(release=None, signals=tmp_path, realtime=None, device="cpu", threads=1))
+        SignalFetchStage.open(StageParameters(release=None, signals=tmp_path, realtime=None, device="cpu", threads=1))
 
 
 def test_string_users(tmp_path, spark_up, catalogue):
@@ -312,6 +317,18 @@ def test_string_users(tmp_path, spark_up, catalogue):
     assert str(answer) == "user_id=7: expected a string, this dataset's user ids are strings"
 
 
+def test_a_string_id_that_the_real_time_store_cannot_hold_is_refused(signals, catalogue, tmp_path):
+    """An id of the largest size is served, here as an unknown user. The size is in bytes of UTF-8."""
+    RocksDbEventStore.open_primary(tmp_path / "realtime").close()
+    save_as_string_users(signals)
+    stage = make_stage(signals, catalogue, realtime=tmp_path / "realtime")
+    longest, too_long = "é" * 512, "é" * 512 + "x"
+    known, refused = run_batch(stage, [{"user_id": np.array([u.encode()], np.object_)} for u in (longest, too_long)])
+    assert len(known["history_item_key"]) == 0
+    assert isinstance(refused, InvalidRequestError)
+    assert str(refused) == "user_id has 1025 bytes: expected at most 1024"
+
+
 def test_weights_may_be_written_with_three_decimals(stage):
     answer = fetch(stage, budget=[0.333, 0.666])
-    np.testing.assert_allclose(answer["resolved_budget"], [1 / 3, 2 / 3], rtol=1e-6)  # float32
+    np.testing.assert_allclose(answer["resolved_budget"], [1 / 3, 2 / 3], rtol=1e-6)  # rounding of float32

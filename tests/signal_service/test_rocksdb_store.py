@@ -1,4 +1,4 @@
-"""The store's contract on real RocksDB, across real processes."""
+"""The RocksDB store fulfils the contract of ``EventStore``, across processes as well."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ for line in sys.stdin:
 
 
 class Writer:
-    """A primary in a process of its own; ``append`` returns when the append has."""
+    """A primary in a process of its own. ``append`` returns when the process has appended the event."""
 
     def __init__(self, path: Path) -> None:
         self._process = subprocess.Popen(
@@ -166,7 +166,7 @@ def times(reader: RocksDbEventStore) -> list[int]:
 
 
 def test_a_reader_in_another_process_sees_appends_at_once_and_through_a_crash(tmp_path):
-    """Every append is visible to the read after it; kill -9 of the writer loses none, and a new writer is followed."""
+    """Each append is visible to the next read, kill -9 of the writer loses none, and readers follow a new writer."""
     path = tmp_path / "realtime"
     writer = Writer(path)
     writer.append(1)

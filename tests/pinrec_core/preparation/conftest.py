@@ -1,4 +1,4 @@
-"""Fixtures around ``small_log``."""
+"""Fixtures for tests that prepare a ``small_log``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def log(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(log: Path, tmp_path: Path) -> Callable[..., Prepared]:
-    """Prepare what lies in ``log``; ``events`` and ``items`` are written there as Parquet first."""
+    """A function that prepares the files in ``log``. It first writes ``events`` and ``items`` there, as Parquet."""
 
     def prepare(
         events: Sequence[Mapping[str, Any]] | None = None,

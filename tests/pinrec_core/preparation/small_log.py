@@ -1,4 +1,4 @@
-"""A small log to bend: rows as dictionaries, a mapping over them, and a prepared folder to look into."""
+"""A small log that tests can change: its rows as dictionaries, its mapping, and access to the prepared folder."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 class Prepared:
-    """What a preparation wrote."""
+    """The files that a preparation wrote, as lists of rows."""
 
     def __init__(self, folder: Path, report: PrepareReport) -> None:
         self.folder, self.report = folder, report
@@ -61,5 +61,5 @@ class Prepared:
 
     @property
     def reasons(self) -> dict[int, str]:
-        """Reason by row, of the event files."""
+        """The reason for each row of the event files that was set aside."""
         return {r["row"]: r["reason"] for r in self.quarantine if not r["file"].startswith("items")}

@@ -1,4 +1,4 @@
-"""docs/data.md says what the code does: its mapping is valid, and it explains every reason."""
+"""docs/data.md agrees with the code: its example of a mapping is valid, and it explains every reason and preset."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A log in, a prepared dataset out: what is kept, what is set aside, and that the counts add up."""
+"""Preparation as a whole: which rows are kept, which are set aside, and that the counts add up."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from pinrec_core.dataset.catalogue import ItemCatalogue
 from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.errors import DataError
-from pinrec_core.ids import IdKind, string_key
+from pinrec_core.ids import MAX_ID_BYTES, IdKind, string_key
 from pinrec_core.preparation.prepare import prepare_dataset
 from pinrec_core.preparation.schema import ItemColumns
 from pinrec_core.representations.quantization import dequantize
@@ -42,7 +42,7 @@ def test_a_good_log_becomes_a_complete_dataset(run):
 
 
 def test_each_fault_has_its_reason_and_nothing_is_lost(run, log):
-    """One row of every fault a typed file can hold, among good rows."""
+    """The log has good rows and one row of every fault that is possible in a typed file."""
     good = [event(1, 1, "click", T0), event(2, 2, "save", T0)]
     bad = [
         (event(user=None), "missing_value"),
@@ -100,6 +100,22 @@ def test_csv_faults_are_found_by_row_and_cost_only_their_row(run, log):
     assert "3 cells, not 6" in broken["value"]
 
 
+def test_malformed_rows_that_are_not_utf8_cost_only_their_row(run, log):
+    lines = [b"1,1,cl\xffick", b"1,1,click,%d,home," % T0, b"\xff,1,click,%d,home,,x" % T0]
+    (log / "events.csv").write_bytes(b"user,item,action,time,surface,query\n" + b"\n".join(lines))
+    (log / "items.csv").write_bytes(b"id,title,category\n7,\xe4\n1,Oak t\xe4ble,odd,\xff\n1,Oak table,odd\n\xe4")
+    prepared = run(items=None)
+    assert [e["ordinal"] for e in prepared.events] == [1]
+    assert [(r["file"], r["row"], r["reason"], r["value"]) for r in prepared.quarantine] == [
+        ("events.csv", 0, "malformed_row", "3 cells, not 6: 1,1,cl\ufffdick"),
+        ("events.csv", 2, "malformed_row", f"7 cells, not 6: \ufffd,1,click,{T0},home,,x"),
+        ("items.csv", 0, "malformed_row", "2 cells, not 3: 7,\ufffd"),
+        ("items.csv", 1, "malformed_row", "4 cells, not 3: 1,Oak t\ufffdble,odd,\ufffd"),
+        ("items.csv", 3, "malformed_row", "1 cells, not 3: \ufffd"),
+    ]
+    assert ItemCatalogue.open(prepared.folder).title(0) == "Oak table"
+
+
 def test_csv_and_parquet_of_the_same_log_agree(run, log):
     events = [event(n % 3, 1 + n % 5, ("click", "save")[n % 2], T0 + n) for n in range(40)]
     from_parquet = run(events).events
@@ -134,6 +150,17 @@ def test_string_ids_keep_their_text_in_the_catalogue(run):
     row = catalogue.rows_of(np.array([string_key("pin-2")]))
     assert list(catalogue.item_ids(row)) == ["pin-2"]
     assert prepared.reasons == {2: "unknown_item"}
+
+
+def test_string_ids_that_the_real_time_store_cannot_hold_are_set_aside(run):
+    """The limit is in bytes of UTF-8, of which "é" has two."""
+    longest, too_long = "é" * (MAX_ID_BYTES // 2), "é" * (MAX_ID_BYTES // 2) + "x"
+    items = [{"id": name, "title": "", "category": ""} for name in (longest, too_long)]
+    prepared = run([event(longest, longest), event(too_long, longest), event(longest, too_long)], items)
+    assert prepared.reasons == {1: "id_too_long", 2: "id_too_long"}
+    assert [r["row"] for r in prepared.quarantine if r["file"] == "items.parquet"] == [1]
+    assert [e["user_id"] for e in prepared.events] == [longest]
+    assert prepared.quarantine[0]["value"] == too_long[:200]
 
 
 def test_given_id_kinds_win_over_inference(run):
@@ -227,8 +254,25 @@ def test_surfaces_beyond_the_cap_are_written_as_unknown_and_reported(run):
 
 def test_order_only_times_are_positions(run):
     spec = replace(SPEC, events=replace(SPEC.events, order_only_time=True))
-    prepared = run([event(time=0), event(time=1), event(time=-1)], spec=spec)
+    prepared = run([event(time=0), event(time=1), event(time=-1), event(time=NOW * 1000)], spec=spec)
     assert prepared.reasons == {2: "time_out_of_range"}
+    assert prepared.report.events_ahead == 0
+    assert DatasetManifest.load(prepared.folder).last_timestamp == NOW * 1000
+
+
+def test_events_ahead_of_the_clock_are_kept_and_counted_and_do_not_end_the_batch(run):
+    """The default end of a batch lies just behind the manifest's ``last_timestamp``."""
+    times = [T0, NOW - 10, NOW - 1, NOW, NOW + 7200, NOW + 90_000]
+    prepared = run([event(user=n, time=time) for n, time in enumerate(times)])
+    assert prepared.reasons == {5: "time_out_of_range"}
+    assert [e["timestamp"] for e in prepared.events] == times[:5]
+    assert prepared.report.events_ahead == 2
+    assert DatasetManifest.load(prepared.folder).last_timestamp == NOW - 1
+
+
+def test_a_log_that_lies_ahead_of_the_clock_as_a_whole_is_refused(run):
+    with pytest.raises(DataError, match=f"all 2 valid events are dated after now={NOW}, the first at {NOW + 60}: "):
+        run([event(time=NOW + 3600), event(time=NOW + 60)])
 
 
 @pytest.mark.parametrize(
@@ -312,7 +356,7 @@ def test_signals_are_part_of_the_dataset_or_there_is_none(run, log, tmp_path):
 
 
 def test_real_time_events_are_never_replaced(run, log, tmp_path):
-    """Neither those that were there before nor those that a server began to keep meanwhile."""
+    """Events that were there before are kept, and so are those that a server stores during the preparation."""
     run([event()])
     store = tmp_path / "out" / "signals" / "realtime"
     refused = re.escape(f"--overwrite would delete {store}; stop the server, then keep them elsewhere (`mv {store} ")

@@ -1,4 +1,4 @@
-"""Every preset on the folder it describes. Row counts are those of the folders' own descriptions."""
+"""Every preset fits the folder that it describes. The expected row counts are from the folders' descriptions."""
 
 from __future__ import annotations
 

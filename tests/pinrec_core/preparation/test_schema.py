@@ -1,4 +1,4 @@
-"""The dataset TOML: what is accepted, and how a mistake is named."""
+"""The dataset TOML: which mappings are accepted, and the messages for mistakes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,11 @@ def test_id_kinds_and_every_action_are_read(read):
         ('query_actions = ["buy"]' + MINIMAL, r"actions=\['buy'\]: expected each action once"),
         (MINIMAL + 'time_unit = "minutes"', "events.time_unit='minutes': expected one of"),
         (MINIMAL + "order_only_time = 1", "events.order_only_time=1: expected true or false"),
-        (MINIMAL + 'delimiter = ";;"', "events.delimiter"),
+        (MINIMAL + 'delimiter = ";;"', "events.delimiter=';;': expected one ASCII character that is neither a quote"),
+        (MINIMAL + 'delimiter = ""', "events.delimiter='': expected one ASCII character"),
+        (MINIMAL + 'delimiter = "é"', "events.delimiter='é': expected one ASCII character"),
+        (MINIMAL + "delimiter = '\"'", "events.delimiter='\"': expected one ASCII character"),
+        (MINIMAL + '[items]\nfiles=["i.csv"]\nid="i"\ndelimiter="\\n"', r"items.delimiter='\\n': expected one ASCII"),
         ("max_surfaces = 0" + MINIMAL, "max_surfaces=0"),
         ("max_surfaces = true" + MINIMAL, "max_surfaces=True: expected a whole number"),
         ('user_id_kind = "uuid"' + MINIMAL, "user_id_kind='uuid': expected one of"),

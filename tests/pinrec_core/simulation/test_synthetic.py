@@ -1,4 +1,4 @@
-"""The synthetic log shows what it promises: skew, preferences by outcome, searches that lead somewhere, drift."""
+"""The synthetic log has the promised properties: skew, preferences by outcome, searches with results, drift."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_popularity_is_skewed(log):
 
 
 def test_outcomes_prefer_different_items(world, log):
-    """An outcome's share among its own style's items is at least twice its share elsewhere."""
+    """The share of an outcome is at least twice as large for the items of its own style as for the others."""
     pins = log.item >= 0
     style = world.style[log.item[pins]]
     action = log.action[pins]
@@ -66,7 +66,7 @@ def test_outcomes_prefer_different_items(world, log):
 
 
 def test_preference_by_outcome_exceeds_chance(log):
-    """Total variation between the items of two outcomes, against that of a random split of the same events."""
+    """The total variation between the items of two outcomes exceeds that of a random split of the same events."""
     rng = np.random.default_rng(0)
 
     def distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -89,7 +89,7 @@ def test_a_search_leads_to_items_of_its_niche(world, log):
 
 
 def test_interests_drift(world, log):
-    """The topics of a user's first tenth resemble those of the second tenth more than those of the last."""
+    """The topics of a user's first tenth of events are more like those of the second tenth than of the last."""
     topic = np.array([list(dict.fromkeys(t for t, _ in world.niches)).index(t) for t, _ in world.niches])
     pins = log.item >= 0
     user, of_event = log.user[pins], topic[world.niche[log.item[pins]]]
@@ -149,7 +149,7 @@ def test_its_own_mapping_prepares_it_without_a_fault(tmp_path, string_ids, queri
 
 
 def test_memory_does_not_grow_with_the_number_of_events():
-    """Chunks keep their size, and the peak of a log eight times as long stays about the same."""
+    """Chunks have a bounded size, and the peak memory for a log eight times as long is about the same."""
 
     def peak(events: int) -> int:
         world = LatentWorld(WorldConfig(users=500, items=300, events=events))

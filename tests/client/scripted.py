@@ -1,0 +1,109 @@
+"""Triton's gRPC interface in this process: answers as a test tells it to, and records what it is asked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import grpc
+import numpy as np
+from google.protobuf.message import Message
+from tritonclient.grpc.service_pb2 import (
+    ModelInferRequest,
+    ModelInferResponse,
+    ModelMetadataRequest,
+    ModelMetadataResponse,
+    ModelReadyRequest,
+    ModelReadyResponse,
+)
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceServicer, add_GRPCInferenceServiceServicer_to_server
+from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor
+
+Answer = Message | grpc.StatusCode
+Question = ModelInferRequest | ModelMetadataRequest | ModelReadyRequest
+
+
+@dataclass(frozen=True)
+class Received:
+    """One message that a client has sent."""
+
+    question: Question
+    deadline: float  # monotonic seconds
+
+
+class ScriptedService(GRPCInferenceServiceServicer):
+    """Calls ``answer`` with each message that arrives and sends what it returns: an answer, or a status of failure."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.answer: Callable[[Question], Answer] = lambda _: grpc.StatusCode.UNIMPLEMENTED
+        self.received: list[Received] = []
+
+    def script(self, *answers: Answer) -> None:
+        """Give these answers, in this order, whatever is asked."""
+        left = iter(answers)
+        self.answer = lambda _: next(left)
+
+    def _reply(self, question: Question, context: grpc.ServicerContext) -> Message:
+        self.received.append(Received(question, time.monotonic() + context.time_remaining()))
+        answer = self.answer(question)
+        if isinstance(answer, grpc.StatusCode):
+            context.abort(answer, "as the script says")
+        return answer
+
+    ModelInfer = ModelMetadata = ModelReady = _reply
+
+
+@contextmanager
+def scripted_service() -> Iterator[ScriptedService]:
+    """Serve on a free port until the context ends."""
+    server = grpc.server(ThreadPoolExecutor(max_workers=8))
+    service = ScriptedService(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
+    add_GRPCInferenceServiceServicer_to_server(service, server)
+    server.start()
+    yield service
+    server.stop(grace=None).wait()
+
+
+def tensors(**outputs: np.ndarray) -> ModelInferResponse:
+    """A model's answer."""
+    response = ModelInferResponse()
+    for name, array in outputs.items():
+        datatype = np_to_triton_dtype(array.dtype)
+        response.outputs.add(name=name, datatype=datatype, shape=array.shape)
+        if datatype == "BYTES":
+            array = serialize_byte_tensor(array)  # [1] of bytes, or empty
+            response.raw_output_contents.append(array.item() if array.size else b"")
+        else:
+            response.raw_output_contents.append(array.tobytes())
+    return response
+
+
+def recommendations(n: int = 2, **changes: np.ndarray) -> ModelInferResponse:
+    """Items 0 … n − 1, all for the outcome ``like``; ``changes`` replaces tensors."""
+    outputs = {
+        "item_id": np.arange(n, dtype=np.int64)[None],
+        "score": np.linspace(1, 0, n, dtype=np.float32)[None],
+        "outcome": np.array([[b"like"] * n], object).reshape(1, n),
+        "release": np.array([[b"r1"]], object),
+    }
+    return tensors(**{**outputs, **changes})
+
+
+def stored(n: int) -> ModelInferResponse:
+    """``n`` events are in the store."""
+    return tensors(stored=np.array([[n]], np.int32))
+
+
+def ready(yes: bool = True) -> ModelReadyResponse:
+    return ModelReadyResponse(ready=yes)
+
+
+def metadata(item_id_type: str) -> ModelMetadataResponse:
+    """The metadata of the ingest model, as far as the client reads it."""
+    response = ModelMetadataResponse()
+    response.inputs.add(name="event_item_id", datatype=item_id_type)
+    return response
