@@ -1,11 +1,11 @@
-"""How long each stage takes, and the whole ensemble: beside a floor, a named baseline and the machine's card.
+"""Benchmarks of each stage and of the whole ensemble, each beside a floor, a named baseline and the machine's card.
 
-``python -m benchmarks`` runs them all; ``benchmarks.quality`` measures how good the answers are. Nothing here asserts a
-time, and nothing imports it.
+``python -m benchmarks`` runs all of them; ``benchmarks.quality`` measures how good the answers are. Nothing here
+asserts a time, and no other package may import this one.
 """
 
 import os
 
-# As in the stages of `pinrec serve`: OpenMP's threads sleep while they wait, so that what is compared here is what is
-# served. It is read when torch is loaded, hence before anything else.
+# OpenMP's threads sleep while they wait, as in the stages of `pinrec serve`, so that what is timed here is what is
+# served. OpenMP reads this variable when torch is loaded, so it is set before anything else.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -1,6 +1,7 @@
-"""``python -m benchmarks``: run all benchmarks, or those named; tables on the way, one JSON document as the last line.
+"""``python -m benchmarks`` runs all benchmarks, or the named ones.
 
-Each result is also written to ``benchmarks/results/<benchmark>-<machine>.json``.
+It prints a table for each of them, and one JSON document as the last line. Each result is also written to
+``benchmarks/results/<benchmark>-<machine>.json``.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from pinrec_core.config.presets import preset as preset_named
 from pinrec_core.errors import PinRecError
 from pinrec_serving.deployment import default_threads
 
-TABLE_WIDTH = 160  # where there is no terminal whose width could be asked
+TABLE_WIDTH = 160  # for output that does not go to a terminal
 
 
 class Benchmark(StrEnum):
-    """What can be run: ``bench_<name>.py`` with a function ``run``."""
+    """The benchmarks. Each is a module ``bench_<name>.py`` with a function ``run``."""
 
     GENERATOR = "generator"
     ID_EMBEDDER = "id_embedder"
@@ -99,7 +100,7 @@ def _run(names: list[Benchmark], options: Options, out: Path, console: Console) 
 
 
 def _progress(stderr: Console, update: Callable[[str], None], heading: str) -> Progress:
-    """Tell what is being timed: in place on a terminal, line by line elsewhere."""
+    """A function that shows what is being timed: in place on a terminal, line by line elsewhere."""
     if stderr.is_terminal:
         return lambda doing: update(f"{heading}: {doing}")
     return lambda doing: stderr.print(f"{heading}: {doing}", highlight=False, soft_wrap=True)

@@ -1,9 +1,10 @@
 """The whole ensemble: the real Triton through the real client, against the same stages called in process.
 
-With one request at a time the ratio is the ensemble's own overhead: gRPC, scheduling, and tensors through shared memory
-between stage processes. C clients ask in a closed loop, and in bursts with silence between them (arrivals that nothing
-follows show whether a batcher waits for company that does not come); the baseline then answers C requests as one batch.
-Rows of stages give their time in process, and beside it Triton's own counters.
+With one request at a time, the ratio is the overhead of the ensemble itself: gRPC, scheduling, and tensors that pass
+between the stage processes through shared memory. With C clients, each asks again as soon as it is answered, and the
+baseline answers C requests as one batch. Bursts with silence between them show whether a batcher waits for requests
+that do not come, because nothing follows the last request of a burst. The rows of the stages give their time in
+process, with Triton's own counters beside it.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ def _measure(options: Options, pipeline: Pipeline, url: str, threads: int, progr
 def _in_process(
     pipeline: Pipeline, users: Sequence[UserId], B: int, manifest: DatasetManifest
 ) -> dict[str, Callable[[], object]]:
-    """The chain on batches of B rotating users, and each stage alone on one such batch."""
+    """The functions to time: all stages on batches of B rotating users, and each stage alone on one such batch."""
     requests = [request_tensors(user, NUM_ITEMS, manifest) for user in users]
     position = itertools.count(0, B)
 
@@ -125,7 +126,7 @@ def _in_process(
 
 
 def _closed_loop(url: str, users: Sequence[UserId], C: int, *, seconds: float) -> tuple[Timing, float]:
-    """C clients that ask again as soon as they are answered: the latencies, and requests per second."""
+    """Latencies and requests per second of C clients, each of which asks again as soon as it is answered."""
     latencies: list[list[float]] = [[] for _ in range(C)]
     failures: list[Exception] = []
     start = threading.Barrier(C + 1)
@@ -140,7 +141,7 @@ def _closed_loop(url: str, users: Sequence[UserId], C: int, *, seconds: float) -
                 before = time.perf_counter()
                 try:
                     ask()
-                except Exception as error:  # raised again below: a thread cannot raise into another
+                except Exception as error:  # raised again below, because a thread cannot raise in another one
                     failures.append(error)
                     return
                 latencies[number].append((time.perf_counter() - before) * 1e3)
@@ -162,7 +163,7 @@ def _closed_loop(url: str, users: Sequence[UserId], C: int, *, seconds: float) -
 
 
 def _bursts(url: str, users: Sequence[UserId]) -> Timing:
-    """Latencies of the requests of ``BURSTS`` bursts of ``BURST`` clients. Raises ``PinRecClientError``."""
+    """Latencies of all requests of ``BURSTS`` bursts by ``BURST`` clients. Raises ``PinRecClientError``."""
     clients = [PinRecClient(url, timeout=REQUEST_TIMEOUT) for _ in range(BURST)]
     asking = [_asking(client, users[number::BURST]) for number, client in enumerate(clients)]
 
@@ -184,7 +185,7 @@ def _bursts(url: str, users: Sequence[UserId]) -> Timing:
 
 
 def _asking(client: PinRecClient, users: Sequence[UserId]) -> Callable[[], object]:
-    """Each call asks for the next user."""
+    """A function that asks for the next user at each call."""
     following = itertools.cycle(users)
     return lambda: client.recommend(next(following), num_items=NUM_ITEMS)
 
@@ -195,7 +196,10 @@ def _counted(model: ModelTime) -> dict[str, Value]:
 
 @contextmanager
 def _served(options: Options, store: Path, threads: int) -> Iterator[str]:
-    """``pinrec serve`` on free ports with a real-time store of its own; its gRPC address. Raises ``ServerError``."""
+    """Run ``pinrec serve`` on free ports with a real-time store of its own, and yield its gRPC address.
+
+    Raises ``ServerError`` when it does not start.
+    """
     folders = options.prepared.folders
     grpc, http, metrics = _free_ports(3)
     command = [

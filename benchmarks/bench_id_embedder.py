@@ -1,6 +1,6 @@
-"""The ID embedder: the TorchScript module of a release against ``nn.Embedding`` with the same bytes of table.
+"""The ID embedder: the TorchScript module of a release against ``nn.Embedding`` with tables of as many bytes.
 
-``nn.Embedding`` is given rows, not keys: what hashing adds to a plain lookup is the ratio.
+``nn.Embedding`` is given rows and not keys, so the ratio shows what hashing adds to a plain lookup.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Retrieval: ``retrieve`` (index lookup, merge, top-up) against the same with brute force, recall beside latency.
+"""Retrieval: ``retrieve`` (index lookup, merge, top-up) against the same with brute force, with recall beside latency.
 
-Approximate search is judged by what it answers: ``recall`` is the share of the items that brute force would have
-returned. With a release the vectors, nprobe and overfetch are its own and the plans are what its generator makes for
-its users; without, vectors are clustered and the plans look around catalogue items.
+Approximate search is judged by what it finds: ``recall`` is the share of the items that brute force would have
+returned. With a release, the vectors, nprobe and overfetch are those of the release, and its generator makes the plans
+for its users. Without one, the vectors are clustered and the embeddings of each plan lie near some of them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ NOTHING = np.empty(0, np.int64)
 
 
 class ExactIndex:
-    """Brute force with the part of ``ItemIndex`` that retrieval uses: the baseline, and the truth for recall."""
+    """Brute force behind the methods of ``ItemIndex`` that retrieval uses: baseline, and reference for recall."""
 
     def __init__(self, vectors: np.ndarray) -> None:
         self._index = faiss.IndexFlatIP(vectors.shape[1])
@@ -93,7 +93,7 @@ def run(options: Options, progress: Progress) -> Result:
 
 
 def recall(workload: Workload, plans: Sequence[RetrievalPlan]) -> float:
-    """Mean share of brute force's items that the index's answer holds."""
+    """The share of the items found by brute force that the index finds too, averaged over the plans."""
     excluded = [NOTHING] * len(plans)
     merge = MergeByMixture(ItemSoftmax(workload.index, workload.inverse_temperature))
     found = retrieve(workload.index, plans, excluded, overfetch=workload.overfetch, merge=merge)
@@ -123,7 +123,7 @@ def _functions(workload: Workload, plans: Sequence[RetrievalPlan]) -> dict[str, 
 
 
 def synthetic_workload(options: Options, N: int, seed: int = 0) -> Workload:
-    """Clustered unit vectors, and plans whose embeddings lie beside items, quotas as an even budget gives them."""
+    """Clustered unit vectors, and plans whose embeddings lie near items, with the quotas of an even budget."""
     random = np.random.default_rng(seed)
     V = SYNTHETIC_ITEMS // 10 if options.quick else SYNTHETIC_ITEMS
     centre = random.normal(size=(CLUSTERS, SYNTHETIC_WIDTH))
@@ -142,7 +142,7 @@ def synthetic_workload(options: Options, N: int, seed: int = 0) -> Workload:
 
 
 def release_workload(options: Options, N: int) -> Workload:
-    """A release's own index, and the plans its stages make for the first users of its signals."""
+    """The index of a release, and the plans that its stages make for the first users of its signals."""
     release = options.prepared.release
     manifest = release.manifest
     pipeline = Pipeline(options.prepared.parameters(realtime=None, threads=options.threads))

@@ -1,4 +1,4 @@
-"""A release and its signals to measure on: the given ones, or a demo built when first asked for."""
+"""The release and the signals to measure on: the given ones, or those of a demo that is built when first needed."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ from pinrec_core.stages.base import StageParameters
 
 
 class Prepared:
-    """``release`` and ``signals`` folders. Where they are not given, ``pinrec demo --build-only`` makes them in
-    ``demo``, or in a temporary folder that goes with this object."""
+    """The folders of a release and of its signals.
+
+    Where they are not given, ``pinrec demo --build-only`` makes them in ``demo``, or without ``demo`` in a temporary
+    folder that is removed together with this object. Raises ``ConfigError`` where only one of the two is given.
+    """
 
     def __init__(self, *, release: Path | None = None, signals: Path | None = None, demo: Path | None = None) -> None:
         if (release is None) != (signals is None):
@@ -56,19 +59,19 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Folders:
-    """Where a release and the signals it reads lie."""
+    """Paths of a release and of the signals that it reads."""
 
     release: Path
     signals: Path
 
 
 def pinrec_command() -> list[str]:
-    """``pinrec`` of this very environment."""
+    """The command ``pinrec`` of the environment that this process runs in."""
     return [sys.executable, "-c", "from pinrec_cli.main import main; main()"]
 
 
 def _release_folder(path: Path) -> Path:
-    """A release folder, or the current one of a folder of releases."""
+    """``path`` itself, or the current release where it is a folder of releases."""
     return current_release(path) if (path / "current").is_file() else path
 
 

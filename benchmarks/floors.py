@@ -1,7 +1,7 @@
-"""Floors: what this machine can do at best, measured beside the thing that is judged by it.
+"""Floors: the least time that this machine needs for some work, measured in the same run as the work itself.
 
-A floor is a ceiling on speed: arithmetic at the throughput of a large matrix product, or bytes at the bandwidth of a
-plain pass over an array of the same size (one that fits a cache is read from there, as the real one would be).
+Arithmetic is assumed to run at the throughput of a large matrix product, and bytes to move at the bandwidth of a plain
+pass over an array of the same size. An array that fits into a cache is read from there, as the real data would be.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MATMUL_SIZE = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Floor:
-    """A measured ability of the machine: ``per_second`` of ``unit`` (FLOP, bytes)."""
+    """What the machine can do at best, as measured: ``per_second`` of ``unit`` (FLOP, or B for bytes)."""
 
     name: str
     unit: str

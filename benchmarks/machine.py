@@ -1,4 +1,4 @@
-"""The card of the machine a benchmark ran on: enough to judge a number by, nothing that names the machine."""
+"""The card of the machine that a benchmark ran on: enough to judge a figure by, and nothing that identifies it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CODE = (".", ":(exclude)benchmarks/results", ":(exclude)docs")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineCard:
-    """Hardware, versions, and how busy the machine already was. ``load_average`` is that of the last minute."""
+    """Hardware, versions, and how busy the machine was before: ``load_average`` is that of the last minute."""
 
     cpu: str
     cores: int
@@ -35,7 +35,7 @@ class MachineCard:
 
     @property
     def slug(self) -> str:
-        """For file names: ``amd-epyc-2-cores``."""
+        """The machine in file names, such as ``amd-epyc-2-cores``."""
         return re.sub(r"[^a-z0-9]+", "-", f"{self.gpu or self.cpu} {self.cores} cores".lower()).strip("-")
 
     def to_dict(self) -> dict[str, Any]:
@@ -43,7 +43,7 @@ class MachineCard:
 
 
 def machine_card() -> MachineCard:
-    """The card of this machine, now."""
+    """The card of this machine at this moment."""
     return MachineCard(
         cpu=_cpu_model(),
         cores=len(os.sched_getaffinity(0)),
@@ -58,7 +58,7 @@ def machine_card() -> MachineCard:
 
 
 def load_average() -> float:
-    """Runnable processes, averaged over the last minute: on a quiet machine, what the benchmark itself adds."""
+    """Runnable processes, averaged over the last minute. On a quiet machine these are the benchmark's own."""
     return round(os.getloadavg()[0], 2)
 
 
@@ -76,14 +76,16 @@ def _versions() -> dict[str, str]:
     for package in PACKAGES:
         try:
             versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:  # optional ones: what was absent was not measured either
+        except metadata.PackageNotFoundError:  # an optional package: without it nothing was measured with it
             continue
     return versions
 
 
 def _commit() -> str:
-    """The commit of the working tree; ``+changes`` behind it where files differ, other than what benchmarks and reports
-    write themselves; ``unknown`` without git."""
+    """The commit of the working tree, or ``unknown`` without git.
+
+    ``+changes`` follows where files differ from the commit, other than those that benchmarks and reports write.
+    """
     try:
         commit = _git("rev-parse", "--short=12", "HEAD")
         return commit + ("+changes" if _git("status", "--porcelain", "--", *_CODE) else "")

@@ -1,4 +1,4 @@
-"""What one run of the benchmarks is told."""
+"""The options of one run of the benchmarks."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """``seconds`` is spent on each thing timed; ``quick`` shortens it and leaves the larger cases out.
+    """``quick`` leaves the larger cases out and shortens ``seconds``, the time that is spent on each function.
 
-    ``prepared`` gives release and signals, and builds them on first use; ``release`` says whether one was given, for
-    benchmarks that can do without. ``threads_compared`` are the numbers of threads per process that the ensemble
-    compares; all else runs with the first of them.
+    ``prepared`` gives the release and the signals, and builds them on first use. ``release`` is the one that was given,
+    or None; benchmarks that need none look at it. ``threads_compared`` are the numbers of threads per process that the
+    ensemble's benchmark compares; the other benchmarks run with the first of them.
     """
 
     quick: bool

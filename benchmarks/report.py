@@ -1,4 +1,4 @@
-"""What a benchmark reports: floors, then one row per thing timed, as a table for people and as JSON for machines."""
+"""The report of a benchmark: floors, then a row for each timed function, as a table for people and as JSON."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One thing timed in one case. ``ratio`` is its median over the baseline's in the same case: below 1 is faster.
+    """One timed function in one case. ``ratio`` is its median over the baseline's in the same case: below 1 is faster.
 
-    ``floor_ms`` is the least time the machine would need; None where no floor applies. ``more`` holds what else was
-    measured, by column.
+    ``floor_ms`` is the least time that the machine needs, or None where no floor applies. ``more`` holds further
+    measured values by the name of their column.
     """
 
     case: Mapping[str, Value]
@@ -47,7 +47,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """One benchmark's outcome. ``baseline`` is the ``what`` of the rows that all ratios refer to."""
+    """The result of one benchmark. ``baseline`` is the ``what`` of those rows that the ratios refer to."""
 
     benchmark: str
     baseline: str
@@ -69,7 +69,7 @@ def compare(
     floor_ms: Mapping[str, float] | None = None,
     more: Mapping[str, Mapping[str, Value]] | None = None,
 ) -> list[Row]:
-    """Rows of one case, every ratio against ``timings[baseline]``."""
+    """The rows of one case. Each ratio is taken to ``timings[baseline]``."""
     floors, further = floor_ms or {}, more or {}
     return [
         Row(
@@ -92,7 +92,7 @@ def print_card(console: Console, card: MachineCard) -> None:
 
 
 def print_result(console: Console, result: Result) -> None:
-    """Floors first, then the table."""
+    """Print the floors, then the table."""
     console.print(f"\n[bold]{result.benchmark}[/bold]  " + ", ".join(f"{k} {v}" for k, v in result.settings.items()))
     for floor in result.floors:
         console.print(f"floor: {floor}")
@@ -117,13 +117,16 @@ def print_result(console: Console, result: Result) -> None:
 
 
 def document(card: MachineCard, results: Sequence[Result]) -> dict[str, Any]:
-    """One JSON document of a whole run."""
+    """The JSON document of a whole run."""
     return {"machine": card.to_dict(), "benchmarks": {result.benchmark: result.to_dict() for result in results}}
 
 
 def save(folder: Path, card: MachineCard, result: Result, *, seconds: float) -> Path:
-    """Write ``<benchmark>-<machine>.json`` and return its path. ``load_average`` says how busy the machine was at the
-    start of the run and at the end of this benchmark; ``seconds`` were spent on each function."""
+    """Write ``<benchmark>-<machine>.json`` and return its path.
+
+    The file's ``load_average`` has two values: at the start of the run and at the end of this benchmark. ``seconds`` is
+    the time that was spent on each function.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{result.benchmark}-{card.slug}.json"
     machine = {**card.to_dict(), "load_average": [card.load_average, load_average()]}
@@ -135,7 +138,7 @@ def save(folder: Path, card: MachineCard, result: Result, *, seconds: float) -> 
 
 
 def _rounded(value: Value | None) -> Value | None:
-    """Four significant digits: more would claim a precision that no timing has."""
+    """Four significant digits, because no timing is more precise than that."""
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 

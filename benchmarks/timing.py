@@ -1,4 +1,4 @@
-"""Timing: functions to be compared take turns, so that a machine that slows down slows all of them alike."""
+"""Timing: functions that are compared take turns, so that a machine that slows down slows all of them alike."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_CALLS = 20_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """Median and 99th percentile of ``calls`` calls, in milliseconds. Below 100 calls the p99 is the slowest one."""
+    """Median and 99th percentile of ``calls`` calls, in milliseconds. Of fewer than 100 calls, p99 is the slowest."""
 
     calls: int
     median_ms: float
@@ -28,9 +28,9 @@ class Timing:
 
 
 def time_together(functions: Mapping[str, Callable[[], object]], *, seconds: float) -> dict[str, Timing]:
-    """Time each function for about ``seconds``, after a warm-up, in ``TURNS`` alternating turns.
+    """Time each function for about ``seconds`` in ``TURNS`` alternating turns, after two calls to warm up.
 
-    A turn holds at least one call, so slow functions take longer than ``seconds``.
+    A turn has at least one call, so slow functions take longer than ``seconds``.
     """
     for function in functions.values():
         function()
@@ -55,6 +55,6 @@ def _turn(function: Callable[[], object], seconds: float) -> list[float]:
 
 
 def fastest_seconds(function: Callable[[], object], *, seconds: float) -> float:
-    """The fastest call within ``seconds``: for floors, where any disturbance only adds."""
+    """The time of the fastest call within ``seconds``. It is used for floors, because a disturbance only adds time."""
     function()
     return min(_turn(function, seconds)) / 1e3

@@ -17,6 +17,7 @@ import typer
 from benchmarks.demo import pinrec_command
 from benchmarks.machine import ROOT
 from benchmarks.quality import claims, judge, report, results
+from benchmarks.quality.differences import differences
 from benchmarks.quality.schedule import Piece, in_words, run_pieces
 from benchmarks.quality.study import TIMED, Study, load_study, study_names
 from benchmarks.quality.work_folder import Place, place_of, places_of, settle_outdated, turn
@@ -125,6 +126,25 @@ def collect(
         with _alone(work, study):
             path = _collect(study, work, prepared(study, data, datasets or work / "datasets"), out)
         say(f"{study.name}: figures in {path}")
+
+
+@app.command()
+def compare(
+    before: Annotated[Path, typer.Argument(help="Figures of a study, as `run` and `collect` write them.")],
+    after: Annotated[Path, typer.Argument(help="Figures of the same study, made by other code.")],
+) -> None:
+    """Say which figures a change of the code changed; what is measured in time is left out. Status 1 where any did.
+
+    On one thread, two runs of the same code give equal figures to the last digit (--workers 1 --threads 1).
+
+    Example: python -m benchmarks.quality compare before/ml100k.json after/ml100k.json
+    """
+    compared, lines = differences(before, after)
+    for line in lines:
+        print(line)
+    say(f"{compared:,} values compared, {len(lines):,} differ")
+    if lines:
+        raise typer.Exit(1)
 
 
 @app.command(name="report")

@@ -1,8 +1,8 @@
-"""What was promised, beside what was measured: one entry per figure, one row each in ``docs/results/summary.json``.
+"""The claims of this project and their goals: each becomes one row of ``docs/results/summary.json``.
 
-A claim names the study, the two measures and the goal. The studies follow its names: the runs ``uc``, ``oc``, ``mt``,
-``mt_oc``, ``pinnerformer``, ``sasrec`` and ``popularity-by-surface`` mean the same in each; ``mt_oc_16`` is trained on
-offsets up to 16. A claim whose runs or study are not there yet makes no row and is listed as not measured.
+A claim names a study, the two measures to compare and the goal. The names of runs mean the same in every study:
+``uc``, ``oc``, ``mt``, ``mt_oc``, ``pinnerformer``, ``sasrec``, ``popularity-by-surface``, and ``mt_oc_16``, which is
+trained on offsets up to 16. A claim that has not been measured yet makes no row; the report lists it as not measured.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from benchmarks.quality.protocols import protocol, run_again
 from benchmarks.quality.results import StudyResult
 from pinrec_core.evaluation.result import EQUAL_DISTINCT_ITEMS
 
-LONG_HISTORIES = ("yelp", "ml100k")  # trivago's sessions end long before 16 offsets
-LEAVE_ONE_OUT_RUN = "uc"  # next-item prediction: what leave-one-out asks for
+LONG_HISTORIES = ("yelp", "ml100k")  # the sessions of trivago are much shorter than 16 offsets
+LEAVE_ONE_OUT_RUN = "uc"  # it predicts the next item, which is what leave-one-out asks for
 GSASREC = "gSASRec, its repository (arXiv 2308.07192)"
 TIGER = "TIGER (arXiv 2305.05065)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """``of`` the ratio to the baseline, or of the value itself."""
+    """What a figure has to reach: ``of`` says whether its ratio to the baseline or the value itself is meant."""
 
     compare: str  # ">=", ">", "<=", "<" or "within"
-    bound: float  # of "within": the largest |ratio − 1|
-    of: str = "ratio"
+    bound: float  # for "within", the largest |ratio − 1|
+    of: str = "ratio"  # or "value"
 
     def __str__(self) -> str:
         if self.compare == "within":
@@ -36,12 +36,12 @@ class Goal:
         return f"{self.compare} {self.bound:g}{'x' if self.of == 'ratio' else ''}"
 
     def is_reached(self, row: dict[str, Any]) -> bool | None:
-        """None where the figure it is about does not exist, as the ratio to a baseline of 0."""
+        """Whether the row's figure reaches the goal; None where it has no figure, as the ratio to a baseline of 0."""
         value = row[self.of]
         return None if value is None else self._holds(value)
 
     def is_certain(self, row: dict[str, Any]) -> bool | None:
-        """Whether the whole 95% interval is on the figure's side of the goal; None without an interval."""
+        """Whether the whole 95% interval lies on the same side of the goal as the figure; None without an interval."""
         if row["ci95"] is None:
             return None
         if None in row["ci95"]:
@@ -60,7 +60,7 @@ class Goal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """A figure of somebody else's."""
+    """A figure that somebody else has published."""
 
     source: str
     value: float
@@ -68,11 +68,14 @@ class Published:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """One figure. ``group`` ties together the rows of one sentence; without a goal a row stands beside the others.
+    """One figure beside its baseline. A claim without a goal is shown for comparison only.
 
-    ``only_with`` is another claim without whose goal this one's counts for nothing. In a row ``ci95`` is that of the
-    ratio: None where the figures are no means over users, and a bound of it None where resampled users leave the
-    baseline at 0. It says what other users would have given; ``by_seed`` is what seeds gave.
+    The claims of a ``group`` share a section of the report. Where ``only_with`` is set, this claim counts as reached
+    only if that other claim is reached too.
+
+    In a row, ``ci95`` is the interval of the ratio, which says what other users would have given; ``by_seed`` is what
+    each seed gave. ``ci95`` is None where the figures are not means over users, and one of its bounds is None where
+    some resampled users give a baseline of 0.
     """
 
     group: str
@@ -82,11 +85,11 @@ class Claim:
     of: Measure
     against: Measure | Published
     goal: Goal | None
-    headline: bool = False  # among the figures that the project's README shows
+    overview: bool = False  # whether the table at the top of the report shows it
     only_with: Claim | None = None
 
     def row(self, result: StudyResult) -> dict[str, Any] | None:
-        """The row of the summary; None where it has not been measured."""
+        """The claim's row of the summary; None where it has not been measured."""
         if isinstance(self.against, Published):
             found = result.figure(self.of)
             if found is None:
@@ -103,7 +106,8 @@ class Claim:
             paired = result.comparison(self.of, self.against)
             if paired is None:
                 return None
-            counts = result.runs[self.against.run]["recommender"] is not None  # it draws nothing: one seed is all
+            # A counting baseline draws nothing at random, so that one seed of it is enough.
+            counts = result.runs[self.against.run]["recommender"] is not None
             compared = {
                 "value": paired["value"], "baseline": _name(self.against, self.of, result),
                 "baseline_value": paired["baseline_value"], "ratio": paired["ratio"], "ci95": paired["ci95"],
@@ -128,7 +132,7 @@ class Claim:
 
 
 def claims_of(study: str, outcomes: Sequence[str]) -> list[Claim]:
-    """All claims about a study, whether measured or not."""
+    """All claims about a study, measured or not."""
     return [claim for make in GROUPS.values() for claim in make(study, outcomes)]
 
 
@@ -138,7 +142,7 @@ def pairs_of(study: str, outcomes: Sequence[str]) -> list[tuple[Measure, Measure
 
 
 def uc_over_pinnerformer(study: str, outcomes: Sequence[str]) -> Iterator[Claim]:
-    """As served, and with all embeddings made ahead of the request, as PinnerFormer's is whatever is asked."""
+    """As served, and with all embeddings made ahead of the request, which is how PinnerFormer's is always made."""
     if study not in ("yelp", "globo"):
         return
     for evaluation, claim in (
@@ -155,7 +159,7 @@ def uc_over_pinnerformer(study: str, outcomes: Sequence[str]) -> Iterator[Claim]
             yield Claim(
                 group="uc-over-pinnerformer", claim=claim, study=study, metric=metric, goal=goal,
                 of=Measure(run="uc", evaluation=evaluation, name=of), against=_held_out("pinnerformer", name),
-                headline=name in ("hit", "hit_equal_items"),
+                overview=name in ("hit", "hit_equal_items"),
             )  # fmt: skip
 
 
@@ -169,7 +173,7 @@ def oc_over_uc(study: str, outcomes: Sequence[str]) -> Iterator[Claim]:
         of, against = (Measure(run=run, evaluation="controllability", name=name, per=per) for run in ("oc", "uc"))
         return Claim(
             group="oc-over-uc", claim=claim, study=study, metric=metric, goal=goal, of=of, against=against,
-            headline=per is None, only_with=only_with,
+            overview=per is None, only_with=only_with,
         )  # fmt: skip
 
     yield figure(
@@ -194,7 +198,7 @@ def mt_oc_over_uc(study: str, outcomes: Sequence[str]) -> Iterator[Claim]:
     yield Claim(
         group="mt-oc-over-uc", claim="{MT,OC} over UC at equal embeddings", study=study, metric="unordered recall@10",
         of=_held_out("mt_oc", "hit"), against=_held_out("uc", "hit"), goal=Goal(compare=">=", bound=1.11),
-        headline=True,
+        overview=True,
     )  # fmt: skip
     for run, other, claim in (
         ("mt_oc", "oc", "{MT,OC} over OC at equal embeddings"),
@@ -209,7 +213,7 @@ def mt_oc_over_uc(study: str, outcomes: Sequence[str]) -> Iterator[Claim]:
             group="mt-oc-over-uc", claim="{MT,OC} at 16 offsets per step over OC, equal embeddings", study=study,
             metric="diversity", of=Measure(run="mt_oc_16", evaluation="steps-16", name="diversity"),
             against=Measure(run="oc", evaluation="steps-1", name="diversity"), goal=Goal(compare=">=", bound=1.21),
-            headline=True,
+            overview=True,
         )  # fmt: skip
 
 
@@ -223,7 +227,7 @@ def embeddings_per_step(study: str, outcomes: Sequence[str]) -> Iterator[Claim]:
         of, against = (Measure(run="mt_oc_16", evaluation=f"steps-{width}", name=name) for width in (16, 1))
         yield Claim(
             group="embeddings-per-step", claim="{MT,OC}: 16 embeddings per step and outcome against 1, equal total",
-            study=study, metric=metric, goal=goal, of=of, against=against, headline=True,
+            study=study, metric=metric, goal=goal, of=of, against=against, overview=True,
         )  # fmt: skip
 
 
@@ -256,9 +260,9 @@ def served(study: str, outcomes: Sequence[str]) -> Iterator[Claim]:
         yield Claim(
             group="served", claim=claim, study=study, metric="served recall@100",
             of=_held_out("mt_oc", "served_hit"), against=_held_out(run, "served_hit"),
-            goal=Goal(compare=">=", bound=1.05), headline=True,
+            goal=Goal(compare=">=", bound=1.05), overview=True,
         )  # fmt: skip
-        if study in LONG_HISTORIES:  # elsewhere it takes one step, which no request changes
+        if study in LONG_HISTORIES:  # elsewhere {MT,OC} takes one step, which does not depend on the request
             yield Claim(
                 group="served", claim=f"{claim}, both ahead of the request", study=study, metric="served recall@100",
                 of=Measure(run="mt_oc", evaluation="held_out_offline", name="served_hit"),
@@ -277,7 +281,7 @@ def cold(study: str, outcomes: Sequence[str]) -> Iterator[Claim]:
         yield Claim(
             group="cold", claim="a user without history, over popularity by surface", study=study, metric=metric,
             of=Measure(run=run, evaluation="cold", name=name), goal=Goal(compare=">", bound=1.0),
-            against=Measure(run="popularity-by-surface", evaluation="cold", name=name), headline=name == "served_hit",
+            against=Measure(run="popularity-by-surface", evaluation="cold", name=name), overview=name == "served_hit",
         )  # fmt: skip
 
 
@@ -289,9 +293,47 @@ def precision(study: str, outcomes: Sequence[str]) -> Iterator[Claim]:
             group="precision", claim=f"INT8 features and {arithmetic.upper()} arithmetic against FP32", study=study,
             metric="unordered recall@10", goal=Goal(compare="within", bound=0.005),
             of=Measure(run="mt_oc", evaluation="precision", name=f"hit_int8_{arithmetic}"),
-            against=Measure(run="mt_oc", evaluation="precision", name="hit_fp32_fp32"), headline=arithmetic != "fp32",
+            against=Measure(run="mt_oc", evaluation="precision", name="hit_fp32_fp32"), overview=arithmetic != "fp32",
         )  # fmt: skip
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Headline:
+    """A row of the overview that the project's README shows too, said in plain words."""
+
+    claim: str
+    metric: str
+    words: str
+
+
+HEADLINES = (
+    Headline(
+        claim="{MT,OC} served, against the top 100 of PinnerFormer",
+        metric="served recall@100",
+        words="Share of a user's next items among 100 recommended, against one embedding per user (PinnerFormer)",
+    ),
+    Headline(
+        claim="OC over UC, conditioned on the target's outcome",
+        metric="unordered recall@10",
+        words="Next items found when the budget asks for their outcome, against a model that knows no outcomes",
+    ),
+    Headline(
+        claim="{MT,OC}: 16 embeddings per step and outcome against 1, equal total",
+        metric="median generation latency, ms",
+        words="Time to generate a given number of embeddings, 16 per step against one per step",
+    ),
+    Headline(
+        claim="MovieLens-1M, leave one out",
+        metric="HR@10",
+        words="Hit rate in the top ten on MovieLens-1M; the goal is the published figure of gSASRec",
+    ),
+    Headline(
+        claim="{MT,OC} at 16 offsets per step over OC, equal embeddings",
+        metric="diversity",
+        words="Diversity of the items found, 16 embeddings per step against one per step",
+    ),
+)
+"""Each stands for a row of the overview with all its logs, so that no log can be left out here."""
 
 GROUPS = {
     "uc-over-pinnerformer": uc_over_pinnerformer,
@@ -330,24 +372,24 @@ def _leave_one_out(
             group=group, claim=claim, study=study, metric=metric,
             of=Measure(run=LEAVE_ONE_OUT_RUN, evaluation="leave_one_out", name=name),
             against=Published(source=source, value=published[metric]),
-            goal=Goal(compare=">=", bound=goals[metric], of="value"), headline=goals is published,
+            goal=Goal(compare=">=", bound=goals[metric], of="value"), overview=goals is published,
         )  # fmt: skip
 
 
 def _over_co_occurrence(study: str, claim: str) -> Iterator[Claim]:
-    """Beside a published figure what counting reaches on the very same split: a yardstick for the yardstick."""
+    """What counting reaches on the same split, beside the published figure: it shows how demanding that one is."""
     for metric, name in (("HR@10", "hit"), ("NDCG@10", "ndcg")):
         of, against = (
             Measure(run=run, evaluation="leave_one_out", name=name) for run in (LEAVE_ONE_OUT_RUN, "co-occurrence")
         )
         yield Claim(
             group="movielens-1m" if study == "ml1m" else "amazon", claim=f"{claim}, beside counting", study=study,
-            metric=metric, of=of, against=against, goal=None, headline=True,
+            metric=metric, of=of, against=against, goal=None, overview=True,
         )  # fmt: skip
 
 
 def _name(against: Measure, of: Measure, result: StudyResult) -> str:
-    """What a baseline is called: the run, or what is different about the same one."""
+    """The name of a baseline: its run, or what differs where both sides are of the same run."""
     title = result.runs[against.run]["title"]
     if against.evaluation.startswith("steps-") and of.evaluation != against.evaluation:
         return f"{title}, {against.evaluation.removeprefix('steps-')} per step"
@@ -355,7 +397,7 @@ def _name(against: Measure, of: Measure, result: StudyResult) -> str:
 
 
 def _embeddings(metric: str, evaluation: str, result: StudyResult) -> str:
-    """The number of embeddings behind a recall at k per embedding: without it the figure says little."""
+    """The number of embeddings, which a recall at k per embedding cannot be read without."""
     settings = result.plain["evaluation"]
     E = {
         "held_out": settings["embeddings"], "held_out_offline": settings["embeddings"],

@@ -5,7 +5,6 @@ Nothing here decides what is worth measuring, and nothing is compared: that need
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -21,7 +20,7 @@ from benchmarks.quality.work_folder import FIGURES_FILE, MACHINE_FILE, RESULTS, 
 from pinrec_core.config.sections import ModelConfig, Variant
 from pinrec_core.dataset.catalogue import ItemCatalogue
 from pinrec_core.dataset.manifest import DatasetManifest
-from pinrec_core.errors import ConfigError, require
+from pinrec_core.errors import ConfigError, DataError, require
 from pinrec_core.evaluation.cases import EvaluationCase
 from pinrec_core.evaluation.judging import judge
 from pinrec_core.evaluation.opening import open_run, open_subject
@@ -38,7 +37,7 @@ from pinrec_core.preparation.report import FILE_NAME as PREPARE_REPORT
 from pinrec_core.training.metrics import Progress
 from pinrec_core.training.run import Run
 from pinrec_core.training.start import train
-from pinrec_core.validation import to_plain
+from pinrec_core.validation import read_json, to_plain
 
 CHECKPOINT_SECONDS = 60.0
 _PROTOCOLS = {
@@ -153,7 +152,7 @@ def dataset_card(dataset: Path) -> dict[str, Any]:
     """What the report says of a dataset, and of what ``pinrec prepare`` left of its log where it made it."""
     manifest = DatasetManifest.load(dataset)
     report = dataset / PREPARE_REPORT
-    counts = json.loads(report.read_text("utf-8")) if report.is_file() else {}
+    counts = read_json(report, error=DataError, what="the report of `pinrec prepare`") if report.is_file() else {}
     return {
         "log": {name: counts[name] for name in _LOG_COUNTS if name in counts},
         "name": manifest.name, "users": manifest.num_users, "items": manifest.num_items, "events": manifest.num_events,

@@ -1,12 +1,12 @@
 """The report: ``summary.json``, ``README.md`` and one page per study, from the JSON files of the studies alone.
 
-What was tried where a goal is missed is written by hand in ``notes.toml`` beside the report and quoted as it stands.
+The reasons for missed goals, and what was tried, are written by hand in ``notes.toml`` beside the report, which quotes
+them.
 """
 
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import indent
@@ -19,56 +19,69 @@ from benchmarks.quality.protocols import protocol
 from benchmarks.quality.results import StudyResult, load_all, rounded
 from benchmarks.quality.study import study_names
 from pinrec_core.errors import ConfigError, DataError, require
+from pinrec_core.validation import read_toml
 
 FOLDER = ROOT / "docs" / "results"
 README = ROOT / "README.md"
 SUMMARY_FILE = "summary.json"
 NOTES_FILE = "notes.toml"
-_SEEDS = 3  # of every headline; fewer are said beside it
+_SEEDS = 3  # that a figure of the overview is expected to have; fewer are remarked on
 _REACHED = {True: "yes", False: "**no**", None: ""}
 _BEGIN, _END = "<!-- headlines -->", "<!-- end of headlines -->"
 Measured = dict[str, list[tuple[claims.Claim, dict[str, Any]]]]
-"""Claims and their rows in the summary, by group."""
-_INTRODUCTION = """# Results
+"""Claims and their rows of the summary, by group."""
+_TITLE = """# Results
 
-What the variants, the baselines and the serving path reach on public logs, each figure from a command that anyone who
-has [the logs](../data.md#the-public-logs) can run again. This file and the pages behind it are generated; see [how to
-run it again](#run-it-again).
+This page says what the variants, the baselines and the serving path reach on public logs. Anyone who has [the
+logs](../data.md#the-public-logs) can make every figure again [with one command](#run-it-again). This file and the
+pages it links to are generated.
+"""
+_OVERVIEW = """## Overview
 
-- **UC**: the model's head is conditioned on nothing; **OC**: on the outcome asked for; **MT**: on the time offset;
-  **{MT,OC}**: on both. **PinnerFormer**: one embedding per user, trained on all actions of the next 28 days.
-  **SASRec**: item IDs and their order alone.
-- **Unordered recall@k**: the share of a user's targets that any of the user's E embeddings ranks in its top k (eq. 6).
-  *At equal retrieved items* one list is given its top k·E. **Served recall@100**: the share of targets among the 100
-  items that the service would return. **Diversity**: distinct items over all places in all users' lists. **Coverage**:
-  the share of the catalogue in any list. **Compression**: embeddings generated for one that is kept.
-- **value**, **baseline**: means over the seeds; no seed is picked. In brackets the least and the largest of the seeds.
-  **ratio** is value over baseline.
-- **95% interval** of the ratio: users are resampled, the same ones for both sides, with the seeds pooled: it says what
-  other users would have given, not what other seeds would. A published baseline is taken as exact. Diversity and
-  latency have none: users drawn twice bring no new items, and a latency is no mean over users. A dash for a bound:
-  there is none.
-- **goal** is judged on the ratio where it ends in x, else on the value. *reached* looks at the figure itself; *open*
-  beside it: the interval spans the goal, other users could have decided otherwise. That a budget lowers the others
-  counts only where it lifts its own outcome. **targets**: how many of them the figure is made of.
-- **Who is judged**: users that no model was trained on. A quarter of the users held out is for validation: merging
-  threshold and step discount are calibrated on them, losses after each epoch are theirs, and they are not judged. The
-  studies' settings were chosen on an earlier, independent draw of held-out users; by chance a share of those judged
-  here, as large as the share held out, was among them. `globo`'s batch size and the rate of its ID tables were chosen
-  on the users for validation, after a first study with others, and two seeds of a second with that batch size, had
-  been judged: the first missed the goal for users without a history, the second's two seeds fell on either side. Leave
-  one out judges the last item of every user, which no training saw; its settings were chosen by the item before that,
-  but figures of the last items were known when MovieLens-1M's number of epochs was set, after the training loss, when
-  four layers were tried there, and when Amazon's headline went from two stages to one.
-- **The same budget**: all variants of a log have the same data, epochs and settings, chosen for the generative ones. A
-  multi-token window has more targets, so that {MT,OC} trains up to twice as long; for `yelp` [the others at as many
-  minutes](yelp.md#as-many-minutes-instead-of-epochs) stand beside. PinnerFormer and SASRec were not tuned on their own,
-  but for the rate of their tables on `trivago` and Amazon.
-- **Time**: users are held out, not a period. A model that knows times has seen what *other* users did before and after.
-  All but SASRec and the counting baselines read the times of the history. Time and surface of the request itself are
-  known to the steps after the first, and to the first where there is no history, but not to PinnerFormer: in rows
-  *ahead of the request* nobody knows them.
-- **Release**: each page says with which options `pinrec release` serves what it judges.
+*By log* is the ratio to what the claim is against, or the value itself where the goal has no x. A goal is reached
+unless the row says *missed*; *open* means that the interval over users spans the goal. A row without a goal stands for
+comparison.
+"""
+_HOW_TO_READ = """## How to read the tables
+
+- **Variants**: the model's head is conditioned on nothing in **UC**, on the outcome asked for in **OC**, on the time
+  offset in **MT**, and on both in **{MT,OC}**. **PinnerFormer** has one embedding per user, trained on all actions of
+  the next 28 days. **SASRec** reads item IDs and their order alone.
+- **Unordered recall@k** is the share of a user's targets that any of the user's E embeddings ranks in its top k
+  (eq. 6). *At equal retrieved items*, a baseline of one list is given its top k·E; *at equal distinct items*, its
+  list is cut to as many items as the other's lists hold distinct ones. **Served recall@100** is the share of targets
+  among the 100 items that the service would return. **Diversity** is the number of distinct items over the number of
+  places in all users' lists, **coverage** the share of the catalogue that is in any list, **compression** the number
+  of generated embeddings per kept one.
+- **value** and **baseline** are means over the seeds; no seed is picked. The brackets hold the smallest and the
+  largest seed. **ratio** is value over baseline.
+- **95% interval** is that of the ratio. Users are resampled, the same ones for both sides, with the seeds pooled: it
+  says what other users would have given, not what other seeds would. A published baseline is taken as exact.
+  Diversity and latency have no interval, because users drawn twice bring no new items and a latency is no mean over
+  users. A dash stands for a bound that does not exist.
+- **goal** is judged on the ratio where it ends in x, else on the value. *reached* is about the figure itself; *open*
+  beside it means that the interval spans the goal, so that other users could have decided otherwise. That a budget
+  lowers the other outcomes counts only where it lifts its own. **targets** is the number of targets behind the
+  figure.
+- **Who is judged**: users that no model was trained on. A quarter of the held-out users is for validation: the merge
+  threshold and the step discount are calibrated on them, the loss after each epoch is theirs, and they are not
+  judged. The studies' settings were chosen on an earlier, independent draw of held-out users; by chance a share of
+  those judged here, as large as the share held out, was among them. The batch size of `globo` and the learning rate
+  of its ID tables were chosen on the users for validation, but only after a first study with other settings, and two
+  seeds of a second one with that batch size, had been judged: the first missed the goal for users without a history,
+  and the two seeds of the second fell on either side of it. Leave one out judges the last item of every user, which
+  no training saw. Its settings were chosen by the item before that, but figures of the last items were known at three
+  decisions: when the number of epochs of MovieLens-1M was set (by the training loss), when four layers were tried
+  there, and when the headline of Amazon changed from two stages to one.
+- **The same budget**: all variants of a log have the same data, epochs and settings, which were chosen for the
+  generative ones. A multi-token window has more targets, so that {MT,OC} trains up to twice as long; for `yelp` there
+  is a comparison [at as many minutes](yelp.md#as-many-minutes-instead-of-epochs). PinnerFormer and SASRec were not
+  tuned on their own, except for the learning rate of their tables on `trivago` and Amazon.
+- **Time**: users are held out, not a period, so a model that reads times has seen what *other* users did before and
+  after. All but SASRec and the counting baselines read the times of the history. The time and surface of the request
+  itself are known to the steps after the first, and to the first step where there is no history, but not to
+  PinnerFormer. In rows *ahead of the request* no model knows them.
+- **Release**: each page gives the options with which `pinrec release` serves what is judged there.
 """
 _RUN_AGAIN = """## Run it again
 
@@ -78,14 +91,14 @@ python -m benchmarks.quality report       # this folder, from benchmarks/results
 make results                              # both, for every study
 ```
 
-What is trained and how it is judged stands in `benchmarks/quality/studies/*.toml`.
+`benchmarks/quality/studies/*.toml` says what is trained and how it is judged.
 """
 
 
 def write_report(results: Path, out: Path, readme: Path | None = None) -> list[dict[str, Any]]:
-    """Write everything to ``out``, the headlines into ``readme``, and return the rows of the summary.
+    """Write the report to ``out`` and the headlines into ``readme``, and return the rows of the summary.
 
-    Raises ``DataError`` without any results, or where ``readme`` has no place for the headlines.
+    Raises ``DataError`` where there are no results, or where ``readme`` has no place for the headlines.
     """
     studies = load_all(results)
     if not studies:
@@ -99,7 +112,7 @@ def write_report(results: Path, out: Path, readme: Path | None = None) -> list[d
     text = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
     (out / SUMMARY_FILE).write_text(text, "utf-8")
     for study in studies:
-        for plot in out.glob(f"{study.name}-*.svg"):  # a run or an ablation may be gone
+        for plot in out.glob(f"{study.name}-*.svg"):  # the run or ablation it shows may no longer exist
             plot.unlink()
         (out / f"{study.name}.md").write_text(pages.page(study, out), "utf-8")
     (out / "README.md").write_text(_readme(studies, measured, missing, notes), "utf-8")
@@ -107,7 +120,7 @@ def write_report(results: Path, out: Path, readme: Path | None = None) -> list[d
 
 
 def with_headlines(readme: str, measured: Measured) -> str:
-    """The text of a README with the headlines, reached or not, between its two marks.
+    """The text of a README with a table of the measured ``claims.HEADLINES`` between its two marks.
 
     Raises ``DataError`` without the marks.
     """
@@ -115,18 +128,32 @@ def with_headlines(readme: str, measured: Measured) -> str:
     _, end, after = rest.partition(_END)
     if not end:
         raise DataError(f"README: expected {_BEGIN!r} and {_END!r}, between which the headlines go")
+    overview = {(claim, metric): (goal, by_log) for claim, _, metric, goal, by_log in _overview(measured)}
+    cells = [
+        [headline.words, *overview[headline.claim, headline.metric]]
+        for headline in claims.HEADLINES
+        if (headline.claim, headline.metric) in overview
+    ]
+    reached, judged = _reached(measured)
+    lines = [
+        *table(["figure", "goal", "by log"], cells, text_columns=3),
+        f"In all, {reached} of the {judged} goals measured are reached.",
+    ]
+    return before + begin + "\n\n" + "\n".join(lines) + "\n\n" + end + after
+
+
+def _overview(measured: Measured) -> list[list[str]]:
+    """Claim, against, metric, goal and figures by log: one row for all logs that a claim was measured on."""
     by_claim: dict[tuple[str, ...], list[str]] = {}
     for of_group in measured.values():
         for claim, row in of_group:
-            if claim.headline:
+            if claim.overview:
                 key = (row["claim"], row["baseline"], claim.metric, row["goal"] or "")
-                by_claim.setdefault(key, []).append(_headline(claim, row))
-    cells = [[*key, ", ".join(figures)] for key, figures in by_claim.items()]
-    header = ["claim", "against", "metric", "goal", "by log"]
-    return before + begin + "\n\n" + "\n".join(table(header, cells, text_columns=5)) + "\n" + end + after
+                by_claim.setdefault(key, []).append(_of_log(claim, row))
+    return [[*key, ", ".join(figures)] for key, figures in by_claim.items()]
 
 
-def _headline(claim: claims.Claim, row: dict[str, Any]) -> str:
+def _of_log(claim: claims.Claim, row: dict[str, Any]) -> str:
     """What one log says: the ratio, or the value where the goal is about it, and whether that reaches the goal."""
     of_value = claim.goal is not None and claim.goal.of == "value"
     figure = number(row["value"]) if of_value else f"{number(row['ratio'], 3)}x"
@@ -138,8 +165,14 @@ def _headline(claim: claims.Claim, row: dict[str, Any]) -> str:
     return f"{row['dataset']} {figure}" + (f" ({', '.join(remarks)})" if remarks else "")
 
 
+def _reached(measured: Measured) -> tuple[int, int]:
+    """The number of goals that are reached, and of all that were measured."""
+    goals = [row["reached"] for rows in measured.values() for _, row in rows if row["reached"] is not None]
+    return sum(goals), len(goals)
+
+
 def _measure(studies: Sequence[StudyResult]) -> tuple[Measured, dict[str, list[str]]]:
-    """Claims and their rows by group, in their order, and what is not measured yet."""
+    """The measured claims with their rows, by group, and by study the names of those not measured yet."""
     measured: Measured = {group: [] for group in claims.GROUPS}
     missing: dict[str, list[str]] = {}
     for study in studies:
@@ -158,8 +191,12 @@ def _measure(studies: Sequence[StudyResult]) -> tuple[Measured, dict[str, list[s
 def _readme(
     studies: Sequence[StudyResult], measured: Measured, missing: dict[str, list[str]], notes: dict[str, str]
 ) -> str:
-    goals = [row["reached"] for rows in measured.values() for _, row in rows if row["reached"] is not None]
-    lines = [_INTRODUCTION, f"{sum(goals)} of the {len(goals)} goals measured are reached{_left(missing)}.", ""]
+    reached, judged = _reached(measured)
+    overview = table(["claim", "against", "metric", "goal", "by log"], _overview(measured), text_columns=5)
+    lines = [
+        *[_TITLE, f"{reached} of the {judged} goals measured are reached{_left(missing)}.", ""],
+        *[_OVERVIEW, *overview, _HOW_TO_READ],
+    ]
     for group, rows in measured.items():
         if rows:
             lines += [
@@ -238,13 +275,10 @@ def _machines(studies: Sequence[StudyResult]) -> list[str]:
 
 
 def _notes(path: Path) -> dict[str, str]:
-    """Hand-written text by group of claims or study. Raises ``ConfigError`` for one that is not there."""
+    """The hand-written notes, by group of claims or study. Raises ``ConfigError`` for a name that is neither."""
     if not path.is_file():
         return {}
-    try:
-        raw = tomllib.loads(path.read_text("utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: expected TOML, {error}") from error
+    raw = read_toml(path, error=ConfigError, what="the notes of a report")
     known = [*claims.GROUPS, *study_names()]
     unknown = sorted(set(raw) - set(known))
     require(not unknown, f"{path} keys", unknown, f"only {known}", error=ConfigError)

@@ -6,7 +6,6 @@ path of the machine. Written again from the same work folder it is the same, byt
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -25,9 +24,11 @@ from pinrec_core.config.sections import Variant
 from pinrec_core.errors import DataError
 from pinrec_core.evaluation.result import EvaluationResult
 from pinrec_core.evaluation.studies.controllability import controllability_matrix
+from pinrec_core.validation import read_json
 
 FOLDER = Path(__file__).parents[1] / "results" / "quality"
 CONTROL_REFERENCE = "uc"
+WHAT = "the figures of a study"
 LIST_MEASURES = {
     "held_out": ("hit", "hit_equal_items", "served_hit"),
     "cold": ("hit", "hit_equal_items", "served_hit"),
@@ -76,8 +77,8 @@ def load_all(folder: Path) -> list[StudyResult]:
     found = []
     for path in sorted(folder.glob("*.json")):
         try:
-            found.append(StudyResult(json.loads(path.read_text("utf-8"))))
-        except (ValueError, KeyError, TypeError) as error:
+            found.append(StudyResult(read_json(path, error=DataError, what=WHAT)))
+        except (KeyError, TypeError) as error:
             raise DataError(f"{path}: expected the results of a study; collect them again ({error!r})") from error
     return found
 
@@ -115,7 +116,7 @@ def recorded(folder: Path, study: Study) -> set[Part]:
     path = folder / f"{study.name}.json"
     if not path.is_file():
         return set()
-    runs = json.loads(path.read_text("utf-8"))["runs"]
+    runs = read_json(path, error=DataError, what=WHAT).get("runs", {})
     return {
         (f"{name}-{seed}", kind) for name, run in study.runs.items() for seed in run.seeds
         if (found := runs.get(name, {}).get("seeds", {}).get(str(seed)))
@@ -158,7 +159,10 @@ def _machines_and_runs(study: Study, places: Sequence[Place]) -> tuple[dict[str,
             {"title": run.title, "variant": run.variant, "recommender": run.recommender, "preset": run.preset,
              "settings": list(run.settings), "epochs": run.epochs, "id_tables": run.id_tables, "seeds": {}},
         )  # fmt: skip
-        evaluations = {kind: json.loads((place.evaluation(kind) / FIGURES_FILE).read_text("utf-8")) for kind in done}
+        evaluations = {
+            kind: read_json(place.evaluation(kind) / FIGURES_FILE, error=DataError, what="figures of an evaluation")
+            for kind in done
+        }
         entry["seeds"][str(place.seed)] = {
             "machine": slug, "commits": sorted({card["commit"] for card in cards}),
             "dates": sorted({card["date"] for card in cards}),
@@ -178,8 +182,7 @@ def _not_run(study: Study, trained: Sequence[Place]) -> list[str]:
 
 
 def _card(folder: Path) -> dict[str, Any]:
-    card: dict[str, Any] = json.loads((folder / MACHINE_FILE).read_text("utf-8"))
-    return card
+    return read_json(folder / MACHINE_FILE, error=DataError, what="the card of a machine")
 
 
 def _list_measures(study: Study) -> Iterable[Measure]:

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality.study import RunSpec, Spec, Study
-from pinrec_core.errors import ConfigError
+from pinrec_core.errors import ConfigError, DataError
 from pinrec_core.training.run import RUN_FILE
+from pinrec_core.validation import read_json
 
 SPEC_FILE = "spec.json"
 MACHINE_FILE = "machine.json"
@@ -138,7 +139,8 @@ def _difference(path: Path, asked: Spec) -> str:
     """How the specification at ``path`` differs from the one asked for; empty where it does not, or is not there."""
     if not path.is_file():
         return ""
-    made, wanted = _flat(json.loads(path.read_text("utf-8"))), _flat(json.loads(json.dumps(asked)))
+    made = _flat(read_json(path, error=DataError, what="a specification"))
+    wanted = _flat(json.loads(json.dumps(asked)))
     names = [name for name in sorted(made.keys() | wanted.keys()) if made.get(name) != wanted.get(name)]
     return ", ".join(f"{name}={made.get(name)!r}, now {wanted.get(name)!r}" for name in names)
 

@@ -47,14 +47,47 @@ def test_headlines_go_between_the_marks_of_a_readme(place, tmp_path):
     for _ in range(2):  # the second time they are replaced
         report.write_report(place / "figures", tmp_path / "report", readme)
     text = readme.read_text("utf-8")
-    assert text.startswith("Above.\n\n<!-- headlines -->\n\n| claim | against |")
-    assert text.endswith(" |\n\n<!-- end of headlines -->\n\nBelow.\n")
-    assert text.count("| UC over PinnerFormer |") == 2  # at k, and at equal items
+    assert text.startswith("Above.\n\n<!-- headlines -->\n\n| figure | goal | by log |\n")
+    assert text.endswith(" goals measured are reached.\n\n<!-- end of headlines -->\n\nBelow.\n")
     assert "old" not in text
-    assert "lifts it" not in text
+    measured = [headline for headline in claims.HEADLINES if headline.words in text]
+    assert {headline.metric for headline in measured} == {"served recall@100", "unordered recall@10"}
+    assert text.count("| yelp ") == len(measured)  # one row each, with the figures that the overview has
+    overview = overview_of((tmp_path / "report" / "README.md").read_text("utf-8"))
+    for headline in measured:
+        (row,) = [line for line in overview if line.startswith(f"| {headline.claim} |") and headline.metric in line]
+        assert f"| {headline.words} |{row.split('|', 4)[4]}" in text
     readme.write_text("Above.\n", "utf-8")
     with pytest.raises(DataError, match="end of headlines"):
         report.write_report(place / "figures", tmp_path / "report", readme)
+
+
+def test_the_overview_has_a_row_for_each_claim_that_is_shown_in_it(place, result, tmp_path):
+    report.write_report(place / "figures", tmp_path)
+    rows = overview_of((tmp_path / "README.md").read_text("utf-8"))
+    shown = {c.claim for c in claims.claims_of("yelp", result.outcomes) if c.overview and c.row(result) is not None}
+    assert {row.split(" | ")[0].removeprefix("| ") for row in rows} == shown
+    assert sum(row.startswith("| UC over PinnerFormer |") for row in rows) == 2  # at k, and at equal items
+    assert not any("lifts it" in row for row in rows)
+    assert all(row.count("yelp ") == 1 for row in rows)
+
+
+def test_every_headline_is_one_row_of_the_overview():
+    """The README's table finds a row by claim and metric, so there may be only one row for each pair."""
+    shown = {
+        (claim.claim, claim.metric)
+        for name in study_names()
+        for claim in claims.claims_of(name, ["outcome"])
+        if claim.overview and claim.goal is not None
+    }
+    assert {(headline.claim, headline.metric) for headline in claims.HEADLINES} <= shown
+    overview = overview_of((report.FOLDER / "README.md").read_text("utf-8"))
+    verdicts = []
+    for headline in claims.HEADLINES:
+        rows = [row.strip("| ").split(" | ") for row in overview]
+        (found,) = [row for row in rows if (row[0], row[2]) == (headline.claim, headline.metric)]
+        verdicts.append("**missed**" in found[4])
+    assert any(verdicts) or not any("**missed**" in row for row in overview), "expected a missed goal among them"
 
 
 def test_a_goal_is_reached_or_not(result):
@@ -166,6 +199,12 @@ def test_the_committed_summary_is_what_its_figures_say(tmp_path):
     assert readme.read_text("utf-8") == report.README.read_text("utf-8")
     pages = {path.name: path.read_text("utf-8") for path in again.glob("*.md")}
     assert pages == {path.name: path.read_text("utf-8") for path in report.FOLDER.glob("*.md")}
+
+
+def overview_of(readme: str) -> list[str]:
+    """The rows of the report's first table, without its header."""
+    section = readme.partition("## Overview\n")[2].partition("\n## ")[0]
+    return [line for line in section.splitlines() if line.startswith("| ")][2:]
 
 
 def check_rows(rows: list[dict]) -> None:
