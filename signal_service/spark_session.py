@@ -99,8 +99,22 @@ def spark_session(
             session = _start(name, master, settings, environment)
             yield session
             session.stop()
+        except Exception as error:
+            if _follows_an_interrupt(error):
+                raise KeyboardInterrupt from None
+            raise
         finally:
             _end_java()
+
+
+def _follows_an_interrupt(error: BaseException) -> bool:
+    """Whether an interrupt is what really happened.
+
+    On its way out of an interrupted call PySpark calls Java again, on a connection that may be broken by then. The
+    error of that call takes the place of the interrupt.
+    """
+    earlier = error.__context__
+    return isinstance(earlier, KeyboardInterrupt) or (earlier is not None and _follows_an_interrupt(earlier))
 
 
 def _silence_py4j() -> None:

@@ -165,16 +165,21 @@ def test_what_java_says_when_spark_does_not_start_becomes_a_sentence(monkeypatch
     assert str(refused.value) == "--master='local[1]': expected Spark to start there, java.net.Something: not today"
 
 
-@pytest.mark.parametrize("moment", ["while it starts", "while it computes"])
+@pytest.mark.parametrize("moment", ["while it starts", "while it computes", "while PySpark calls Java on its way out"])
 def test_an_interrupt_is_quiet_and_leaves_no_java_behind(moment):
     script = (
         "import logging, os, signal, sys, threading; from pathlib import Path; from pyspark.sql import functions as F\n"
+        "from py4j.protocol import Py4JNetworkError\n"
         "from signal_service.spark_session import spark_session\n"
         "interrupt = threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT))\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"if {moment!r} == 'while it starts': interrupt.start()\n"
         "try:\n"
         "    with spark_session(name='x', master='local[1]', driver_memory='512m', shuffle_partitions=1) as spark:\n"
+        f"        if {moment!r} == 'while PySpark calls Java on its way out':\n"
+        # as PySpark's call site does, when the connection of the interrupted call is broken
+        "            try: raise KeyboardInterrupt\n"
+        "            finally: raise Py4JNetworkError('Answer from Java side is empty')\n"
         "        interrupt.start()\n"
         "        spark.range(10**13).select(F.sum(F.sqrt('id'))).collect()\n"
         "except KeyboardInterrupt:\n"
@@ -183,7 +188,7 @@ def test_an_interrupt_is_quiet_and_leaves_no_java_behind(moment):
         "    print('children', Path(f'/proc/self/task/{os.getpid()}/children').read_text().split())\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
-    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "children []", "")
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "children []", ""), done.stderr
 
 
 def test_a_folder_that_is_no_dataset(tmp_path):
