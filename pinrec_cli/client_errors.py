@@ -1,4 +1,4 @@
-"""The client's errors as this project's, so that every command fails in the same way.
+"""Turns the client's errors into this project's, so that every command fails in the same way.
 
 The client is a distribution of its own and cannot raise ``PinRecError`` itself.
 """
@@ -15,7 +15,7 @@ from pinrec_core.errors import InvalidRequestError, PinRecError, ServerError
 
 
 def as_pinrec_error(error: PinRecClientError) -> PinRecError:
-    """The error of this project that a client's error stands for; its message is kept."""
+    """The error of this project that corresponds to a client's error. It keeps the message."""
     if isinstance(error, ClientInvalidRequestError):
         return InvalidRequestError(str(error))
     if isinstance(error, UnavailableError):
@@ -27,7 +27,7 @@ def as_pinrec_error(error: PinRecClientError) -> PinRecError:
 
 @contextmanager
 def client_errors() -> Iterator[None]:
-    """Raise the client's errors within as ``PinRecError``."""
+    """Raises the client's errors of the block as ``PinRecError``."""
     try:
         yield
     except PinRecClientError as error:

@@ -12,4 +12,4 @@ StringIds = Annotated[bool, typer.Option("--string-ids", help="Take ids as text 
 
 DEFAULT_URL = "127.0.0.1:8001"
 DEFAULT_TIMEOUT = 10.0
-"""More than the client's own: a person waits longer than a product service does."""
+"""Longer than the client's own default, because a person waits longer than a product service does."""

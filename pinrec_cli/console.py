@@ -1,4 +1,4 @@
-"""What commands share at the terminal: progress to stderr, results to stdout."""
+"""What the commands share at the terminal: progress goes to stderr, results go to stdout."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ stdout = Console(highlight=False)
 
 
 def progress(*columns: TextColumn, count: bool = False) -> Progress:
-    """A progress bar on stderr; ``columns`` come behind it."""
+    """A progress bar on stderr, with ``columns`` to its right."""
     counted = [MofNCompleteColumn()] if count else []
     return Progress(
         TextColumn("{task.description}"), BarColumn(), *counted, *columns, TimeElapsedColumn(), TimeRemainingColumn(),
@@ -32,7 +32,7 @@ def progress(*columns: TextColumn, count: bool = False) -> Progress:
 
 @contextmanager
 def phase_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for every phase of a job; the block gets the function to report with: phase, done, total."""
+    """Draws a bar per phase of a job. The block gets a function that reports phase, amount done and the whole."""
     with progress(count=True) as bars:
         tasks: dict[str, TaskID] = {}
 
@@ -45,5 +45,5 @@ def phase_progress() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def print_json(document: object) -> None:
-    """One JSON document on stdout, for machines."""
+    """Prints one JSON document to stdout, for programs to read."""
     print(json.dumps(document, ensure_ascii=False))

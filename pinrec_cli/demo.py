@@ -1,4 +1,4 @@
-"""``pinrec demo``: every command of the path once, from a log to a table of titles, each shown as it is run."""
+"""``pinrec demo`` runs each command of the path once, from a log to a table of titles, and shows it as it is run."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _echoed(command: list[str]) -> str:
 
 
 def _step(name: str, *arguments: object) -> None:
-    """Run one command as a person would, in its own process. Ends the demo with its exit code when it fails."""
+    """Runs one command in its own process, as a person would. A command that fails ends the demo with its code."""
     import shlex
     import subprocess
     import sys

@@ -1,4 +1,4 @@
-"""How a command line ends: a foreseen error with one sentence and its own exit code, never with a traceback."""
+"""How a command ends: a foreseen error prints one sentence and has its own exit code, and never shows a traceback."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pinrec_core.errors import PinRecError, StoppedError
 
 
 class Commands(TyperGroup):
-    """The class of an app's commands."""
+    """To be given to a typer app as the class of its commands."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Ctrl-C is an error like any other, not the silent exit that typer makes of it."""
+        """Makes Ctrl-C an error like any other, where typer would exit without a word."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -24,7 +24,7 @@ class Commands(TyperGroup):
 
 
 def run(app: typer.Typer, name: str) -> None:
-    """Run the command that was given; ``name`` stands before what is wrong with it."""
+    """Runs the command of the command line. ``name`` precedes the message when it fails."""
     try:
         app()
     except PinRecError as error:
@@ -32,8 +32,8 @@ def run(app: typer.Typer, name: str) -> None:
         raise SystemExit(error.exit_code) from None
     except BrokenPipeError:  # `pinrec recommend … | head` is not an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:  # what the machine refuses: a path that cannot be read or written, a full disk
-        if error.errno is None:  # not the machine's: a fault of ours
+    except OSError as error:  # from the operating system, such as a path that cannot be read or a full disk
+        if error.errno is None:  # raised by code, not by the operating system: unforeseen
             raise
         path = "" if error.filename is None else f"{error.filename}: "
         print(f"{name}: {path}{error.strerror}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""``pinrec evaluate``: models and baselines against the same users, compared with confidence intervals."""
+"""``pinrec evaluate`` judges models and baselines on the same users and compares them, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def evaluate(
 
 
 def _note_ignored(context: typer.Context, protocol: Protocol, *, generates: bool) -> None:
-    """Name the options given that a ranking of the whole catalogue has no use for; some are of use to studies."""
+    """Names the given options that have no effect when the whole catalogue is ranked; studies have a use for some."""
     from pinrec_cli.console import stderr
 
     names = ("targets",) if generates else ("targets", "num_items", "exclude_seen", "embeddings", "offsets")
@@ -190,7 +190,7 @@ def _note_ignored(context: typer.Context, protocol: Protocol, *, generates: bool
 
 
 def _note_what_is_generated(subjects: Sequence[Subject], embeddings: int | None, offsets: Sequence[int] | None) -> None:
-    """Say what is to be known of the models before their figures are read."""
+    """Says what a reader should know of the models before looking at their figures."""
     from pinrec_cli.console import stderr
     from pinrec_core.evaluation.opening import calibration_warning
     from pinrec_core.evaluation.subjects import ModelSubject

@@ -1,4 +1,4 @@
-"""How far an evaluation is: a bar per task at a terminal, a line about once a minute in a log file."""
+"""Shows how far an evaluation has come: a bar per task at a terminal, a line about once a minute in a log file."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ LINE_SECONDS = 60.0
 
 @contextmanager
 def users_progress() -> Iterator[Callable[[str, int | None], Callable[[int], None]]]:
-    """The block gets a function that begins a task, given its name and the most users it can go over, and returns what
-    is to be told of each batch of users. A task ends where the next begins."""
+    """The block gets a function that begins a task. It takes the task's name and the largest number of users that the
+    task can go over, and returns a function that is called with the number of users in each finished batch. A task ends
+    when the next one begins."""
     with progress(count=True) as bars:
 
         def end_task() -> None:

@@ -1,4 +1,4 @@
-"""Evaluations at the terminal: subjects side by side, and the first over each of the others."""
+"""Evaluations as tables: the subjects side by side, and the ratio of the first to each of the others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RECALLS = {"hit": "unordered_recall", "hit_equal_items": "unordered_recall_equal
 RANKINGS = {"hit": "hit_rate", "ndcg": "ndcg"}
 """Those of leave-one-out."""
 EQUAL_DISTINCT = "unordered_recall_equal_distinct_items"
-"""The other's one list cut to as many items as the first subject's lists hold distinct ones."""
+"""The baseline's single list is cut to as many items as the first subject's lists hold distinct ones."""
 _SHOWN = {
     "unordered_recall": "unordered recall@{k}",
     "unordered_recall_equal_items": "… at equal items",
@@ -36,7 +36,7 @@ _SHOWN = {
     "compression_ratio": "compression ratio",
 }
 _MOST_GROUPS = 8
-"""Outcomes and surfaces shown; JSON holds all."""
+"""How many outcomes, and how many surfaces, a table shows; the JSON document holds all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,7 @@ class Comparison:
 
 
 def comparisons(results: Sequence[EvaluationResult]) -> list[Comparison]:
-    """The first result over each of the others. Raises ``DataError`` when users differ."""
+    """The ratios of the first result to each of the others. Raises ``DataError`` when they have different users."""
     first, *others = results
     arrays = RANKINGS if "ndcg" in first.arrays else RECALLS
     found = []

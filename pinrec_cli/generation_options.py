@@ -1,4 +1,4 @@
-"""What a model generates per user: options of every command that indexes one, so that they read the same everywhere."""
+"""The options that say what a model generates per user. Every command that indexes a model has the same ones."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def parse_offsets(text: str | None) -> tuple[int, ...] | None:
 
 
 def options_without_use(variant: Variant, *, embeddings: int | None, offsets: Sequence[int] | None) -> list[str]:
-    """Those of the two options that ask for what a model of this variant cannot generate."""
+    """Which of the two options ask for something that a model of this variant cannot generate."""
     unused = {
         "--embeddings": variant.one_embedding and embeddings not in (None, 1),
         "--offsets": not variant.multi_token and offsets is not None and tuple(offsets) != (1,),

@@ -1,4 +1,4 @@
-"""``pinrec log-event``: write one event to a running service; the user's next request sees it."""
+"""``pinrec log-event`` writes one event to a running service. The user's next request takes it into account."""
 
 from __future__ import annotations
 

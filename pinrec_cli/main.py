@@ -1,4 +1,4 @@
-"""The command line: ``pinrec <command>``. One thin module per command; this one registers them and ends a run well.
+"""The command line ``pinrec``. Each command is a thin module; this one registers them all.
 
 Commands import what they need when they run, so that ``--help`` answers at once.
 """
@@ -35,6 +35,6 @@ for command in (demo, synth, prepare, train, evaluate, release, serve, recommend
 
 def main() -> None:
     """Entry point."""
-    # Before torch loads OpenMP: threads that spin while they wait slow each other down as soon as the cores are shared.
+    # Set before torch loads OpenMP. Threads that spin while they wait slow down all others that share their cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     run(app, "pinrec")

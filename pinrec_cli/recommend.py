@@ -1,4 +1,4 @@
-"""``pinrec recommend``: ask a running service for items, and print them with their titles."""
+"""``pinrec recommend`` asks a running service for items and prints them with their titles."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def recommend(
 
 
 def _add_titles(items: list[dict[str, Any]], catalogue: ItemCatalogue | None) -> None:
-    """Put each item's title beside its id; "" for an item that the catalogue does not hold."""
+    """Adds the title to each item, or "" where the catalogue does not hold the item."""
     from pinrec_core.ids import IdKind, item_keys
 
     if catalogue is None or not items:

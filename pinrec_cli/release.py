@@ -1,4 +1,4 @@
-"""``pinrec release``: a training run to a published release."""
+"""``pinrec release`` turns a training run into a published release."""
 
 from __future__ import annotations
 

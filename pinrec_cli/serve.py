@@ -1,4 +1,4 @@
-"""``pinrec serve``: the real Triton Inference Server with one release of the ensemble."""
+"""``pinrec serve`` runs the real Triton Inference Server with one release of the ensemble."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def serve(
         source=TritonSource(triton),
     )
     from pinrec_core.release.current import current_release
-    from pinrec_core.release.format import Release  # imports torch: after the checks that need no wait
+    from pinrec_core.release.format import Release  # imports torch, which takes a while: the quick checks come first
     from pinrec_serving.service import run_service
 
     def ready(served: Release) -> None:

@@ -1,4 +1,4 @@
-"""The studies of an evaluation as tables."""
+"""The findings of an evaluation's studies as tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``pinrec synth``: a believable event log for people without one."""
+"""``pinrec synth`` writes a believable event log, for people without one of their own."""
 
 from __future__ import annotations
 

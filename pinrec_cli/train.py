@@ -1,4 +1,4 @@
-"""``pinrec train``: a prepared dataset to a training run."""
+"""``pinrec train`` turns a prepared dataset into a training run."""
 
 from __future__ import annotations
 
@@ -98,14 +98,14 @@ def train(
 
     columns = "loss {task.fields[loss]}  held-out {task.fields[held_out]}  {task.fields[rate]} interactions/s"
     bar = progress(TextColumn(columns + "  MFU {task.fields[mfu]}"))
-    bar.disable = not (first and stderr.is_terminal)  # a bar says nothing in a log file: lines do
+    bar.disable = not (first and stderr.is_terminal)  # a bar is unreadable in a log file, which gets lines instead
     task = bar.add_task("training", total=1.0, loss="–", held_out="–", rate="–", mfu="–")
     lines = _Lines(training_config.epochs, announce)
 
     def report(now: Progress) -> None:
         if not stderr.is_terminal:
             lines.report(now)
-        bar.start()  # with the first step: what is refused shows none
+        bar.start()  # with the first step, so that a refused command shows no bar
         bar.update(
             task,
             completed=now.share,
@@ -133,7 +133,7 @@ def train(
 
 
 class _Lines:
-    """Progress for a log file: a line for every epoch, and about one a minute in between."""
+    """Progress for a log file: one line for every epoch, and about one a minute in between."""
 
     def __init__(self, epochs: int, announce: Callable[[str], None]) -> None:
         self._epochs, self._announce = epochs, announce
@@ -162,7 +162,7 @@ def _epoch_line(epoch: EpochMetrics, epochs: int) -> str:
 
 
 def _next_command(variant: Variant, dataset: Path, out: Path) -> str:
-    if variant is Variant.DOT_PRODUCT:  # it has ID tables and generates nothing
+    if variant is Variant.DOT_PRODUCT:  # such a run holds ID tables only, which another training starts from
         return f"pinrec train {dataset} --out RUN --id-tables {out}"
     return f"pinrec evaluate {out}, pinrec release {out} --releases releases"
 
