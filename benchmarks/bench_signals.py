@@ -95,7 +95,7 @@ def run(options: Options, progress: Progress) -> Result:
 
 
 def _rotating(stage: SignalFetchStage, requests: Sequence[Tensors], B: int) -> Callable[[], object]:
-    """Each call fetches the next B users."""
+    """A function that fetches the next B users at each call."""
     position = itertools.count(0, B)
 
     def fetch() -> object:
@@ -145,5 +145,5 @@ def _events(user_key: bytes, catalogue: ItemCatalogue, manifest: DatasetManifest
 
 
 def _copy(history: History) -> History:
-    """Arrays of its own: those of ``iter_histories`` are views of a whole batch."""
+    """The history with arrays of its own, because those of ``iter_histories`` are views of a whole batch."""
     return History(**{name: np.array(getattr(history, name)) for name in DTYPES})

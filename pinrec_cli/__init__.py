@@ -1,3 +1,4 @@
-"""The command line, one module per command; ``main`` registers them. It may know everything; nothing imports it but the
-benchmarks, which run its commands.
+"""The command line, one module per command; ``main`` registers them.
+
+It may import every other package. Only the benchmarks, which run its commands, may import it.
 """

@@ -13,19 +13,19 @@ ML100K = "ml100k_derived_actions"
 
 def demo(
     out: Annotated[
-        Path, typer.Option(help="Folder for dataset, run and releases. What is there is not made again.")
+        Path, typer.Option(help="Folder of dataset, run and releases. Whatever it holds already is not made again.")
     ] = Path("demo"),
     data: Annotated[
         Path | None,
         typer.Option(
-            help=f"Folder of real logs; with {ML100K} in it the demo recommends films, else from a synthetic log.",
+            help=f"Folder of real logs. If it holds {ML100K}, the demo recommends films, else synthetic items.",
             envvar="PINREC_DATA",
             show_default=False,
         ),
     ] = None,
     build_only: Annotated[bool, typer.Option("--build-only", help="Stop once a release is published.")] = False,
     grpc_port: Annotated[int, typer.Option(help="Port of the server that the demo starts.")] = 8001,
-    num_items: Annotated[int, typer.Option(help="Items to show per user.")] = 5,
+    num_items: Annotated[int, typer.Option(help="Number of items to show per user.")] = 5,
 ) -> None:
     """Go the whole way: log → prepare → train → release → serve → recommend.
 
@@ -52,7 +52,7 @@ def demo(
 
     outcomes = DatasetManifest.load(dataset).outcomes
     lengths = ((len(history), user) for user, history in iter_histories(dataset / "signals" / "sequences"))
-    users = [user for _, user in heapq.nlargest(3, lengths)]  # those with the most to recommend from
+    users = [user for _, user in heapq.nlargest(3, lengths)]  # the users with the longest histories
     show = [
         _command("recommend", *users, "--budget", f"{outcome}=1", "--num-items", num_items, "--exclude-seen",
                  "--titles", dataset, "--url", f"127.0.0.1:{grpc_port}")

@@ -13,7 +13,7 @@ from pinrec_core.errors import PinRecError, StoppedError
 
 
 class Commands(TyperGroup):
-    """To be given to a typer app as the class of its commands."""
+    """The group of commands of a typer app, given to it as ``cls``."""
 
     def invoke(self, ctx: Any) -> Any:
         """Makes Ctrl-C an error like any other, where typer would exit without a word."""

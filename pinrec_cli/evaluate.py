@@ -28,23 +28,26 @@ def evaluate(
         ),
     ],
     dataset: Annotated[
-        Path | None, typer.Option(help="Prepared dataset; a run knows its own, a release needs it.", show_default=False)
+        Path | None,
+        typer.Option(help="Prepared dataset. A run knows its own; a release needs this option.", show_default=False),
     ] = None,
     protocol: Annotated[
         str,
         typer.Option(
-            help="held-out: three quarters of the users kept out of training, their last items; "
-            "held-out-validation: the fourth, to choose settings on. held-out-offline: as held-out, but embeddings are "
-            "made ahead of the request, with the surface and time of the last item. cold: the users of held-out, their "
-            "first items, no history. leave-one-out (or -validation): every user's last (or second last) item, full "
-            "ranking, seen items removed."
+            help="Whose items are to be found. held-out: the last items of three quarters of the users that training "
+            "held out; held-out-validation: those of the other quarter, to choose settings on. held-out-offline: as "
+            "held-out, with embeddings made ahead of the request, at the surface and time of the last item. cold: the "
+            "first items of the users of held-out, without a history. leave-one-out (or -validation): every user's "
+            "last (or second last) item in a ranking of the whole catalogue without seen items."
         ),
     ] = "held-out",
-    targets: Annotated[int, typer.Option(help="Z: items per user to be recalled.")] = 8,
-    k: Annotated[int, typer.Option(help="Items per generated embedding; the cut-off of leave-one-out.")] = 10,
+    targets: Annotated[int, typer.Option(help="Z: target items per user, which are to be found.")] = 8,
+    k: Annotated[
+        int, typer.Option(help="Items that are counted per generated embedding; the cut-off of leave-one-out.")
+    ] = 10,
     embeddings: Embeddings = None,
     offsets: Offsets = None,
-    num_items: Annotated[int, typer.Option(help="N: items of the served recall.")] = 100,
+    num_items: Annotated[int, typer.Option(help="N: items that a user is served, for the served recall.")] = 100,
     exclude_seen: Annotated[bool, typer.Option(help="Keep the user's history out of the served items.")] = False,
     max_users: Annotated[
         int | None,
@@ -54,7 +57,11 @@ def evaluate(
         ),
     ] = None,
     matrix: Annotated[
-        bool, typer.Option("--matrix", help="Controllability: all budget on one outcome, first subject over second.")
+        bool,
+        typer.Option(
+            "--matrix",
+            help="Controllability: recall of the first subject over the second, with all budget on one outcome.",
+        ),
     ] = False,
     sweep_steps: Annotated[
         int | None,
@@ -68,12 +75,15 @@ def evaluate(
         typer.Option(help="Move the budget from one outcome to another, e.g. like:dislike.", show_default=False),
     ] = None,
     precision: Annotated[
-        bool, typer.Option("--precision", help="INT8 features and FP16/BF16 against FP32, of the first subject.")
+        bool,
+        typer.Option(
+            "--precision", help="Recall of the first subject with INT8 features and FP16 or BF16, against FP32."
+        ),
     ] = False,
     device: Annotated[str, typer.Option(help="Torch device of the models: cpu, cuda, cuda:1 …")] = "cpu",
     out: Annotated[
         Path | None,
-        typer.Option(help="Save metrics.json and users.parquet of every subject here.", show_default=False),
+        typer.Option(help="Folder to save the metrics.json and users.parquet of every subject in.", show_default=False),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the evaluation at --out.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
@@ -82,8 +92,8 @@ def evaluate(
 
     Unordered recall@k counts a target that any of a user's E embeddings ranks within its top k; "at equal items" lets
     a subject with fewer embeddings look deeper, at k·E items in all. Served recall@N is the share of targets among the
-    N items that the service would return. Diversity: distinct items over all places in the users' lists. The index is
-    the whole catalogue. Intervals are 95%, by resampling users.
+    N items that the service would return. Diversity is the number of distinct items over the number of places in the
+    users' lists. The index holds the whole catalogue. Intervals are 95%, by resampling users.
 
     pinrec evaluate runs/ml100k popularity co-occurrence
 

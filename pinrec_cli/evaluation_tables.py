@@ -19,7 +19,7 @@ from pinrec_core.evaluation.result import EvaluationResult, compare, compare_at_
 RECALLS = {"hit": "unordered_recall", "hit_equal_items": "unordered_recall_equal_items", "served_hit": "served_recall"}
 """Arrays of the held-out protocols and the metrics that are their means."""
 RANKINGS = {"hit": "hit_rate", "ndcg": "ndcg"}
-"""Those of leave-one-out."""
+"""The same for the leave-one-out protocols."""
 EQUAL_DISTINCT = "unordered_recall_equal_distinct_items"
 """The baseline's single list is cut to as many items as the first subject's lists hold distinct ones."""
 _SHOWN = {
@@ -71,7 +71,7 @@ def comparisons(results: Sequence[EvaluationResult]) -> list[Comparison]:
 
 
 def metrics_table(results: Sequence[EvaluationResult], task: EvaluationTask) -> Table:
-    """One column per subject."""
+    """Every metric in a row, with one column per subject."""
     first = results[0].metrics
     parts = [f"{first['users']:,} users ({task.protocol})", f"catalogue of {first['catalogue']:,}"]
     if "targets_per_user" in first:
@@ -94,7 +94,7 @@ def metrics_table(results: Sequence[EvaluationResult], task: EvaluationTask) -> 
 
 
 def comparison_table(found: Sequence[Comparison]) -> Table:
-    """Ratios with their intervals."""
+    """The ratios with their intervals."""
     names = short_names(list(dict.fromkeys(name for one in found for name in (one.subject, one.baseline))))
     table = Table(title=f"{names[found[0].subject]} over the others (95% interval over users)" if found else None)
     for name in ("metric", "over"):
@@ -108,7 +108,7 @@ def comparison_table(found: Sequence[Comparison]) -> Table:
 def short_names(subjects: Sequence[str]) -> dict[str, str]:
     """The last parts of the subjects' paths, as many as tell them apart: ``a/seed0`` and ``b/seed0``.
 
-    A name is a relative path without ``..``: a folder of that name lies in the folder it is made in.
+    A name is a relative path without ``..``, so that a folder of that name lies within the folder where it is made.
     """
     parts = {
         subject: (subject,) if subject in BASELINES else Path(os.path.abspath(subject)).parts[1:]
@@ -122,7 +122,7 @@ def short_names(subjects: Sequence[str]) -> dict[str, str]:
 
 
 def ratio_cell(ratio: Interval) -> str:
-    """``1.23× [1.10, 1.37]``; empty where the baseline recalls nothing."""
+    """A ratio as ``1.230× [1.100, 1.370]``; a dash where the baseline finds nothing."""
     return f"{ratio.value:.3f}× [{ratio.low:.3f}, {ratio.high:.3f}]" if math.isfinite(ratio.value) else "–"
 
 

@@ -13,9 +13,9 @@ from pinrec_core.errors import ConfigError
 Embeddings = Annotated[
     int | None,
     typer.Option(
-        help="E: embeddings per user, steps × outcomes × offsets. By default six steps, as in the paper's production, "
-        "of all offsets. A release has its own, and its calibration is for these: served recall at another E is not "
-        "what a release of that E would serve.",
+        help="E: embeddings per user, the product of steps, outcomes and offsets. By default six steps, as in the "
+        "paper's production, of all offsets; for a release, the number that it was calibrated for. Served recall at "
+        "another number is not what a release made for that number would serve.",
         show_default=False,
     ),
 ]

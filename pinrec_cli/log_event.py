@@ -12,15 +12,19 @@ from pinrec_cli.client_options import DEFAULT_TIMEOUT, DEFAULT_URL, StringIds, T
 def log_event(
     user: Annotated[str, typer.Argument(help="Who acted: a user id.")],
     action: Annotated[str, typer.Argument(help="What the user did, as the log names it: like, click, search.")],
-    item: Annotated[str | None, typer.Option(help="The item acted on; a search has --query instead.")] = None,
+    item: Annotated[
+        str | None, typer.Option(help="The item that the user acted on; a search has --query instead.")
+    ] = None,
     query: Annotated[str | None, typer.Option(help="The text of a search.")] = None,
     surface: Annotated[str, typer.Option(help="Where it happened, as the log names it.")] = "",
-    timestamp: Annotated[int | None, typer.Option(metavar="SECONDS", help="Unix time; now otherwise.")] = None,
+    timestamp: Annotated[
+        int | None, typer.Option(metavar="SECONDS", help="Unix time of the event; by default now.")
+    ] = None,
     event_id: Annotated[
         str | None,
         typer.Option(
-            help="Identity of the event beside user and --timestamp: repeating all three stores it once. A new one "
-            "otherwise."
+            help="Identity of the event, together with user and --timestamp: an event that repeats all three is stored "
+            "once. By default a new one."
         ),
     ] = None,
     string_ids: StringIds = False,

@@ -1,4 +1,4 @@
-"""``pinrec prepare``: makes a prepared dataset, with its batch signals, of an event log."""
+"""``pinrec prepare`` makes a prepared dataset, with its batch signals, of an event log."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def prepare(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the log, or one above a preset's own; by default the one --config lies in.",
+            help="Folder of the log, or the folder above a preset's own; by default the folder of --config.",
             show_default=False,
         ),
     ] = None,

@@ -17,20 +17,26 @@ if TYPE_CHECKING:
 
 def recommend(
     users: Annotated[list[str], typer.Argument(metavar="USER...", help="Whom to recommend to: one or more user ids.")],
-    num_items: Annotated[int | None, typer.Option(help="How many items each; the release's default otherwise.")] = None,
+    num_items: Annotated[
+        int | None, typer.Option(help="Number of items per user; by default the release's own.")
+    ] = None,
     budget: Annotated[
         str | None,
         typer.Option(
             metavar="OUTCOME=WEIGHT,...",
-            help="Share of the items per outcome, summing to 1: like=0.7,neutral=0.3. Without it outcomes get the "
+            help="Share of the items per outcome, summing to 1: like=0.7,neutral=0.3. Without it, outcomes get the "
             "share they have in the log.",
         ),
     ] = None,
     surface: Annotated[str | None, typer.Option(help="Where the items will be shown, as the log names it.")] = None,
-    query: Annotated[str | None, typer.Option(help="Search: the text becomes the end of the user's history.")] = None,
-    exclude_seen: Annotated[bool, typer.Option("--exclude-seen", help="Leave out what the user acted on.")] = False,
+    query: Annotated[
+        str | None, typer.Option(help="The text of a search, which becomes the end of the user's history.")
+    ] = None,
+    exclude_seen: Annotated[
+        bool, typer.Option("--exclude-seen", help="Leave out items that the user has acted on.")
+    ] = False,
     request_time: Annotated[
-        int | None, typer.Option(metavar="SECONDS", help="Unix time to answer as of; now otherwise.")
+        int | None, typer.Option(metavar="SECONDS", help="Unix time of the request; by default now.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Make the outcomes drawn during generation repeatable.")] = None,
     titles: Annotated[

@@ -14,7 +14,7 @@ def release(
     run: Annotated[Path, typer.Argument(help="A run folder made by `pinrec train`.", show_default=False)],
     releases: Annotated[Path, typer.Option(help="Folder that holds the releases.")] = Path("releases"),
     dataset: Annotated[
-        Path | None, typer.Option(help="Prepared dataset, where it moved since training.", show_default=False)
+        Path | None, typer.Option(help="Prepared dataset, if it has moved since training.", show_default=False)
     ] = None,
     make_current: Annotated[
         bool, typer.Option(help="Point releases/current at it, so that `pinrec serve` takes it.")
@@ -24,16 +24,19 @@ def release(
     evaluate: Annotated[bool, typer.Option(help="Evaluate first and record the figures in the release.")] = True,
     targets: Annotated[
         int,
-        typer.Option(help="Z: items per held-out user to be recalled. Calibration takes 8 at most, fewer if need be."),
+        typer.Option(
+            help="Z: target items per held-out user. Calibration takes at most 8, and fewer if users have fewer."
+        ),
     ] = 8,
     device: Annotated[str, typer.Option(help="Torch device of the model: cpu, cuda, cuda:1 …")] = "cpu",
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Freeze a run into a release: weights, ID embedder, index, catalogue, vocabularies, checksums.
 
-    The release is written beside and renamed into place; a failure leaves nothing behind. It is calibrated and judged
-    on held-out users or, where training held out none (--set training.evaluation_share=0), on the last items of all
-    (--set training.held_out_last=2). Where there are neither, a warning says so; the manifest says who it was.
+    The release is written beside its place and then renamed, so that a failure leaves nothing behind. It is calibrated
+    and judged on held-out users or, if training held out none (--set training.evaluation_share=0), on the last items
+    of all users (--set training.held_out_last=2). If there are neither, a warning says so. The manifest records on
+    whom a release was calibrated.
 
     pinrec release runs/ml100k --releases releases
 

@@ -16,7 +16,7 @@ def serve(
     releases: Annotated[
         Path | None,
         typer.Option(
-            help="Or: a folder of releases; serves the one its `current` file names, and looks again on SIGHUP.",
+            help="A folder of releases instead: serve the one that its `current` file names, and look again on SIGHUP.",
             show_default=False,
         ),
     ] = None,
@@ -28,9 +28,9 @@ def serve(
     ] = False,
     grpc_port: Annotated[int, typer.Option(min=1, max=65535, help="Port for recommendations and events.")] = 8001,
     http_port: Annotated[
-        int, typer.Option(min=1, max=65535, help="Port for the same over HTTP, and for health.")
+        int, typer.Option(min=1, max=65535, help="Port for the same over HTTP, and for health checks.")
     ] = 8000,
-    metrics_port: Annotated[int, typer.Option(min=1, max=65535, help="Port for Prometheus.")] = 8002,
+    metrics_port: Annotated[int, typer.Option(min=1, max=65535, help="Port for Prometheus metrics.")] = 8002,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every interface.")] = "127.0.0.1",
     device: Annotated[str, typer.Option(help="Where the generator runs: cpu, cuda, cuda:1.")] = "cpu",
     threads: Annotated[
@@ -47,15 +47,19 @@ def serve(
         Path | None, typer.Option(help="Folder for triton.log.", show_default="a temporary folder")
     ] = None,
     drain_timeout: Annotated[
-        float, typer.Option(min=0.0, help="Seconds to finish accepted requests when stopping.")
+        float, typer.Option(min=0.0, help="Seconds in which accepted requests may finish when serving stops.")
     ] = 30.0,
     triton: Annotated[
         str, typer.Option(help="Which Triton: image (/opt/tritonserver), wheel (nvidia-pytriton), or auto.")
     ] = "auto",
-    json_: Annotated[bool, typer.Option("--json", help="When ready, print one line of JSON.")] = False,
+    json_: Annotated[
+        bool, typer.Option("--json", help="Print one line of JSON when requests can be answered.")
+    ] = False,
     command: Annotated[
         list[str] | None,
-        typer.Argument(help="After --: a command to run once ready; serving ends with it and takes its exit code."),
+        typer.Argument(
+            help="After --: a command to run once requests can be answered; serving ends with it, with its exit code."
+        ),
     ] = None,
 ) -> None:
     """Serve a release: start Triton, load the ensemble, say where it listens, drain and stop on SIGTERM or Ctrl-C.

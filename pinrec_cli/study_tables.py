@@ -15,7 +15,7 @@ from pinrec_core.evaluation.studies.selection import Findings
 
 
 def study_tables(findings: Findings) -> Iterator[Table]:
-    """One table for each study that was taken."""
+    """One table for each study that was made."""
     if findings.matrix is not None:
         yield _matrix_table(findings.matrix)
     if findings.steps:

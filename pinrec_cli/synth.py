@@ -14,7 +14,7 @@ def synth(
     items: Annotated[int, typer.Option(help="Items of the catalogue.")] = 5000,
     events: Annotated[int, typer.Option(help="Rows of the log, queries included.")] = 200_000,
     seed: Annotated[int, typer.Option(help="The same seed and sizes give the same log.")] = 0,
-    queries: Annotated[bool, typer.Option("--queries/--no-queries", help="With search sessions or without.")] = True,
+    queries: Annotated[bool, typer.Option("--queries/--no-queries", help="Whether users search as well.")] = True,
     string_ids: Annotated[
         bool, typer.Option("--string-ids", help="Ids such as user-0000042 instead of integers.")
     ] = False,

@@ -25,9 +25,9 @@ def train(
     variant: Annotated[
         Variant, typer.Option(help="Conditioning of the head (nothing, outcome, time offset, both), or a baseline.")
     ] = Variant.MT_OC,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training users; the preset's by default.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training users; by default the preset's.")] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Seed of weights, sampling and order; the preset's by default.")
+        int | None, typer.Option(help="Seed of weights, sampling and order; by default the preset's.")
     ] = None,
     device: Annotated[str, typer.Option(help="Torch device: cpu, cuda, cuda:1 …")] = "cpu",
     set_: Annotated[
@@ -40,13 +40,13 @@ def train(
     ] = None,
     id_tables: Annotated[
         Path | None,
-        typer.Option(help="A run whose ID tables the model starts from: one of --variant dot_product pre-trains them."),
+        typer.Option(help="A run whose ID tables the model starts from, usually one of --variant dot_product."),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Start anew whatever run is in --out, finished or not.")
+        bool, typer.Option("--overwrite", help="Start anew and discard the run in --out, finished or not.")
     ] = False,
     checkpoint_seconds: Annotated[
-        float, typer.Option(help="Time between checkpoints; one more comes after each epoch.", min=0)
+        float, typer.Option(help="Seconds between checkpoints; one more is written after each epoch.", min=0)
     ] = 300.0,
     tensorboard: Annotated[
         Path | None, typer.Option(help="Folder for TensorBoard curves, e.g. runs/ml100k/tensorboard.")
@@ -55,13 +55,14 @@ def train(
 ) -> None:
     """Train a model on a prepared dataset.
 
-    Users are split by a hash of their id: a tenth (training.evaluation_share) is never trained on, three quarters of
-    it for `pinrec evaluate`, one for choosing settings. A run that was killed goes on from its last checkpoint when
-    the same command is given again, without --overwrite: that starts anew. Ctrl-C leaves a checkpoint.
+    Users are split by a hash of their id. A tenth of them (training.evaluation_share) is never trained on: three
+    quarters of these are for `pinrec evaluate`, and one quarter for choosing settings. A run that was killed goes on
+    from its last checkpoint when the same command is given again; with --overwrite it starts anew. Ctrl-C leaves a
+    checkpoint.
 
     Example: pinrec train data/ml100k --out runs/ml100k --preset tiny
 
-    Better items in two stages, ID tables first:
+    Training in two stages, ID tables first:
     pinrec train data/ml100k --out runs/ids --variant dot_product --set training.id_learning_rate=0.01
     pinrec train data/ml100k --out runs/ml100k --id-tables runs/ids --set training.id_learning_rate=3e-4
 

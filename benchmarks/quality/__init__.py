@@ -4,16 +4,16 @@
 
     studies/*.toml  what is trained and how it is judged: data, one file per dataset
     study           a study as read from its file
-    work_folder     where runs and evaluations lie, and whether they are what the study asks for
-    schedule        pieces of work over worker processes, in the order of their dependencies
-    worker          one piece: a training, or the evaluations of one training
+    work_folder     the folders of runs and evaluations, and whether they are what the study asks for
+    schedule        distributes pieces of work over worker processes, in the order of their dependencies
+    worker          does one piece: a training, or the evaluations of one training
     judge           the only file that knows how PinRec trains and evaluates
-    measures        what is compared, with its confidence interval
+    measures        the quantities that are compared, with their confidence intervals
     results         all figures of a study with their comparisons: benchmarks/results/quality/<study>.json
-    claims          what was promised, beside what was measured: docs/results/summary.json
-    report          docs/results/README.md
+    claims          the goals, and whether the figures reach them: docs/results/summary.json
+    report          docs/results/README.md, and the headlines of the project's README
     pages, sweeps   docs/results/<study>.md
     plots           docs/results/*.svg
 
-The report needs nothing but the JSON files, so a fresh clone can make it again.
+The report needs nothing but the JSON files, so it can be made again from a fresh clone.
 """

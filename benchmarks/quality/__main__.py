@@ -1,5 +1,7 @@
-"""``python -m benchmarks.quality prepare | run | status | collect | report``: the studies, from public logs to
-``docs/results``."""
+"""``python -m benchmarks.quality prepare | run | status | collect | report``.
+
+The commands lead from public logs, over trainings and evaluations, to ``docs/results``.
+"""
 
 from __future__ import annotations
 
@@ -133,7 +135,7 @@ def compare(
     before: Annotated[Path, typer.Argument(help="Figures of a study, as `run` and `collect` write them.")],
     after: Annotated[Path, typer.Argument(help="Figures of the same study, made by other code.")],
 ) -> None:
-    """Say which figures a change of the code changed; what is measured in time is left out. Status 1 where any did.
+    """Say which figures a change of the code changed, times left out. The exit status is 1 if any figure changed.
 
     On one thread, two runs of the same code give equal figures to the last digit (--workers 1 --threads 1).
 
@@ -169,9 +171,12 @@ def run_study(
     study: Study, given: str, *, only: list[str] | None, workers: int, threads: int, device: str, data: Path,
     work: Path, datasets: Path, out: Path, overwrite: bool,
 ) -> dict[str, str]:  # fmt: skip
-    """→ why each piece that failed did. ``given`` is what the study was named as."""
+    """Run what is left of a study and collect its figures. → the reason for each failure, by the piece that failed.
+
+    ``given`` is the name or path that the study was asked for by.
+    """
     started = time.monotonic()
-    out.mkdir(parents=True, exist_ok=True)  # refused now, not after hours of work
+    out.mkdir(parents=True, exist_ok=True)  # so that it fails now, and not after hours of work
     with _alone(work, study):
         dataset = prepared(study, data, datasets)
         judge.check(study, dataset)
@@ -183,7 +188,7 @@ def run_study(
         failed = run_pieces(pieces, workers=workers, threads=threads, report=say)
         try:
             path = _collect(study, work, dataset, out)
-        except ConfigError as error:  # what failed has figures of an earlier day
+        except ConfigError as error:  # `out` has earlier figures of a piece that failed now
             if not failed:
                 raise
             failed["figures"] = str(error)
@@ -194,7 +199,7 @@ def run_study(
 
 @contextmanager
 def _alone(work: Path, study: Study) -> Iterator[None]:
-    """Raises ``ConfigError`` while another process works on the same study in the same folder."""
+    """Keep other processes off this study in this folder. Raises ``ConfigError`` while one works on it."""
     folder = work / study.name
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder, refusal=f"{folder}: expected no other process to work on it"):
@@ -202,7 +207,7 @@ def _alone(work: Path, study: Study) -> Iterator[None]:
 
 
 def _collect(study: Study, work: Path, dataset: Path, out: Path) -> Path:
-    """The figures of all that is finished and up to date, in a file of ``out``."""
+    """Write the figures of all that is finished and up to date to ``out``; returns the path of the file."""
     _check_nothing_is_lost(study, _finished(study, work), out)
     outcomes = list(judge.dataset_card(dataset)["outcomes"])
     with turn(work, alone=False, waiting=lambda: say("waiting for a piece that measures time")):
@@ -215,7 +220,7 @@ def _current(study: Study, work: Path) -> list[Place]:
 
 
 def _finished(study: Study, work: Path) -> set[results.Part]:
-    """What this folder has the figures of."""
+    """The trainings and evaluations that are finished in the work folder."""
     return {
         (place.id, kind) for place in _current(study, work) if place.is_started() and place.is_trained()
         for kind in (results.TRAINING, *place.done_evaluations())
@@ -234,7 +239,7 @@ def _check_nothing_is_lost(study: Study, parts: set[results.Part], out: Path) ->
 
 
 def prepared(study: Study, data: Path, datasets: Path) -> Path:
-    """The study's dataset, prepared where it is missing. Raises ``DataError`` when that fails."""
+    """The folder of the study's dataset, which is prepared if it is missing. Raises ``DataError`` when that fails."""
     dataset = datasets / study.dataset
     datasets.mkdir(parents=True, exist_ok=True)
     with (datasets / f".{study.dataset}.lock").open("a") as file:
@@ -250,7 +255,7 @@ def prepared(study: Study, data: Path, datasets: Path) -> Path:
 
 
 def _pieces(study: Study, given: str, places: list[Place], dataset: Path, work: Path, device: str) -> list[Piece]:
-    """What is left to do: trainings with their evaluations, then those evaluations that measure time."""
+    """The work that is left: trainings with their evaluations, and evaluations that measure time on their own."""
     pieces = []
     training = {place.id for place in places if not place.is_trained()}
     for place in places:
@@ -277,7 +282,7 @@ def _pieces(study: Study, given: str, places: list[Place], dataset: Path, work: 
 
 
 def _sources(place: Place, work: Path) -> frozenset[str]:
-    """The trainings that a training starts from."""
+    """The trainings that must be finished before this one, because it starts from their ID tables."""
     study, run = place.study, place.run
     if run.id_tables is None:
         return frozenset()

@@ -142,7 +142,7 @@ def pairs_of(study: str, outcomes: Sequence[str]) -> list[tuple[Measure, Measure
 
 
 def uc_over_pinnerformer(study: str, outcomes: Sequence[str]) -> Iterator[Claim]:
-    """As served, and with all embeddings made ahead of the request, which is how PinnerFormer's is always made."""
+    """UC as it is served, and with all embeddings made ahead of the request, as PinnerFormer's one always is."""
     if study not in ("yelp", "globo"):
         return
     for evaluation, claim in (
@@ -397,7 +397,7 @@ def _name(against: Measure, of: Measure, result: StudyResult) -> str:
 
 
 def _embeddings(metric: str, evaluation: str, result: StudyResult) -> str:
-    """The number of embeddings, which a recall at k per embedding cannot be read without."""
+    """The number of embeddings behind a recall at k per embedding, which depends on it; empty for other metrics."""
     settings = result.plain["evaluation"]
     E = {
         "held_out": settings["embeddings"], "held_out_offline": settings["embeddings"],

@@ -1,7 +1,7 @@
-"""Two figure files of one study, value by value: whether a change of the code changed what is measured.
+"""Compares two files of figures of one study value by value, to see whether a change of the code changed a figure.
 
-Times, rates and what names the day and the machine differ from run to run and are left out. Everything else is equal to
-the last digit where two runs of one seed on one thread did the same.
+Times and rates, and whatever names the day or the machine, differ from run to run and are left out. Everything else is
+equal to the last digit where two runs of one seed did the same on one thread.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ LEFT_OUT = (
     "seconds", "interactions_per_second", "mfu", "latency", "median_ms", "p99_ms", "load_average", "dates", "commits",
     "machine", "machines",
 )  # fmt: skip
-"""Keys of what is measured in time, or says when and where."""
+"""Keys of values that are measured in time, or that say when and where they were measured."""
 
 
 def differences(before: Path, after: Path) -> tuple[int, list[str]]:
-    """How many values were compared, and a line for each that differs. Raises ``DataError`` for other files."""
+    """The number of values compared, and a line for each that differs. Raises ``DataError`` without any figures."""
     old, new = (dict(_values(read_json(path, error=DataError, what="figures"))) for path in (before, after))
     names = sorted(old.keys() | new.keys())
     if not names:
@@ -37,7 +37,7 @@ _ABSENT = object()
 
 
 def _values(plain: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Every number and text by its place: ``runs.uc.seeds.0.training.final_loss``."""
+    """Every number and text with the name of its place, such as ``runs.uc.seeds.0.training.final_loss``."""
     if isinstance(plain, dict):
         for key, value in plain.items():
             if not any(part in key for part in LEFT_OUT):

@@ -1,6 +1,6 @@
-"""The one place that knows how PinRec trains and evaluates: a study's words to calls, and their answers to plain data.
+"""The one file that knows how PinRec trains and evaluates: it turns a study into calls and answers into plain data.
 
-Nothing here decides what is worth measuring, and nothing is compared: that needs all runs of a study.
+Nothing here decides what is measured. Nothing is compared either, because a comparison needs all runs of a study.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ _PROTOCOLS = {
     "held_out": Protocol.HELD_OUT, "cold": Protocol.COLD, "held_out_offline": Protocol.HELD_OUT_OFFLINE,
     "leave_one_out": Protocol.LEAVE_ONE_OUT,
 }  # fmt: skip
-"""Of the kinds that give lists; the others judge by the first."""
+"""The protocol of each kind of evaluation that gives lists. All other kinds use ``HELD_OUT``."""
 _LOG_COUNTS = ("rows_read", "collapsed_events", "quarantined_events", "query_events")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
-    """What one evaluation found: plain ``figures``, and by name what each user contributed to them."""
+    """The result of one evaluation: plain ``figures``, and by name the contribution of each user."""
 
     figures: dict[str, Any]
     users: dict[str, EvaluationResult] = field(default_factory=dict)
@@ -62,10 +62,9 @@ class Findings:
 
 
 def check(study: Study, dataset: Path) -> None:
-    """Build every model's shape and every evaluation's settings and find somebody to judge, so that a slip is refused
-    before hours of work.
+    """Refuse what cannot work before hours of training: check every model and evaluation, and that users can be judged.
 
-    Raises ``ConfigError`` with the run's name in front.
+    Raises ``ConfigError`` that names the run.
     """
     manifest = DatasetManifest.load(dataset)
     unknown = [name for name in study.evaluation.budget if name not in manifest.outcomes]
@@ -106,7 +105,7 @@ def _task(study: Study, dataset: Path, manifest: DatasetManifest, protocol: Prot
 def train_run(
     place: Place, dataset: Path, *, id_tables: Path | None, device: str, report: Callable[[str], None]
 ) -> None:
-    """Train one seed of a run, or go on where a killed one left off."""
+    """Train one seed of a run. Where an earlier process was killed, training goes on from its last checkpoint."""
     run = place.run
     write_json(place.folder / SPEC_FILE, place.spec)
     write_json(place.folder / MACHINE_FILE, machine_card().to_dict())
@@ -132,14 +131,14 @@ def train_run(
 
 
 def evaluate_run(place: Place, dataset: Path, kinds: list[str], *, device: str, report: Callable[[str], None]) -> None:
-    """Take the named evaluations of one trained run, each into its own folder."""
+    """Take the named evaluations of one trained run, and save each in its own folder."""
     if place.run.recommender is not None:
         write_json(place.folder / SPEC_FILE, place.spec)
         write_json(place.folder / MACHINE_FILE, machine_card().to_dict())
     evaluations = _Judge(place, dataset, device)
     for kind in kinds:
         report(f"evaluating: {kind}")
-        card = machine_card().to_dict()  # now: the commit may be another one when it ends
+        card = machine_card().to_dict()  # before it starts, because the commit may change until it ends
         findings: Findings = getattr(evaluations, kind)()
         target = place.evaluation(kind)
         with built_beside(target) as folder:
@@ -149,7 +148,7 @@ def evaluate_run(place: Place, dataset: Path, kinds: list[str], *, device: str, 
 
 
 def dataset_card(dataset: Path) -> dict[str, Any]:
-    """What the report says of a dataset, and of what ``pinrec prepare`` left of its log where it made it."""
+    """What the report says of a dataset; under ``log`` the counts of `pinrec prepare`, where that made the dataset."""
     manifest = DatasetManifest.load(dataset)
     report = dataset / PREPARE_REPORT
     counts = read_json(report, error=DataError, what="the report of `pinrec prepare`") if report.is_file() else {}
@@ -161,7 +160,7 @@ def dataset_card(dataset: Path) -> dict[str, Any]:
 
 
 def training_figures(place: Place) -> dict[str, Any]:
-    """What the report says of a finished training; nothing of one that counts instead."""
+    """What the report says of a finished training; empty for a counting baseline, which is not trained."""
     if place.run.recommender is not None:
         return {}
     run = Run.load(place.training)
@@ -180,7 +179,7 @@ class _Judge:
         self.catalogue = ItemCatalogue.open(dataset)
 
     def held_out(self) -> Findings:
-        """Recall, diversity and coverage of held-out users at E embeddings, at equal items, and as served."""
+        """Recall, diversity and coverage for held-out users: at E embeddings, at equal items, and as served."""
         return self._lists("held_out")
 
     def cold(self) -> Findings:
@@ -188,11 +187,11 @@ class _Judge:
         return self._lists("cold")
 
     def held_out_offline(self) -> Findings:
-        """As ``held_out``, of embeddings that are made ahead of the request."""
+        """As ``held_out``, with embeddings that are made ahead of the request."""
         return self._lists("held_out_offline")
 
     def leave_one_out(self) -> Findings:
-        """The last item of every user, against the whole catalogue without the seen items."""
+        """The rank of every user's last item in the whole catalogue, without the other items that the user has seen."""
         return self._lists("leave_one_out")
 
     def controllability(self) -> Findings:
@@ -221,7 +220,7 @@ class _Judge:
         return Findings(figures=figures, users={"controllability": self._result("controllability", figures, arrays)})
 
     def steps(self) -> Findings:
-        """Embeddings per step at a constant total."""
+        """Recall, diversity and latency by the number of embeddings per step, at a constant total."""
         subject = self._model("steps")
         load_average = os.getloadavg()[0]
         model = subject.indexed.model.config
@@ -238,7 +237,7 @@ class _Judge:
         )
 
     def budget(self) -> Findings:
-        """The budget moves from one outcome to another."""
+        """What is served as the budget moves from one outcome to another."""
         start, end = self.settings.budget
         points = sweep_budget(
             self._model("budget"), self.cases, from_outcome=self.manifest.outcomes.index(start),
@@ -258,7 +257,7 @@ class _Judge:
 
     @cached_property
     def cases(self) -> list[EvaluationCase]:
-        """The held-out users, whom all evaluations but ``_lists`` go over."""
+        """The held-out users, on whom all evaluations except ``_lists`` are made."""
         return list(self._task(Protocol.HELD_OUT).cases(self.catalogue))
 
     def _lists(self, kind: str) -> Findings:
@@ -278,7 +277,7 @@ class _Judge:
         return self._model(kind, task)
 
     def _model(self, kind: str, task: EvaluationTask | None = None) -> ModelSubject:
-        """The trained model, indexed and calibrated for what this evaluation generates."""
+        """The trained model, indexed and calibrated for the embeddings that this evaluation generates."""
         model = Run.load(self.place.training).model
         embeddings, offsets = _generated(kind, model, self.settings)[0]
         subject = open_run(
@@ -303,22 +302,22 @@ def _model_config(run: RunSpec, manifest: DatasetManifest) -> ModelConfig:
 
 
 def _generated(kind: str, model: ModelConfig, settings: EvaluationSettings) -> list[tuple[int, tuple[int, ...]]]:
-    """What an evaluation generates per user: embeddings in all, and the offsets of a step. Several for a sweep."""
+    """What an evaluation generates per user: number of embeddings and offsets of a step. A sweep has several pairs."""
     reach = tuple(offset for offset in settings.offsets if offset <= model.max_offset)
     if kind == "steps":
         return [(_total(model, settings), tuple(range(1, W + 1))) for W in _widths(model, settings)]
     if kind == "controllability":
         return [(settings.outcome_embeddings * model.num_conditions, reach)]
-    if kind == "leave_one_out":  # ranks by the first step's embeddings at δ = 1, however many follow
+    if kind == "leave_one_out":  # it ranks by the embeddings of the first step at δ = 1 and ignores later ones
         return [(model.num_conditions, (1,))]
     return [(settings.embeddings, reach)]
 
 
 def _total(model: ModelConfig, settings: EvaluationSettings) -> int:
-    """Embeddings of the sweep, over all outcomes."""
+    """The number of embeddings that each point of the sweep generates, over all outcomes."""
     return model.num_conditions * settings.sweep_embeddings
 
 
 def _widths(model: ModelConfig, settings: EvaluationSettings) -> tuple[int, ...]:
-    """Offsets per step of the sweep: a variant that is not multi-token has one way to generate the total."""
+    """Offsets per step of the sweep. A variant that is not multi-token generates the total in one way only."""
     return settings.offsets_per_step if model.variant.multi_token else (1,)

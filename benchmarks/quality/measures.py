@@ -1,7 +1,8 @@
-"""What is compared: one number of one run, and how it is made of what its seeds' users contributed.
+"""Measures: one number of one run, made of what the users contributed in each seed.
 
-A measure that is a mean over users has a confidence interval by resampling users, with the seeds pooled; two of them
-are compared on the same users. One that is not (diversity, a latency) is the mean of the seeds and has none.
+A measure that is a mean over users has a confidence interval, by resampling users with the seeds pooled, and two such
+measures are compared on the same users. Any other measure, such as diversity or a latency, is the mean of the seeds and
+has no interval.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ class Measure:
     """``name`` is an array of the evaluation, or the dotted path of one of its metrics."""
 
     run: str
-    evaluation: str  # as the evaluation's users are named: held_out, steps-16 …
+    evaluation: str  # as its users' results are named: held_out, steps-16 …
     name: str
-    per: str | None = None  # array of the number of trials, where it differs between users
+    per: str | None = None  # the array with the number of trials per user, where that differs
 
     @property
     def key(self) -> str:
@@ -34,7 +35,7 @@ class Measure:
 
 
 def figure(measure: Measure, seeds: Seeds) -> dict[str, Any]:
-    """The mean over seeds, its interval where there is one, every seed's own value, and over how many targets."""
+    """The mean over seeds, its interval where there is one, the value of every seed, and the number of targets."""
     results = list(seeds.values())
     interval = None
     if _is_over_users(measure, results[0]):
@@ -48,7 +49,7 @@ def figure(measure: Measure, seeds: Seeds) -> dict[str, Any]:
 
 
 def comparison(of: Measure, against: Measure, seeds: Seeds, baseline_seeds: Seeds) -> dict[str, Any]:
-    """Both values and their ratio. Raises ``DataError`` when they were not judged on the same users."""
+    """Both values and their ratio. Raises ``DataError`` where they were not judged on the same users."""
     first, other = list(seeds.values()), list(baseline_seeds.values())
     if against.name == EQUAL_DISTINCT_ITEMS:
         other = [cut_to(one_list, seeds.get(seed, first[0])) for seed, one_list in baseline_seeds.items()]
@@ -81,7 +82,7 @@ def _value(measure: Measure, result: EvaluationResult) -> float:
 
 
 def _targets(measure: Measure, result: EvaluationResult) -> int | None:
-    """How many targets, or trials of another kind, a mean over users is made of; the same for every seed."""
+    """The number of targets, or other trials, behind a mean over users. It is the same for every seed."""
     if not _is_over_users(measure, result):
         return None
     return result.arrays[measure.name].size if measure.per is None else int(result.arrays[measure.per].sum())

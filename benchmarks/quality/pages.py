@@ -1,4 +1,4 @@
-"""One page of the report per study: every run and evaluation, ablations, sweeps, trainings, as Markdown and SVG."""
+"""One page of the report per study, as Markdown and SVG: runs, evaluations, ablations, sweeps and trainings."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _not_run(result: StudyResult) -> list[str]:
 
 
 def _release(result: StudyResult) -> list[str]:
-    """How the models judged here are served, calibrated on the same users."""
+    """The options with which the models judged here are released. The calibration is made on the same users."""
     if not result.runs_with("held_out"):
         return []
     settings = result.plain["evaluation"]
@@ -78,7 +78,7 @@ def _release(result: StudyResult) -> list[str]:
 
 
 def _lists(result: StudyResult, folder: Path, kind: str, title: str) -> Iterator[list[str]]:
-    """Recall, diversity and coverage of every run that took a held-out protocol."""
+    """Recall, diversity and coverage of every run that took this held-out evaluation."""
     runs = result.runs_with(kind)
     if not runs:
         return
@@ -101,7 +101,7 @@ def _lists(result: StudyResult, folder: Path, kind: str, title: str) -> Iterator
 
 
 def _generated(result: StudyResult, run: str, figures: dict[str, Any]) -> str:
-    """A run's number of embeddings per user, and what it is the product of."""
+    """A run's number of embeddings per user, and the factors whose product it is."""
     plain, E = result.runs[run], figures["embeddings"]
     if plain["variant"] is None or E == 1:
         return str(E)
@@ -112,7 +112,7 @@ def _generated(result: StudyResult, run: str, figures: dict[str, Any]) -> str:
 
 
 def _step_discounts(seeds: Sequence[dict[str, Any]]) -> str:
-    """As calibrated, seed by seed, where there are later steps."""
+    """The calibrated step discount of every seed; a dash for a run that has no later steps."""
     settings = [figures.get("generation") for figures in seeds]
     return ", ".join(f"{found['step_discount']:g}" for found in settings if found and found["steps"] > 1) or "–"
 
@@ -136,7 +136,7 @@ def _leave_one_out(result: StudyResult, folder: Path) -> Iterator[list[str]]:
 
 
 def _by_group(result: StudyResult, group: str, title: str) -> Iterator[list[str]]:
-    """Unordered recall of the targets of each outcome or surface, the most frequent ones."""
+    """Unordered recall by outcome or surface of the target, for the most frequent ones."""
     runs = result.runs_with("held_out")
     counts: dict[str, int] = {}
     for run in runs:
@@ -238,7 +238,7 @@ def _interactions(training: dict[str, Any]) -> float:
 
 
 def _minutes(run: dict[str, Any]) -> float:
-    """Of training, the mean over the seeds."""
+    """How long training takes, as the mean over the seeds."""
     trained = [seed["training"] for seed in run["seeds"].values()]
     return fmean(sum(epoch["seconds"] for epoch in training["epochs"]) for training in trained) / 60
 

@@ -1,4 +1,4 @@
-"""The report's plots as SVG, the same bytes for the same figures. A function draws one plot and knows no file names."""
+"""The report's plots as SVG, with the same bytes for the same figures. Each function draws one plot."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 matplotlib.use("svg")
 matplotlib.rcParams.update(
     {
-        "svg.hashsalt": "pinrec",  # ids of clip paths and glyphs: random otherwise
-        "svg.fonttype": "none",  # text stays text: small files, whatever fonts the machine has
+        "svg.hashsalt": "pinrec",  # without it the ids of clip paths and glyphs are random
+        "svg.fonttype": "none",  # text stays text, so that files are small and do not depend on installed fonts
         "font.size": 9,
         "axes.spines.top": False,
         "axes.spines.right": False,
@@ -34,11 +34,12 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def bars(figures: Mapping[str, Mapping[str, Any]], label: str) -> Figure:
-    """One horizontal bar per name, with its interval: ``{name: {"value", "ci95"}}``."""
+    """One horizontal bar with its interval per name. ``figures`` is ``{name: {"value": …, "ci95": …}}``."""
     names = list(figures)
     value = np.array([figures[name]["value"] for name in names])
     bounds = [figures[name]["ci95"] or (v, v) for name, v in zip(names, value, strict=True)]
-    error = np.abs(np.array(bounds).T - value).tolist()  # Matplotlib takes a first column for a number, and NumPy warns
+    # As lists: from an array, Matplotlib would take the first column for a number, at which NumPy warns.
+    error = np.abs(np.array(bounds).T - value).tolist()
     drawing, axes = _new(height=0.9 + 0.32 * len(names))
     at = np.arange(len(names))[::-1]
     axes.barh(at, value, xerr=error, color=_COLOURS[0], height=0.62, error_kw={"elinewidth": 1, "capsize": 2})
@@ -49,7 +50,10 @@ def bars(figures: Mapping[str, Mapping[str, Any]], label: str) -> Figure:
 
 
 def embeddings_per_step(by_run: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
-    """Recall, diversity and latency against W, relative to one per step: points with ``width`` and these three."""
+    """Recall, diversity and latency against W, each relative to one per step.
+
+    A point has ``width`` and one value for each of the three.
+    """
     drawing = Figure(figsize=(9, 2.8))
     for number, (name, title) in enumerate(
         (("recall", "unordered recall"), ("diversity", "diversity"), ("latency", "latency")), 1
@@ -69,7 +73,7 @@ def embeddings_per_step(by_run: Mapping[str, Sequence[Mapping[str, float]]]) -> 
 
 
 def heat_map(ratio: np.ndarray, outcomes: Sequence[str]) -> Figure:
-    """Controllability: recall over the reference's, true outcome ``[O]`` by desired outcome ``[O]``."""
+    """Controllability: recall divided by the reference's, ``[O, O]``: the true outcome by the desired one."""
     drawing, axes = _new(width=1.6 + 0.95 * len(outcomes), height=1.4 + 0.5 * len(outcomes))
     largest = max(0.05, float(np.nanmax(np.abs(ratio - 1), initial=0.05)))
     axes.imshow(ratio, cmap="RdBu", vmin=1 - largest, vmax=1 + largest, aspect="auto")
@@ -114,7 +118,7 @@ def budget_sweep(points: Sequence[Mapping[str, Any]], start: str, end: str) -> F
 
 
 def loss_by_epoch(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Loss in training (dashed) and on held-out users (solid) of every run, by epoch."""
+    """The loss of every run by epoch: in training (dashed) and on held-out users (solid)."""
     drawing, axes = _new(height=3.2)
     for colour, (run, epochs) in zip(_COLOURS, curves.items(), strict=False):
         number = [epoch["epoch"] for epoch in epochs]

@@ -1,4 +1,4 @@
-"""How each figure was taken, in words: split, filter and tie rule. Made from the settings that were used."""
+"""How each figure was taken, in words: split, filter and tie rule. They are made from the settings that were used."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ _TIES = "equal scores: of a counting baseline the earlier item first, of a model
 
 
 def run_again(study: str) -> str:
-    """The command; a study of one's own is named by its file."""
+    """The command that makes a study's figures again. A study that is not shipped is named by its file."""
     name = study if study in study_names() else f"{study}.toml"
     return f"python -m benchmarks.quality run {name} && python -m benchmarks.quality report"
 
 
 def log_filter(result: StudyResult) -> str:
-    """What of the log is there: its publisher's filter, and what the preparation left out."""
+    """Which part of the log was used: the filter of its publisher, and what the preparation left out."""
     dataset, log = result.dataset, result.log
     left_out = {
         "repeats of a user's last item and action": log.get("collapsed_events", 0),
@@ -33,7 +33,7 @@ def log_filter(result: StudyResult) -> str:
 
 
 def protocol(result: StudyResult, evaluation: str) -> str:
-    """One sentence for an evaluation as users' results are named: held_out, steps-16 …"""
+    """One sentence for an evaluation, which is named as its users' results are: held_out, steps-16 …"""
     return f"{log_filter(result)}; {_protocol(result, evaluation)}"
 
 
@@ -83,7 +83,7 @@ def _protocol(result: StudyResult, evaluation: str) -> str:
 
 
 def _users(result: StudyResult, kind: str) -> str:
-    """How many users were judged: the same for every run, and for all that is not one of the other two protocols."""
+    """How many users were judged. It is the same for every run; an evaluation without lists has the held-out users."""
     counted = kind if kind in LIST_MEASURES else "held_out"
     judged = [figures["users"] for run in result.runs_with(counted) for figures in result.seeds(run, counted)]
     return f"{judged[0]:,} users" if judged else "none yet"

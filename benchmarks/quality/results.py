@@ -1,7 +1,7 @@
 """All figures of a study in one JSON file, with every comparison that the report makes.
 
-Users' own values stay in the work folder: intervals and ratios are computed here, once, from them. The file names no
-path of the machine. Written again from the same work folder it is the same, byte for byte.
+The values of single users stay in the work folder; intervals and ratios are computed from them here, once. The file
+names no path of the machine, and it is the same byte for byte when it is written again from the same work folder.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ LIST_MEASURES = {
     "held_out_offline": ("hit", "hit_equal_items", "served_hit"),
     "leave_one_out": ("hit", "ndcg"),
 }
-"""Shown for every run that took the evaluation; ablations are compared by those of the first one they took."""
+"""The measures shown for every run that took an evaluation. Ablations are compared by those of the first one taken."""
 _DIGITS = 6
 _OF_THE_DAY = ("commit", "date", "load_average")
-"""Of a machine's card: what differs from one piece of work to the next."""
+"""The fields of a machine's card that differ from one piece of work to the next."""
 Pairs = Iterable[tuple[Measure, Measure]]
 Part = tuple[str, str]
 """One seed of one run, as ``uc-0``, and ``TRAINING`` or an evaluation of it."""
@@ -46,13 +46,13 @@ TRAINING = "training"
 
 
 class StudyResult:
-    """What ``collect`` made, read back. ``plain`` is the file's content."""
+    """The figures of a study as ``collect`` made them. ``plain`` is the content of the file."""
 
     def __init__(self, plain: dict[str, Any]) -> None:
         self.plain = plain
         self.name: str = plain["study"]
         self.dataset: dict[str, Any] = plain["dataset"]
-        self.log: dict[str, int] = plain["dataset"]["log"]  # what `pinrec prepare` counted
+        self.log: dict[str, int] = plain["dataset"]["log"]  # counts of `pinrec prepare`
         self.outcomes: list[str] = list(plain["dataset"]["outcomes"])
         self.runs: dict[str, Any] = plain["runs"]
 
@@ -63,17 +63,17 @@ class StudyResult:
         return self.plain["comparisons"].get(_pair(of, against))
 
     def seeds(self, run: str, kind: str) -> list[dict[str, Any]]:
-        """An evaluation's figures for each seed that took it."""
+        """The figures of an evaluation, one entry per seed that took it."""
         found = [seed["evaluations"].get(kind) for seed in self.runs.get(run, {}).get("seeds", {}).values()]
         return [figures for figures in found if figures is not None]
 
     def runs_with(self, kind: str) -> list[str]:
-        """Runs of which at least one seed took the evaluation."""
+        """The runs of which at least one seed took the evaluation."""
         return [run for run in self.runs if self.seeds(run, kind)]
 
 
 def load_all(folder: Path) -> list[StudyResult]:
-    """Every study of the folder, by name. Raises ``DataError`` for a file that is not one."""
+    """Every study of the folder, sorted by name. Raises ``DataError`` for a file that is none."""
     found = []
     for path in sorted(folder.glob("*.json")):
         try:
@@ -84,7 +84,7 @@ def load_all(folder: Path) -> list[StudyResult]:
 
 
 def collect(study: Study, places: Sequence[Place], dataset: Path, pairs: Pairs) -> dict[str, Any]:
-    """Everything that is finished, and of ``pairs`` those of which both sides are."""
+    """The figures of everything that is finished, and the comparisons of those ``pairs`` whose sides both are."""
     trained = [place for place in places if place.is_started() and place.is_trained()]
     users = _Users(trained)
     machines, runs = _machines_and_runs(study, trained)
@@ -112,7 +112,7 @@ def save(plain: dict[str, Any], folder: Path) -> Path:
 
 
 def recorded(folder: Path, study: Study) -> set[Part]:
-    """What the study's file in ``folder`` has figures of and the study still asks for."""
+    """The parts of the study, trainings and evaluations, that its file in ``folder`` has figures of."""
     path = folder / f"{study.name}.json"
     if not path.is_file():
         return set()
@@ -125,11 +125,11 @@ def recorded(folder: Path, study: Study) -> set[Part]:
 
 
 class _Users:
-    """What users contributed, read when first asked for."""
+    """The values of single users, which are read when they are first needed."""
 
     def __init__(self, places: Sequence[Place]) -> None:
         self._places = places
-        self.of_run = lru_cache(maxsize=8)(self._of_run)  # one evaluation of all users is tens of MiB at most
+        self.of_run = lru_cache(maxsize=8)(self._of_run)  # one evaluation takes tens of MiB at most
 
     def of(self, measure: Measure) -> Seeds:
         return self.of_run(measure.run, measure.evaluation)
@@ -149,7 +149,7 @@ def _machines_and_runs(study: Study, places: Sequence[Place]) -> tuple[dict[str,
     runs: dict[str, Any] = {}
     for place in places:
         done = place.done_evaluations()
-        # The training's, then those of the evaluations: each may have been made on another day, by other code.
+        # The cards of the training and of each evaluation: they may be of different days, and of different code.
         cards = [_card(folder) for folder in (place.folder, *(place.evaluation(kind) for kind in done))]
         slug = MachineCard(**cards[0]).slug
         machines[slug] = {name: value for name, value in cards[0].items() if name not in _OF_THE_DAY}
@@ -172,7 +172,7 @@ def _machines_and_runs(study: Study, places: Sequence[Place]) -> tuple[dict[str,
 
 
 def _not_run(study: Study, trained: Sequence[Place]) -> list[str]:
-    """Runs of the study with seeds that are not trained yet."""
+    """The runs of the study that have seeds which are not trained yet, with these seeds."""
     missing = []
     for run in study.runs.values():
         seeds = sorted(set(run.seeds) - {place.seed for place in trained if place.run is run})
@@ -196,7 +196,7 @@ def _list_measures(study: Study) -> Iterable[Measure]:
 
 
 def ablation_evaluation(evaluations: Sequence[str]) -> str | None:
-    """The evaluation that an ablation is shown by: the first of the reference's that gives lists."""
+    """The evaluation that an ablation is shown by: the first of the reference's evaluations that gives lists."""
     return next((kind for kind in EVALUATIONS if kind in evaluations and kind in LIST_MEASURES), None)
 
 
@@ -210,7 +210,7 @@ def _ablation_pairs(study: Study) -> Pairs:
 
 
 def _controllability(study: Study, users: _Users, outcomes: list[str]) -> dict[str, Any]:
-    """The matrix of every model with outcomes against the one without, seeds averaged."""
+    """The controllability matrix of every model with outcomes against the one without, averaged over the seeds."""
     reference = users.of_run(CONTROL_REFERENCE, "controllability")
     matrices: dict[str, Any] = {}
     for run in study.runs.values():
@@ -237,7 +237,7 @@ def _pair(of: Measure, against: Measure) -> str:
 
 
 def rounded(value: Any) -> Any:
-    """Six significant digits; None for what JSON cannot say."""
+    """``value`` with six significant digits; None for a number that JSON cannot hold, such as infinity."""
     if isinstance(value, dict):
         return {name: rounded(entry) for name, entry in value.items()}
     if isinstance(value, (list, tuple)):

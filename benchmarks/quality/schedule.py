@@ -1,7 +1,8 @@
-"""Pieces of work over worker processes: dependencies first, a failure stops only what comes after it.
+"""Distributes pieces of work over worker processes. Dependencies come first; a failure stops only what depends on it.
 
-Knows nothing of trainings: a piece is a job for ``worker`` with the pieces it comes after. A worker is told its job on
-standard input, and ends when that closes: no worker outlives this process, however it was killed.
+This module knows nothing of trainings: a piece is a job for ``worker``, with the ids of the pieces that must be
+finished before it. A worker reads its job from standard input and ends when that closes, so that no worker outlives
+this process, however it ends.
 """
 
 from __future__ import annotations
@@ -25,20 +26,20 @@ POLL_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """One worker's job. ``kind`` and ``units`` tell how long it takes beside others of its kind."""
+    """One job for a worker. ``kind`` and ``units`` are used to estimate how long it takes."""
 
     id: str
     kind: str
     units: float
     job: Mapping[str, Any]
     log: Path
-    after: frozenset[str] = frozenset()
-    alone: bool = False  # measures time, so nothing else may run beside it
+    after: frozenset[str] = frozenset()  # ids of pieces that must be finished first
+    alone: bool = False  # it measures time, so nothing may run beside it
 
 
 @dataclass(slots=True, kw_only=True)
 class _Durations:
-    """Seconds per unit by kind of piece, from those that are finished."""
+    """Seconds and units of the finished pieces, by their kind."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     units: dict[str, float] = field(default_factory=dict)
@@ -48,7 +49,7 @@ class _Durations:
         self.units[piece.kind] = self.units.get(piece.kind, 0.0) + piece.units
 
     def left(self, pieces: Sequence[Piece], workers: int) -> str:
-        """An estimate in words. Kinds of which none is finished yet are not in it, and it says so."""
+        """How much time is left, in words. Kinds of which none is finished yet are left out, and it says so."""
         known = [p for p in pieces if p.kind in self.units]
         seconds = sum(p.units * self.seconds[p.kind] / self.units[p.kind] / (1 if p.alone else workers) for p in known)
         if not pieces:
@@ -59,10 +60,10 @@ class _Durations:
 
 
 def run_pieces(pieces: Sequence[Piece], *, workers: int, threads: int, report: Callable[[str], None]) -> dict[str, str]:
-    """Run all pieces, ``workers`` at a time with ``threads`` each. → why each failed piece failed, by its id.
+    """Run all pieces, ``workers`` at a time with ``threads`` each. → the reasons for failures, by the id of the piece.
 
-    What comes after a failed piece fails with it. Pieces that have to be alone come when nothing else is left to run.
-    With no worker at all, pieces run one after another in this process, where a debugger sees them.
+    A piece that depends on a failed one fails too. Pieces that have to be alone run when no others are ready. With 0
+    workers, the pieces run one after another in this process, where a debugger can follow them.
     """
     if workers == 0:
         return _run_here(pieces, report)
@@ -125,7 +126,7 @@ def in_words(seconds: float) -> str:
 
 
 def _startable(waiting: Mapping[str, Piece], running: Mapping[str, Any], workers: int) -> list[Piece]:
-    """Pieces to start now, in the order they were given."""
+    """The pieces that can start now, in the order in which they were given."""
     if any(piece.alone for piece, _, _ in running.values()):
         return []
     ready = [p for p in waiting.values() if not (p.after & (waiting.keys() | running.keys()))]
@@ -143,9 +144,9 @@ def _start(piece: Piece, threads: int) -> subprocess.Popen[bytes]:
             env={**os.environ, "OMP_NUM_THREADS": str(threads)}, cwd=Path(__file__).parents[2],
         )  # fmt: skip
     assert process.stdin is not None
-    with suppress(BrokenPipeError):  # it is dead already: its status and its log say why
+    with suppress(BrokenPipeError):  # it has ended already, and its status and its log say why
         process.stdin.write(json.dumps(piece.job).encode() + b"\n")
-        process.stdin.flush()  # and left open: the worker ends when it closes
+        process.stdin.flush()  # and kept open, because the worker ends when it closes
     return process
 
 

@@ -1,8 +1,8 @@
-"""A study: one dataset, the runs trained on it and how they are judged, read from ``studies/<name>.toml``.
+"""A study: one dataset, the runs that are trained on it, and how they are judged. It is read from a TOML file.
 
-It knows names and settings, not how anything is trained or where results lie. The classes here are the keys of the
-file: ``Study`` with ``[split]`` at the top, ``[evaluation]``, ``[[runs]]`` and ``[[ablations]]``; what ``[training]``
-says holds for all runs that say nothing else.
+This module knows names and settings, not how anything is trained or where results lie. The fields of its classes are
+the keys of the file: ``Study`` (whose split is ``[split]``), ``[evaluation]``, ``[[runs]]`` and ``[[ablations]]``. The
+keys of ``[training]`` hold for all runs that do not set them themselves.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ EVALUATIONS: dict[str, ListOf[str]] = {
     "precision": ("targets", "k", "embeddings", "offsets", "max_users"),
     "leave_one_out": ("k",),
 }
-"""Kinds of evaluation, and the settings that each depends on: a change of another one does not outdate it."""
+"""Kinds of evaluation, and the settings that each depends on. A change of any other setting does not outdate it."""
 TIMED = "steps"
-"""The kind that measures latency: no training or evaluation of any study runs beside it."""
+"""The kind that measures latency. No training or evaluation of any study may run beside it."""
 OF_LISTS = ("held_out", "cold", "held_out_offline", "leave_one_out")
-"""Those that a baseline without embeddings can take."""
+"""The kinds that a counting baseline, which has no embeddings, can take."""
 
 Spec = dict[str, Any]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
-"""Of a run or an ablation: part of the names of folders and files."""
+"""The name of a run or an ablation, which is part of the names of folders and files."""
 
 
 @validated()
@@ -52,15 +52,15 @@ class EvaluationSettings:
 
     targets: Count = 8  # Z: a user's last distinct items
     k: Count = 10  # items per embedding
-    embeddings: Count = 12  # E: the same for all variants; a baseline of one embedding keeps its one
-    offsets: ListOf[Count] = (1,)  # δ of a multi-token variant, as far as its Δmax reaches
-    outcome_embeddings: Count = 4  # that the budget on one outcome buys: controllability
-    offsets_per_step: ListOf[Count] = (1, 2, 4, 8, 16)  # W of the sweep
-    sweep_embeddings: Count = 96  # its total per outcome: six steps, as in production, of 16 each
+    embeddings: Count = 12  # E, the same for all variants, except for baselines of one embedding
+    offsets: ListOf[Count] = (1,)  # δ of a multi-token variant; those above its Δmax are left out
+    outcome_embeddings: Count = 4  # of controllability: the number when all budget is on one outcome
+    offsets_per_step: ListOf[Count] = (1, 2, 4, 8, 16)  # W of the sweep of embeddings per step
+    sweep_embeddings: Count = 96  # of that sweep, in all per outcome: six steps, as in production, of 16 each
     latency_requests: Count = 200
-    budget: ListOf[str] = ()  # the outcomes that the budget sweep moves from and to
-    max_users: Count | None = None  # None: all
-    num_items: Count = 100  # served
+    budget: ListOf[str] = ()  # of the budget sweep: the outcome it moves from, and the one it moves to
+    max_users: Count | None = None  # None for all of them
+    num_items: Count = 100  # N, the items served to a user
 
     def __post_init__(self) -> None:
         check(len(self.budget) in (0, 2), "budget", self.budget, "two outcomes: from, to")
@@ -68,17 +68,17 @@ class EvaluationSettings:
 
 @validated()
 class RunSpec:
-    """A model to train, or a counting baseline to fit, once for every seed."""
+    """A model to train once per seed, or a counting baseline to fit."""
 
     name: Name
     title: str
     variant: str | None = None
-    recommender: str | None = None  # instead of a variant: a name of BASELINES
+    recommender: str | None = None  # a name of BASELINES, instead of a variant
     preset: str = "small"
-    settings: ListOf[str] = ()  # as after ``pinrec train --set``; the study's own come first
+    settings: ListOf[str] = ()  # as after ``pinrec train --set``; those of [training] come first
     epochs: Count = 10
     seeds: ListOf[Annotated[int, Field(ge=0)]] = (0,)
-    id_tables: str | None = None  # the run whose ID tables it starts from
+    id_tables: str | None = None  # the run whose ID tables this one starts from
     evaluations: ListOf[str] = ("held_out",)
 
     def __post_init__(self) -> None:
@@ -91,12 +91,12 @@ class RunSpec:
             check(self.recommender in BASELINES, "recommender", self.recommender, f"one of {list(BASELINES)}")
             too_much = [name for name in self.evaluations if name not in OF_LISTS]
             check(not too_much, "evaluations", too_much, f"only {list(OF_LISTS)}: it has no embeddings")
-            object.__setattr__(self, "seeds", (0,))  # counting draws nothing
+            object.__setattr__(self, "seeds", (0,))  # counting draws nothing at random
         else:
             variants = [variant.value for variant in Variant]
             check(self.variant in variants, "variant", self.variant, f"one of {variants}")
-            self.configuration()  # refused now, not after hours of other runs
-            if self.variant == Variant.DOT_PRODUCT:  # it has nothing to judge
+            self.configuration()  # so that it is refused now, and not after hours of other runs
+            if self.variant == Variant.DOT_PRODUCT:  # it generates nothing that could be judged
                 object.__setattr__(self, "evaluations", ())
 
     def configuration(self) -> Preset:
@@ -106,19 +106,19 @@ class RunSpec:
 
 @validated()
 class Ablation:
-    """Runs that differ in one thing, shown as one table against their reference."""
+    """Runs that differ from their reference in one thing. They are shown with it in one table."""
 
     name: Name
     title: str
     reference: str
     runs: ListOf[str]
     note: str = ""
-    loss_curves: bool = False  # also draw training and held-out loss by epoch
+    loss_curves: bool = False  # whether to draw the training and the held-out loss by epoch as well
 
 
 @validated()
 class Study:
-    """``dataset`` names a mapping of ``pinrec prepare --preset``."""
+    """The content of a study's file. ``dataset`` is the name of a mapping that `pinrec prepare --preset` knows."""
 
     name: str
     title: str
@@ -128,11 +128,11 @@ class Study:
     evaluation: EvaluationSettings
     runs: Annotated[dict[str, RunSpec], Field(min_length=1)]
     ablations: ListOf[Ablation] = ()
-    filter: str = ""  # of the log by its publisher, in words
+    filter: str = ""  # how the publisher of the log filtered it, in words
 
     def __post_init__(self) -> None:
         for run in self.runs.values():
-            for kind in run.evaluations:  # of what no training saw
+            for kind in run.evaluations:  # each judges something that training must not have seen
                 if kind == "leave_one_out":
                     require(self.held_out_last > 0, "split.held_out_last", self.held_out_last,
                             f"at least 1, which run {run.name!r} is judged on", error=ConfigError)  # fmt: skip
@@ -152,12 +152,12 @@ class Study:
         require(name in self.runs, where, name, f"one of {list(self.runs)}", error=ConfigError)
 
     def pretraining_seed(self, run: RunSpec, seed: int) -> int:
-        """The seed of the ID pre-training that this seed starts from: its own where there is one."""
+        """The seed of the ID pre-training that this seed starts from: the same one if there is one, else the first."""
         seeds = self.runs[str(run.id_tables)].seeds
         return seed if seed in seeds else seeds[0]
 
     def with_dependencies(self, names: Iterable[str]) -> list[RunSpec]:
-        """The named runs and those they start from, in the order of the file."""
+        """The named runs and those that they start from, in the order of the file."""
         wanted: set[str] = set()
         for name in names:
             self._check_known("--only", name)
@@ -173,10 +173,10 @@ class Study:
         return replace(run.configuration().training, **changes)
 
     def training_spec(self, run: RunSpec, seed: int) -> Spec:
-        """What decides what a training comes to, presets and defaults resolved, as plain data.
+        """Everything that the result of a training depends on, as plain data with presets and defaults resolved.
 
-        Not the code, nor what the prepared dataset was made of: whoever changes these makes the study anew in another
-        folder. Results name the commits they were made by.
+        The code and the log behind the prepared dataset are not part of it. After a change of these, make the study
+        anew in another folder. Results name the commits that made them.
         """
         if run.recommender is not None:
             return {
@@ -194,7 +194,7 @@ class Study:
         }  # fmt: skip
 
     def evaluation_spec(self, run: RunSpec, seed: int, kind: str) -> Spec:
-        """What decides what an evaluation comes to, as plain data; see ``training_spec``."""
+        """Everything that the result of an evaluation depends on, as plain data; see ``training_spec``."""
         used = {name: getattr(self.evaluation, name) for name in EVALUATIONS[kind]}
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in used.items()}
         return {"kind": kind, "training": self.training_spec(run, seed), "evaluation": plain}
@@ -205,7 +205,7 @@ def study_names() -> list[str]:
 
 
 def load_study(name: str) -> Study:
-    """A study of ``studies/``, or the path of another TOML file. Raises ``ConfigError``."""
+    """Read a study, given its name in ``studies/`` or the path of another TOML file. Raises ``ConfigError``."""
     path = Path(name) if name.endswith(".toml") else STUDIES / f"{name}.toml"
     if not path.is_file():
         raise ConfigError(f"STUDY={name!r}: expected one of {study_names()}, or the path of a TOML file")
@@ -218,7 +218,7 @@ def load_study(name: str) -> Study:
 
 
 def _plain_study(name: str, raw: Mapping[str, Any]) -> dict[str, Any]:
-    """What a file says, as the fields of ``Study``: what ``[training]`` says is part of every run."""
+    """The content of a file as the fields of ``Study``. The keys of ``[training]`` become part of every run."""
     sections = dict(raw)
     for key, kind, written in (
         ("training", dict, "[training]"), ("split", dict, "[split]"), ("evaluation", dict, "[evaluation]"),

@@ -72,7 +72,7 @@ def steps(result: StudyResult, folder: Path) -> Iterator[list[str]]:
 
 
 def _loads(result: StudyResult) -> str:
-    """Least and largest, over runs and seeds."""
+    """The smallest and the largest load average over runs and seeds."""
     found = [seed["load_average"] for run in result.runs_with("steps") for seed in result.seeds(run, "steps")]
     return f"{min(found):.1f} to {max(found):.1f}"
 

@@ -1,13 +1,13 @@
-"""Where a study's runs and evaluations lie, and whether they are what the study asks for.
+"""The folders of a study's runs and evaluations, and whether they are what the study asks for.
 
 ::
 
-    WORK/datasets/<dataset>/                  prepared datasets
-    WORK/<study>/<run>-<seed>/spec.json       what the training was asked to be; then its run folder and its log
-    WORK/<study>/<run>-<seed>/<evaluation>/   what an evaluation found, with its own spec.json
+    WORK/datasets/<dataset>/                  a prepared dataset
+    WORK/<study>/<run>-<seed>/                a run: the specification of its training in spec.json, its folder, its log
+    WORK/<study>/<run>-<seed>/<evaluation>/   the result of an evaluation, with a spec.json of its own
 
-A specification is written before a training starts, so that an unfinished run is never taken up with other settings.
-An evaluation appears whole or not at all.
+The specification is written before the training starts, so that an unfinished run is never continued with other
+settings. The folder of an evaluation appears as a whole or not at all.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ RESULTS = "users"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """One seed of one run of a study, on disk."""
+    """The folder of one seed of one run of a study."""
 
     study: Study
     run: RunSpec
@@ -64,7 +64,7 @@ class Place:
         return self.study.evaluation_spec(self.run, self.seed, kind)
 
     def is_trained(self) -> bool:
-        """Whether there is nothing left to train: baselines that count are fitted when they are judged."""
+        """Whether nothing is left to train. Counting baselines need no training, as they are fitted when judged."""
         return self.run.recommender is not None or (self.training / RUN_FILE).is_file()
 
     def is_started(self) -> bool:
@@ -77,7 +77,7 @@ class Place:
         return [kind for kind in self.run.evaluations if kind not in self.done_evaluations()]
 
     def outdated(self) -> Iterator[tuple[Path, str]]:
-        """What was made to another specification: its folder, and what differs."""
+        """The folders that were made to another specification than the study's now, each with what differs."""
         difference = _difference(self.folder / SPEC_FILE, self.spec)
         if difference:
             yield self.folder, difference
@@ -97,7 +97,7 @@ def places_of(study: Study, runs: list[RunSpec], work: Path) -> list[Place]:
 
 
 def settle_outdated(places: list[Place], *, overwrite: bool) -> None:
-    """Remove what was made to another specification, or raise ``ConfigError`` that names all of it."""
+    """Remove what was made to another specification, or without ``overwrite`` raise a ``ConfigError`` that names it."""
     found = [(path, difference) for place in places for path, difference in place.outdated()]
     if found and not overwrite:
         lines = "\n".join(f"  {path}: {difference}" for path, difference in found)
@@ -113,14 +113,15 @@ def write_json(path: Path, plain: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}")
     beside.write_text(json.dumps(plain, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    beside.rename(path)  # whole or not at all
+    beside.rename(path)  # so that the file appears as a whole or not at all
 
 
 @contextmanager
 def turn(work: Path, *, alone: bool, waiting: Callable[[], None]) -> Iterator[None]:
-    """Pieces of work of all studies in a folder run side by side, but one that measures time runs ``alone``.
+    """Let pieces of work of all studies in a folder run side by side, and one that measures time ``alone``.
 
-    It waits until the others have ended, ``waiting`` being called first, and none starts in the meantime.
+    A piece that has to wait calls ``waiting`` first. While a piece that measures time waits for the others to end,
+    no new one starts.
     """
     with (work / ".next").open("a") as next_, (work / ".running").open("a") as running:
         kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
@@ -129,14 +130,14 @@ def turn(work: Path, *, alone: bool, waiting: Callable[[], None]) -> Iterator[No
             fcntl.flock(running, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             waiting()
-            fcntl.flock(next_, fcntl.LOCK_EX)  # held while waiting for the others, so that nobody slips in
+            fcntl.flock(next_, fcntl.LOCK_EX)  # held while waiting for the others, so that no new piece starts
             fcntl.flock(running, kind)
         fcntl.flock(next_, fcntl.LOCK_UN)
         yield
 
 
 def _difference(path: Path, asked: Spec) -> str:
-    """How the specification at ``path`` differs from the one asked for; empty where it does not, or is not there."""
+    """How the specification at ``path`` differs from the one asked for; empty where it is equal or absent."""
     if not path.is_file():
         return ""
     made = _flat(read_json(path, error=DataError, what="a specification"))

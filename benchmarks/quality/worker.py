@@ -1,6 +1,6 @@
-"""One piece of a study in a process of its own: train one seed of a run, evaluate it, or both.
+"""Does one piece of a study in a process of its own: it trains one seed of a run, evaluates it, or both.
 
-``schedule`` starts it and writes the job as one line of JSON to standard input.
+``schedule`` starts this process and writes the job to its standard input, as one line of JSON.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from pinrec_core.errors import PinRecError
 def new_job(
     study: str, place: Place, *, work: Path, dataset: Path, device: str, train: bool, evaluations: list[str]
 ) -> dict[str, Any]:
-    """What to do for one seed of a run. ``study`` is a name or a path, as ``load_study`` takes it."""
-    # The worker's current folder is another one: absolute paths.
+    """The job for one seed of a run. ``study`` is a name or a path, as ``load_study`` takes it."""
+    # Paths are absolute, because the worker runs in another folder.
     given = str(Path(study).resolve()) if study.endswith(".toml") else study
     return {
         "study": given, "run": place.run.name, "seed": place.seed, "work": str(work.resolve()),
@@ -33,7 +33,7 @@ def new_job(
 
 
 def perform(job: Mapping[str, Any]) -> None:
-    """Do it. Raises what training and evaluation raise."""
+    """Do the job. Raises what training and evaluation raise."""
     study = load_study(job["study"])
     run, work, dataset = study.runs[job["run"]], Path(job["work"]), Path(job["dataset"])
     place = place_of(study, run, job["seed"], work)
@@ -53,9 +53,10 @@ def _tell(line: str) -> None:
 
 
 def _end_with_the_scheduler() -> None:
-    while os.read(sys.stdin.fileno(), 1):  # not through sys.stdin, whose lock would be held when this process ends
+    """Wait until the scheduler's end of standard input closes, then end this process."""
+    while os.read(sys.stdin.fileno(), 1):  # not through sys.stdin, whose lock would block the end of this process
         pass
-    os._exit(1)  # at once: what is half done lies beside its place and is never taken for whole
+    os._exit(1)  # at once: a half-written result lies beside its place and is never taken for a whole one
 
 
 def main() -> None:

@@ -1,4 +1,7 @@
-"""Benchmarks on tiny sizes: what they compare is equal, what they report is whole. No test looks at a time."""
+"""Benchmarks on tiny sizes: the compared functions give equal results, and the reports are complete.
+
+No test looks at a time.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ def options(monkeypatch) -> Options:
 
 
 def quiet(_: str) -> None:
-    """Progress that is not shown."""
+    """Show no progress."""
 
 
 def inputs() -> tuple[HistoryBatch, RequestContext]:
@@ -61,7 +64,7 @@ def test_the_plain_twin_generates_what_generate_does():
 
 
 def test_the_floor_counts_no_more_than_is_computed():
-    """The head's count is exact; the whole lies below what runs, which also embeds queries and masks attention."""
+    """The head is counted exactly. The total is below what is computed, as queries and masked positions cost too."""
     model = PinRec(CASE.config).eval()
     batch, context = inputs()
     needed = MatmulFlops.of(CASE.config, B=CASE.B, T=CASE.config.max_history, S=CASE.S, W=CASE.W)

@@ -17,7 +17,7 @@ settings = [
     "objective.windows_per_step=128", "training.learning_rate=4e-3",
 ]
 """
-# Named as one of the claims' studies, so that their claims are made of it.
+# It has the name of a study that claims are about, so that its figures become rows of these claims.
 STUDY = (
     """
 title = "A walk through neighbouring items"

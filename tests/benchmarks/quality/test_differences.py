@@ -1,4 +1,4 @@
-"""Which figures a change of the code changed: times are left out, everything else counts to the last digit."""
+"""Comparing figures: times are left out, and everything else is compared to the last digit."""
 
 from __future__ import annotations
 

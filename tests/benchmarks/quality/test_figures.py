@@ -37,7 +37,7 @@ def test_comparisons_by_hand():
     baseline = {0: result_of({"hit": [[0, 1], [0, 1]]})}
     found = comparison(a, b, seeds, baseline)
     assert (found["value"], found["baseline_value"], found["ratio"], found["seeds"]) == (0.5, 0.5, 1.0, 2)
-    assert found["ci95"] == [0.5, 1.5]  # a user alone has the ratio .75/.5 or .25/.5
+    assert found["ci95"] == [0.5, 1.5]  # a single user has the ratio .75/.5 or .25/.5
     assert figure(a, seeds)["by_seed"] == [0.75, 0.25]
     assert found["targets"] == 4
     with pytest.raises(DataError, match="judged on 2 users: expected the 2 of s, in the same order"):

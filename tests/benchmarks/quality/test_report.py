@@ -1,4 +1,4 @@
-"""Claims, goals and the report made of figures."""
+"""Claims and goals, and the report that is made of the figures."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Running a study: what is trained and judged, what is left alone, what a failure or a kill leaves behind.
+"""Running a study: what is trained and judged, what stays as it is, and what a failure or a kill leaves behind.
 
-Only the test of a killed run starts processes; the others run the same pieces in this one (``workers=0``).
+Only the test of a killed run starts processes; the others run the same pieces in this process (``workers=0``).
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def test_status_and_collect_say_and_write_what_is_there(place, datasets, tmp_pat
 
 
 def test_figures_of_runs_that_would_be_gone_are_not_replaced(place, datasets, tmp_path):
-    """As a fresh clone's, which has the committed figures and none of their runs."""
+    """A fresh clone has the committed figures and none of the runs behind them."""
     (tmp_path / "figures").mkdir()
     (tmp_path / "yelp.toml").write_text(STUDY, "utf-8")
     committed = (place / "figures" / "yelp.json").read_bytes()
@@ -140,7 +140,7 @@ def test_a_place_that_cannot_be_written_is_refused_first_and_in_a_sentence(tmp_p
 
 
 def test_a_piece_that_measures_time_waits_for_all_others_and_holds_new_ones_back(tmp_path):
-    """Also for pieces of other studies, which another process runs in the same folder."""
+    """The same holds for pieces of other studies that another process runs in the same folder."""
     events: list[str] = []
     started, may_end = threading.Event(), threading.Event()
 
@@ -211,7 +211,7 @@ def test_a_killed_run_leaves_nothing_behind_and_goes_on(tmp_path, datasets):
 
 
 def is_running(process: str) -> bool:
-    """Whether it is there and has not ended: nobody may have asked for its status yet."""
+    """Whether a process has not ended. One that has ended stays a zombie until its parent asks for its status."""
     try:
         return Path(f"/proc/{process}/stat").read_text("utf-8").rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What a study may say: slips are named before anything is trained."""
+"""Slips in a study's file are named before anything is trained."""
 
 from __future__ import annotations
 
