@@ -180,6 +180,7 @@ def draw(graph: Graph, path: Path) -> None:
 
     matplotlib.use("svg")
     matplotlib.rcParams["svg.fonttype"] = "none"  # text stays text: a third of the size, and it can be searched
+    matplotlib.rcParams["svg.hashsalt"] = "structure"  # the same graph, the same file
     from matplotlib import pyplot as plt
 
     floors, up = graph.floors, set(graph.up)
@@ -189,7 +190,7 @@ def draw(graph: Graph, path: Path) -> None:
         on_it = [room for room in graph.rooms if floors[room] == floor]
         place.update({room: ((i + 0.5) / len(on_it), floor) for i, room in enumerate(on_it)})
     figure, axes = plt.subplots(figsize=(15, 1.05 * height + 1))
-    for a, b in graph.arrows:
+    for a, b in sorted(graph.arrows):
         style = {"color": "crimson", "lw": 1.6} if (a, b) in up else {"color": "0.72", "lw": 0.7}
         axes.annotate("", place[b], place[a], arrowprops={"arrowstyle": "->", "shrinkA": 9, "shrinkB": 9, **style})
     for room, (x, y) in place.items():
