@@ -6,6 +6,7 @@ trains on its share of the users. This module does not know what is trained.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 from collections.abc import Iterator
@@ -60,6 +61,8 @@ class Processes:
             plugins=_Autocast("bf16-mixed", device.type) if precision is Precision.BF16 else None,
         )
         fabric.launch()
+        if count > 1:
+            atexit.register(_leave)
         control = torch.distributed.new_group(backend="gloo") if count > 1 else None
         return Processes(fabric=fabric, rank=fabric.global_rank, count=count, control=control)
 
@@ -94,6 +97,15 @@ class Processes:
         if self.control is not None:
             torch.distributed.all_reduce(together, op=how, group=self.control)
         return together.tolist()
+
+
+def _leave() -> None:
+    """Leave the other processes while the interpreter is whole.
+
+    Threads of gloo that are still there when it is torn down may release a tensor then, which aborts the process.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def is_first_process() -> bool:

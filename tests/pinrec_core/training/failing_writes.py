@@ -5,12 +5,14 @@ Each process writes the error that ended the case to a file.
 
 from __future__ import annotations
 
+import atexit
 import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from pinrec_core.config.sections import ObjectiveConfig, Precision, TrainingConfig, Variant
 from pinrec_core.objective.objective import Objective
@@ -33,6 +35,8 @@ TOO_LARGE = 1024
 def main() -> None:
     torch.set_num_threads(1)
     dataset, out = map(Path, sys.argv[1:])
+    # Registered first, so that it runs last.
+    atexit.register(lambda: (out / f"joined-{processes.rank}.txt").write_text(str(dist.is_initialized())))
     processes = Processes.launch(torch.device("cpu"), Precision.FP32)
     for case in CHECKPOINTS:
         error = ended_by(lambda case=case: second_checkpoint(case, out / case, processes))

@@ -172,3 +172,7 @@ def test_a_finished_run_that_cannot_be_written_fails_in_both(failed):
     assert re.search("IsADirectoryError: .*weights.safetensors", (failed / "run-0.txt").read_text())
     assert re.search(r"StorageError: .*run: cannot be written \(process 0 failed", (failed / "run-1.txt").read_text())
     assert not (failed / "run" / "run.json").exists()
+
+
+def test_a_process_leaves_the_others_before_its_interpreter_ends(failed):
+    assert [(failed / f"joined-{rank}.txt").read_text() for rank in range(2)] == ["False", "False"]
