@@ -31,13 +31,13 @@ from pinrec_core.generation.generate import (
     prefill,
     step_embeddings,
 )
-from pinrec_core.generation.inputs import request_context
+from pinrec_core.generation.inputs import packed_histories, request_context
 from pinrec_core.generation.retrieval_plan import plan_retrieval
 from pinrec_core.history import History
-from pinrec_core.model.collate import collate
-from pinrec_core.model.decoder import KeyValueCache
+from pinrec_core.model.decoder import DecoderState
+from pinrec_core.model.packed_histories import PackedHistories
 from pinrec_core.model.pinrec import PinRec
-from pinrec_core.model.sequence_model import HistoryBatch, SequenceModel
+from pinrec_core.model.sequence_model import SequenceModel
 from pinrec_core.request import Request
 
 BASELINE = "recompute (no cache)"
@@ -101,7 +101,7 @@ def functions(case: Case) -> dict[str, Callable[[], object]]:
     model = PinRec(config).eval()
     requests, id_embedding = random_requests(case)
     histories = [request.history for request in requests]
-    batch = collate(histories, id_embedding)
+    batch = packed_histories(histories, id_embedding, requests)
     context = request_context(requests, steps=case.S, device=torch.device("cpu"))
     offsets = tuple(range(1, case.W + 1))
     embedding = generate(model, batch, context, offsets)
@@ -114,7 +114,7 @@ def functions(case: Case) -> dict[str, Callable[[], object]]:
         timed[GPT2] = gpt2_stepping(config, case.B, config.max_history, case.S)
     prefill, decode, head = _phases(model, batch, context, offsets)
     return timed | {
-        "· collate": lambda: collate(histories, id_embedding),
+        "· pack": lambda: packed_histories(histories, id_embedding, requests),
         "· prefill": prefill,
         "· decode steps": decode,
         "· head": head,
@@ -132,30 +132,25 @@ def _flops_by_row(needed: MatmulFlops) -> dict[str, int]:
 
 
 def _phases(
-    model: SequenceModel, batch: HistoryBatch, context: RequestContext, offsets: tuple[int, ...]
+    model: SequenceModel, batch: PackedHistories, context: RequestContext, offsets: tuple[int, ...]
 ) -> tuple[Callable[[], object], ...]:
-    """The phases of ``generate``, each alone: prefill, all decode steps, all calls of the head.
-
-    Every call of the decode phase starts from the cache of the same prefill, and overwrites only later positions.
-    """
-    B, T, _ = batch.feature.shape
+    """The phases of ``generate``, each alone: prefill, all decode steps, all calls of the head."""
     steps = context.feedback_outcome.shape[1] + 1
 
     @torch.inference_mode()
-    def filled() -> tuple[KeyValueCache, Tensor]:
-        cache = KeyValueCache.allocate(model.decoder, B, T + steps)
-        return cache, prefill(model, batch, cache)
+    def filled() -> tuple[Tensor, DecoderState]:
+        return prefill(model, batch)
 
-    whole, hidden = filled()
+    hidden, state = filled()
     with torch.inference_mode():
         embedding = step_embeddings(model, hidden, condition_of_step(model, offsets))
         item = fed_back(embedding, context.feedback_outcome[:, 0], offsets)
 
     @torch.inference_mode()
     def decode() -> None:
-        cache = KeyValueCache(key=whole.key, value=whole.value, length=whole.length)
+        behind = state
         for _ in range(steps - 1):
-            decode_step(model, item, context, context.timestamp, cache)
+            _, behind = decode_step(model, item, context, context.timestamp, behind)
 
     @torch.inference_mode()
     def head() -> None:
@@ -166,8 +161,8 @@ def _phases(
     return filled, decode, head
 
 
-def random_requests(case: Case) -> tuple[list[Request], Tensor]:
-    """B requests with random histories of full length, and their ID embeddings ``[B, T, I]``."""
+def random_requests(case: Case) -> tuple[list[Request], list[np.ndarray]]:
+    """B requests with random histories of full length, and their ID embeddings, FP16 ``[T, I]`` each."""
     random = np.random.default_rng(0)
     T = case.config.max_history
     histories = [
@@ -189,4 +184,5 @@ def random_requests(case: Case) -> tuple[list[Request], Tensor]:
         )
         for seed, history in enumerate(histories)
     ]  # fmt: skip
-    return requests, torch.randn(case.B, T, case.config.id_width) * 0.02
+    id_embedding = (random.normal(size=(case.B, T, case.config.id_width)) * 0.02).astype(np.float16)
+    return requests, list(id_embedding)

@@ -11,24 +11,26 @@ from torch import Tensor
 from pinrec_core.config.sections import ModelConfig
 from pinrec_core.generation.generate import RequestContext, condition_of_step, fed_back, step_embeddings
 from pinrec_core.model.flops import ForwardFlops
-from pinrec_core.model.sequence_model import HistoryBatch, SequenceModel
+from pinrec_core.model.packed_histories import PackedHistories
+from pinrec_core.model.sequence_model import SequenceModel
 
 
 @torch.inference_mode()
 def generate_by_recomputing(
-    model: SequenceModel, history: HistoryBatch, request: RequestContext, offsets: tuple[int, ...]
+    model: SequenceModel, history: PackedHistories, request: RequestContext, offsets: tuple[int, ...]
 ) -> Tensor:
     """The plain twin of ``generation.generate``, with the same signature, but without a K/V cache.
 
     Every step runs the decoder over the whole sequence. All histories must have the same length T, so that new tokens
     can be appended at the end. Raises ``ValueError`` otherwise.
     """
-    B, T, _ = history.feature.shape
-    if not (history.length == T).all():
-        raise ValueError(f"history.length={history.length.tolist()}: expected {T} for every row")
+    B, P = history.layout.token.shape
+    lengths = history.layout.position[history.layout.last]
+    if not (lengths == P - 1).all():
+        raise ValueError(f"histories of {lengths.tolist()} items: expected {P - 1} for every row")
     steps = request.feedback_outcome.shape[1] + 1
-    tokens = model.history_tokens(history, model.represent_items(history))
-    previous = history.timestamp[:, -1]
+    tokens = model.packed_tokens(history).unflatten(0, (B, P))
+    previous = history.timestamp[history.layout.last]
     condition = condition_of_step(model, offsets)
     generated = []
     for step in range(steps):
@@ -92,7 +94,7 @@ class MatmulFlops:
         flops = ForwardFlops.of(config)
         token = flops.project_item + flops.project_time
         return MatmulFlops(
-            prefill=B * (T * (flops.embed_pin + token) + flops.decode(1 + T)),
+            prefill=B * (T * (flops.embed_pin + token) + flops.prefill(1 + T)),
             decode=B * ((S - 1) * token + flops.decode(S - 1, cached=1 + T)),
             head=B * S * (flops.read_hidden + config.num_conditions * W * flops.answer),
         )

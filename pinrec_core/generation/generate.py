@@ -12,9 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pinrec_core.config.sections import ModelConfig
 from pinrec_core.errors import ConfigError, require
-from pinrec_core.model.decoder import KeyValueCache
-from pinrec_core.model.sequence_model import HistoryBatch, SequenceModel
+from pinrec_core.model.decoder import DecoderState
+from pinrec_core.model.packed_histories import PackedHistories
+from pinrec_core.model.sequence_model import SequenceModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,46 +30,53 @@ class RequestContext:
 
 
 @torch.inference_mode()
-def generate(model: SequenceModel, history: HistoryBatch, request: RequestContext, offsets: tuple[int, ...]) -> Tensor:
+def generate(
+    model: SequenceModel, history: PackedHistories, request: RequestContext, offsets: tuple[int, ...]
+) -> Tensor:
     """→ unit embeddings ``[B, O, S·W, D]``, in generation order along the third dimension (step, then offset).
 
     S is ``request.feedback_outcome.shape[1] + 1``; O is the number of outcomes that the variant tells apart. Raises
     ``InvalidRequestError`` for a longer history and ``ConfigError`` for more steps or offsets than the model was made
     for.
     """
-    B, T, _ = history.feature.shape
-    steps = request.feedback_outcome.shape[1] + 1
-    config = model.config
-    require(T <= config.max_history, "T", T, f"at most max_history={config.max_history}")
+    T, steps = history.layout.token.shape[1] - 1, request.feedback_outcome.shape[1] + 1
+    require(T <= model.config.max_history, "T", T, f"at most max_history={model.config.max_history}")
+    require_generates(model.config, steps, offsets)
+    return generated(model, history, request, offsets, condition_of_step(model, offsets))
+
+
+def require_generates(config: ModelConfig, steps: int, offsets: tuple[int, ...]) -> None:
+    """Raises ``ConfigError`` for more steps or offsets than a model was made for."""
     require(steps <= config.max_steps, "steps", steps, f"at most max_steps={config.max_steps}", error=ConfigError)
     require(max(offsets) <= config.max_offset, "offsets", offsets,
             f"none above max_offset={config.max_offset}", error=ConfigError)  # fmt: skip
-    condition = condition_of_step(model, offsets)
-    cache = KeyValueCache.allocate(model.decoder, B, 1 + T + steps - 1)
 
-    # 1. The start token and the history go through the decoder; their keys and values stay in the cache.
-    hidden = prefill(model, history, cache)
-    previous = last_timestamps(history, request.timestamp)
-    generated = []
+
+def generated(
+    model: SequenceModel, history: PackedHistories, request: RequestContext, offsets: tuple[int, ...], condition: Tensor
+) -> Tensor:
+    """All phases in order: what ``generate`` returns. It looks at shapes alone, so a compiler can take all of it."""
+    steps = request.feedback_outcome.shape[1] + 1
+    # 1. The start token and the history go through the decoder; their keys and values stay in its state.
+    hidden, state = prefill(model, history)
+    previous = history.timestamp[history.layout.last]
+    parts = []
     for step in range(steps):
         # 2. Every outcome at every offset: all of them are retrieval queries.
         embedding = step_embeddings(model, hidden, condition)
-        generated.append(embedding)
+        parts.append(embedding)
         if step == steps - 1:
             break
         # 3. One outcome's next-item embedding becomes the next token.
         item = fed_back(embedding, request.feedback_outcome[:, step], offsets)
-        hidden = decode_step(model, item, request, previous, cache)
+        hidden, state = decode_step(model, item, request, previous, state)
         previous = request.timestamp
-    return torch.cat(generated, dim=2)
+    return torch.cat(parts, dim=2)
 
 
-def prefill(model: SequenceModel, history: HistoryBatch, cache: KeyValueCache) -> Tensor:
-    """Read B histories into an empty cache, which is advanced: → the hidden state behind each, ``[B, H]``."""
-    row = torch.arange(len(history.length), device=history.length.device)
-    hidden, _ = model(history, cache)
-    cache.advance(1 + history.length)
-    return hidden[row, history.length]
+def prefill(model: SequenceModel, history: PackedHistories) -> tuple[Tensor, DecoderState]:
+    """Read B histories: → the hidden state behind each, ``[B, H]``, and the decoder's state."""
+    return model.decoder.prefill(model.packed_tokens(history), history.layout)
 
 
 def condition_of_step(model: SequenceModel, offsets: tuple[int, ...]) -> Tensor:
@@ -88,26 +97,16 @@ def fed_back(embedding: Tensor, outcome: Tensor, offsets: tuple[int, ...]) -> Te
 
     It lives in item space already, so it stands for the item that the user would act on next.
     """
-    row = torch.arange(len(embedding), device=embedding.device)
+    row = torch.arange(embedding.shape[0], device=embedding.device)
     return embedding[row, outcome, offsets.index(1)]
 
 
 def decode_step(
-    model: SequenceModel, item: Tensor, request: RequestContext, previous_timestamp: Tensor, cache: KeyValueCache
-) -> Tensor:
-    """One token more: an item ``[B, D]`` behind what the cache holds, which is advanced → its hidden state ``[B, H]``.
+    model: SequenceModel, item: Tensor, request: RequestContext, previous_timestamp: Tensor, state: DecoderState
+) -> tuple[Tensor, DecoderState]:
+    """One token more: an item ``[B, D]`` behind all before → its hidden state ``[B, H]``, and the state behind it.
 
     ``previous_timestamp`` int64 ``[B]`` is the time of the token before it.
     """
     token = model.tokens(item, request.surface, request.timestamp, previous_timestamp)
-    hidden = model.decoder(token.unsqueeze(1), cache)[:, 0]
-    cache.advance(1)
-    return hidden
-
-
-def last_timestamps(history: HistoryBatch, request_time: Tensor) -> Tensor:
-    """When each user last acted, int64 ``[B]``; the request's own time for a user without history."""
-    if history.timestamp.shape[1] == 0:
-        return request_time
-    last = history.timestamp.gather(1, (history.length - 1).clamp(min=0).unsqueeze(1)).squeeze(1)
-    return torch.where(history.length > 0, last, request_time)
+    return model.decoder.step(token, state)

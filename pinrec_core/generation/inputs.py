@@ -1,4 +1,4 @@
-"""Requests to what the model reads: a padded batch of histories, and the context of the tokens to be generated.
+"""Requests to what the model reads: a packed batch of histories, and the context of the tokens to be generated.
 
 The generator stage and everything that generates in process come through here, so that they cannot differ.
 """
@@ -12,26 +12,35 @@ import torch
 from torch import Tensor
 
 from pinrec_core.generation.generate import RequestContext
-from pinrec_core.model.collate import collate, pad
-from pinrec_core.model.sequence_model import HistoryBatch, SequenceModel
+from pinrec_core.history import History
+from pinrec_core.model.packed_histories import PackedHistories, pack
+from pinrec_core.model.sequence_model import SequenceModel
 from pinrec_core.request import Request
 
 EmbedIds = Callable[[Tensor], Tensor]
 """Keys int64 ``[n]`` → ID embeddings ``[n, I]``."""
 
 
-def embedded_histories(model: SequenceModel, embed_ids: EmbedIds, requests: Sequence[Request]) -> HistoryBatch:
+def embedded_histories(model: SequenceModel, embed_ids: EmbedIds, requests: Sequence[Request]) -> PackedHistories:
     """The last ``max_history`` interactions of each request as the generator stage gets them.
 
     The ID embedder runs on the CPU and its result passes through FP16, as between the stages of the service.
     """
     histories = [request.history.take(slice(-model.config.max_history, None)) for request in requests]
-    key = pad([history.item_key for history in histories])
+    keys = np.concatenate([history.item_key for history in histories])
     with torch.inference_mode():
-        id_embedding = embed_ids(key.flatten()).half().unflatten(0, key.shape)
-    return collate(
+        id_embedding = embed_ids(torch.from_numpy(keys)).half().numpy()
+    ends = np.cumsum([len(history) for history in histories])
+    return packed_histories(histories, np.split(id_embedding, ends[:-1]), requests).to(model.start_token.device)
+
+
+def packed_histories(
+    histories: Sequence[History], id_embedding: Sequence[np.ndarray], requests: Sequence[Request]
+) -> PackedHistories:
+    """B histories with their ID embeddings, FP16 ``[T_b, I]`` each, and whose requests they belong to: on the CPU."""
+    return pack(
         histories,
-        id_embedding.to(model.start_token.device, model.start_token.dtype),
+        id_embedding,
         request_surface=[request.surface for request in requests],
         request_time=[request.time for request in requests],
     )

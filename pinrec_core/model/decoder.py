@@ -1,12 +1,14 @@
-"""A causal decoder in the style of GPT-2 with an explicit K/V cache (PinRec, model).
+"""A causal decoder in the style of GPT-2 (PinRec, model): a plain pass for training, prefill and steps for generation.
 
-The cache is a value: the caller allocates it, passes it in and advances it. The decoder maps token vectors to hidden
-states and knows nothing of items.
+The decoder maps token vectors to hidden states and knows nothing of items. What a generated token sees of the tokens
+before it is a value, ``DecoderState``, which each step returns anew. Nothing depends on data: every shape follows from
+the inputs' shapes, so that the whole of a generation can be compiled as one program.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -17,30 +19,36 @@ CONTEXT_SCALE = 0.2
 were as large as the item's share, the model would learn when things happened long before it learns what happened."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedLayout:
+    """Where the N tokens of a packed batch of B rows lie in the padded layout ``[B, P]`` of attention, and back."""
+
+    position: Tensor  # int64 [N], of each token in its row
+    token: Tensor  # int64 [B, P], the token that each slot holds; behind a row's end, any token of the batch
+    slot: Tensor  # int64 [N], the slot b · P + position of each token
+    last: Tensor  # int64 [B], the last token of each row
+
+
+@dataclass(frozen=True, slots=True)
 class KeyValueCache:
-    """Keys and values of all layers, ``[L, B, heads, P, H/heads]``, and the number of filled positions per row."""
+    """One layer's keys and values: of the prefilled tokens, and of those that were generated behind them.
 
-    key: Tensor
+    The two are kept apart, so that a step copies nothing of the prefill and needs no position to write to.
+    """
+
+    key: Tensor  # [B, heads, P, H/heads]; what lies behind the end of a row is never read
     value: Tensor
-    length: Tensor  # int64 [B]
+    generated_key: list[Tensor]  # of each step, [B, heads, 1, H/heads]
+    generated_value: list[Tensor]
 
-    @staticmethod
-    def allocate(decoder: Decoder, batch: int, positions: int) -> KeyValueCache:
-        weight = decoder.position_embedding.weight
-        shape = (len(decoder.blocks), batch, decoder.heads, positions, weight.shape[1] // decoder.heads)
-        return KeyValueCache(
-            key=weight.new_zeros(shape),
-            value=weight.new_zeros(shape),
-            length=torch.zeros(batch, dtype=torch.int64, device=weight.device),
-        )
 
-    def advance(self, tokens: Tensor | int) -> None:
-        """Count ``tokens`` (int64 ``[B]``, or one number for every row) as filled.
+@dataclass(frozen=True, slots=True)
+class DecoderState:
+    """What the next token of each row sees, and where it stands."""
 
-        Padding may have written behind the filled positions. That is never read, and the next tokens overwrite it.
-        """
-        self.length = self.length + tokens
+    caches: list[KeyValueCache]  # of each layer
+    visible: Tensor  # bool [B, 1, 1, P], which of the prefilled slots belong to the row
+    position: Tensor  # int64 [B], of the next token
 
 
 class Decoder(nn.Module):
@@ -48,7 +56,6 @@ class Decoder(nn.Module):
 
     def __init__(self, *, layers: int, heads: int, hidden_width: int, max_positions: int, dropout: float) -> None:
         super().__init__()
-        self.heads = heads
         self.position_embedding = nn.Embedding(max_positions, hidden_width)
         self.dropout = nn.Dropout(dropout)
         blocks = [Block(heads, hidden_width, dropout) for _ in range(layers)]
@@ -60,35 +67,45 @@ class Decoder(nn.Module):
             for out in (block.attention_out, block.mlp_out):
                 nn.init.normal_(out.weight, std=(2 * layers * out.in_features) ** -0.5)
 
-    def forward(self, tokens: Tensor, cache: KeyValueCache | None = None) -> Tensor:
-        """Tokens ``[B, T, H]`` → hidden states ``[B, T, H]``.
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens ``[B, T, H]`` from position 0 → hidden states ``[B, T, H]``.
 
-        Without a cache the tokens start at position 0. With a cache the tokens of row b continue at
-        ``cache.length[b]``, and their keys and values are written there; the caller then advances the cache. Padding
-        must be on the right, where causal attention hides it from all real tokens.
+        Padding must be on the right, where causal attention hides it from all real tokens.
         """
-        B, T, _ = tokens.shape
-        start = tokens.new_zeros(B, dtype=torch.int64) if cache is None else cache.length
-        position = start.unsqueeze(1) + torch.arange(T, device=tokens.device)  # [B, T]
+        position = torch.arange(tokens.shape[1], device=tokens.device)
         hidden = self.dropout(tokens + self.position_embedding(position))
-        if cache is None:
-            for block in self.blocks:
-                hidden = block(hidden)
-        else:
-            visible = torch.arange(cache.key.shape[3], device=tokens.device) <= position.unsqueeze(-1)  # [B, T, P]
-            for layer, block in enumerate(self.blocks):
-                hidden = block(hidden, CacheLayer(cache.key[layer], cache.value[layer], position, visible.unsqueeze(1)))
+        for block in self.blocks:
+            hidden = block(hidden)
         return self.norm(hidden)
 
+    def prefill(self, tokens: Tensor, layout: PackedLayout) -> tuple[Tensor, DecoderState]:
+        """A packed batch of tokens ``[N, H]`` → the hidden state of each row's last one ``[B, H]``, and the state.
 
-@dataclass(frozen=True, slots=True)
-class CacheLayer:
-    """One layer's part of the cache, with the positions to write to and what each new token may see."""
+        The last layer computes keys and values of all tokens, and everything else for the last tokens alone.
+        """
+        hidden = tokens + self.position_embedding(layout.position)
+        length = layout.position[layout.last] + 1
+        slots = torch.arange(layout.token.shape[1], device=tokens.device)
+        visible = (slots < length.unsqueeze(1))[:, None, None, :]
+        caches = []
+        *others, last = self._layers()
+        for block in others:
+            hidden, cache = block.prefill(hidden, layout)
+            caches.append(cache)
+        hidden, cache = last.prefill_last(hidden, layout, visible)
+        return self.norm(hidden), DecoderState([*caches, cache], visible, length)
 
-    key: Tensor  # [B, heads, P, H/heads]
-    value: Tensor
-    position: Tensor  # int64 [B, T]
-    visible: Tensor  # bool [B, 1, T, P]
+    def step(self, token: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        """One token more per row, ``[B, H]`` → its hidden state ``[B, H]``, and the state behind it."""
+        hidden = token + self.position_embedding(state.position)
+        caches = []
+        for block, cache in zip(self._layers(), state.caches, strict=True):
+            hidden, cache = block.step(hidden, cache, state.visible)
+            caches.append(cache)
+        return self.norm(hidden), DecoderState(caches, state.visible, state.position + 1)
+
+    def _layers(self) -> list[Block]:
+        return cast(list[Block], list(self.blocks))
 
 
 class Block(nn.Module):
@@ -105,25 +122,64 @@ class Block(nn.Module):
         self.mlp_out = nn.Linear(4 * hidden_width, hidden_width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, hidden: Tensor, cache: CacheLayer | None = None) -> Tensor:
-        hidden = hidden + self.dropout(self.attention(self.attention_norm(hidden), cache))
-        wide = F.gelu(self.mlp_in(self.mlp_norm(hidden)), approximate="tanh")
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Hidden states ``[B, T, H]`` → the same shape, with causal attention over T."""
+        query, key, value = self._heads(self.query_key_value(self._normed(hidden)), 3)
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        return self._after_attention(hidden, mixed.transpose(1, 2).flatten(2))
+
+    def prefill(self, hidden: Tensor, layout: PackedLayout) -> tuple[Tensor, KeyValueCache]:
+        """Hidden states of a packed batch, ``[N, H]`` → the same shape, and the layer's cache."""
+        query, key, value = self._heads(self.query_key_value(self._normed(hidden))[layout.token], 3)
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        packed = mixed.transpose(1, 2).flatten(2).flatten(0, 1)[layout.slot]
+        return self._after_attention(hidden, packed), KeyValueCache(key, value, [], [])
+
+    def prefill_last(self, hidden: Tensor, layout: PackedLayout, visible: Tensor) -> tuple[Tensor, KeyValueCache]:
+        """Hidden states ``[N, H]`` → those of each row's last token ``[B, H]``, and the cache of all tokens."""
+        H = hidden.shape[1]
+        normed, (weight, bias) = self._normed(hidden), (self.query_key_value.weight, self.query_key_value.bias)
+        key, value = self._heads(F.linear(normed, weight[H:], bias[H:])[layout.token], 2)
+        (query,) = self._heads(F.linear(normed[layout.last], weight[:H], bias[:H]).unsqueeze(1), 1)
+        cache = KeyValueCache(key, value, [], [])
+        return self._after_attention(hidden[layout.last], _attend(query, cache, visible)), cache
+
+    def step(self, hidden: Tensor, cache: KeyValueCache, visible: Tensor) -> tuple[Tensor, KeyValueCache]:
+        """Hidden states of one token per row, ``[B, H]`` → the same shape, and the cache with that token."""
+        query, key, value = self._heads(self.query_key_value(self._normed(hidden)).unsqueeze(1), 3)
+        cache = KeyValueCache(cache.key, cache.value, [*cache.generated_key, key], [*cache.generated_value, value])
+        return self._after_attention(hidden, _attend(query, cache, visible)), cache
+
+    def _normed(self, hidden: Tensor) -> Tensor:
+        """The input of attention, in the format of the weights: the residual stream may be FP32 beside BF16 weights."""
+        return self.attention_norm(hidden).to(self.query_key_value.weight.dtype)
+
+    def _heads(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """``[B, T, parts · H]`` → ``parts`` tensors ``[B, heads, T, H/heads]``."""
+        B, T, width = projected.shape
+        split = projected.view(B, T, parts, self.heads, width // parts // self.heads)
+        return split.permute(2, 0, 3, 1, 4).unbind(0)
+
+    def _after_attention(self, hidden: Tensor, mixed: Tensor) -> Tensor:
+        hidden = hidden + self.dropout(self.attention_out(mixed))
+        normed = self.mlp_norm(hidden).to(self.mlp_in.weight.dtype)
+        wide = F.gelu(self.mlp_in(normed), approximate="tanh")
         return hidden + self.dropout(self.mlp_out(wide))
 
-    def attention(self, hidden: Tensor, cache: CacheLayer | None) -> Tensor:
-        B, T, H = hidden.shape
-        query, key, value = (
-            part.view(B, T, self.heads, H // self.heads).transpose(1, 2)
-            for part in self.query_key_value(hidden).chunk(3, dim=-1)
-        )
-        if cache is None:
-            mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        else:
-            row = torch.arange(B, device=hidden.device).unsqueeze(1)
-            cache.key[row, :, cache.position] = key.transpose(1, 2)
-            cache.value[row, :, cache.position] = value.transpose(1, 2)
-            mixed = F.scaled_dot_product_attention(query, cache.key, cache.value, attn_mask=cache.visible)
-        return self.attention_out(mixed.transpose(1, 2).reshape(B, T, H))
+
+def _attend(query: Tensor, cache: KeyValueCache, visible: Tensor) -> Tensor:
+    """Attention of one token per row, ``[B, heads, 1, H/heads]``, to its cache → ``[B, H]``.
+
+    The scores of prefilled and generated tokens meet in one softmax, in FP32.
+    """
+    query = query * query.shape[-1] ** -0.5
+    history = (query @ cache.key.transpose(-1, -2)).float().masked_fill(~visible, -torch.inf)
+    generated = [(query * key).float().sum(-1, keepdim=True) for key in cache.generated_key]
+    weight = torch.cat([history, *generated], dim=-1).softmax(-1).to(query.dtype)
+    mixed = weight[..., : cache.key.shape[2]] @ cache.value
+    for number, value in enumerate(reversed(cache.generated_value), 1):
+        mixed = mixed + weight[..., -number, None] * value
+    return mixed.flatten(1)
 
 
 def _init_linear(module: nn.Module) -> None:

@@ -23,6 +23,8 @@ class ForwardFlops:
     project_time: int = 0  # the time features of one interaction to their share of a token
     layers: int = 0  # one token through the linear layers of all blocks
     attend: int = 0  # one token to one visible position, in all blocks
+    blocks: int = 1  # what shares the two before evenly
+    key_value: int = 0  # the keys and values of one token, in one block
     read_hidden: int = 0  # the head's product with one hidden state, the same for every condition
     answer: int = 0  # the head's product for one hidden state under one condition
     score: int = 0  # one inner product in item space
@@ -35,7 +37,10 @@ class ForwardFlops:
         layers = 2 * L * 12 * H * H  # query, key and value: 3 H²; attention's output: H²; MLP: 8 H²
         attend = 2 * L * 2 * H  # query with key, weight with value
         if config.variant is Variant.SASREC:
-            return ForwardFlops(project_item=2 * D * H, layers=layers, attend=attend, answer=2 * H * D, score=2 * D)
+            return ForwardFlops(
+                project_item=2 * D * H, layers=layers, attend=attend, blocks=L, key_value=2 * 2 * H * H,
+                answer=2 * H * D, score=2 * D,
+            )  # fmt: skip
         return ForwardFlops(
             embed_pin=_embedder(config, config.feature_width + config.id_width),
             embed_query=_embedder(config, config.feature_width),
@@ -43,6 +48,8 @@ class ForwardFlops:
             project_time=2 * time_features.WIDTH * H,
             layers=layers,
             attend=attend,
+            blocks=L,
+            key_value=2 * 2 * H * H,
             read_hidden=2 * H * 2 * H,
             answer=2 * 2 * H * D,
             score=2 * D,
@@ -55,6 +62,16 @@ class ForwardFlops:
         """
         visible = tokens * cached + tokens * (tokens + 1) // 2
         return tokens * self.layers + visible * self.attend
+
+    def prefill(self, tokens: int) -> int:
+        """``tokens`` tokens of one row through the decoder, when only the last one's hidden state is wanted.
+
+        The last block then computes keys and values of all tokens, and everything else for one.
+        """
+        last = (
+            tokens * self.key_value + self.layers // self.blocks - self.key_value + tokens * self.attend // self.blocks
+        )
+        return self.decode(tokens) * (self.blocks - 1) // self.blocks + last
 
 
 def _embedder(config: ModelConfig, input_width: int) -> int:

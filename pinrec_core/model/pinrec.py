@@ -13,6 +13,7 @@ from pinrec_core.config.sections import ModelConfig
 from pinrec_core.history import ItemType
 from pinrec_core.model.decoder import CONTEXT_SCALE
 from pinrec_core.model.output_head import OutputHead
+from pinrec_core.model.packed_histories import PackedHistories
 from pinrec_core.model.sequence_model import HistoryBatch, SequenceModel
 from pinrec_core.representations import time_features
 from pinrec_core.representations.item_embedder import ItemEmbedder
@@ -50,36 +51,19 @@ class PinRec(SequenceModel):
 
     def represent_pins(self, feature: Tensor, scale: Tensor, id_embedding: Tensor) -> Tensor:
         """INT8 content ``[..., F]`` with scales ``[...]`` and ID embeddings ``[..., I]`` → item space ``[..., D]``."""
-        return self.pin_embedder(torch.cat([self._dequantize(feature, scale), self.id_dropout(id_embedding)], dim=-1))
+        content = self._dequantize(feature, scale)
+        return self.pin_embedder(torch.cat([content, self.id_dropout(id_embedding.to(content.dtype))], dim=-1))
 
-    def represent_items(self, batch: HistoryBatch) -> Tensor:
-        """A history's pins and queries → item space ``[B, T, D]``.
-
-        Both embedders run on every position, because static shapes cost less than gathering the items of each type.
-        """
+    def represent_items(self, batch: HistoryBatch | PackedHistories) -> Tensor:
+        """Both embedders run on every position, because static shapes cost less than gathering each type's items."""
         pin = self.represent_pins(batch.feature, batch.scale, batch.id_embedding)
         query = self.query_embedder(self._dequantize(batch.feature, batch.scale))
-        return torch.where((batch.item_type == ItemType.QUERY).unsqueeze(-1), query, pin)
+        return torch.where((batch.item_type == ItemType.QUERY.value).unsqueeze(-1), query, pin)
 
     def _dequantize(self, feature: Tensor, scale: Tensor) -> Tensor:
         dtype = self.start_token.dtype
         return dequantize(feature.to(dtype), scale.to(dtype))
 
-    def tokens(self, item: Tensor, surface: Tensor, timestamp: Tensor, previous_timestamp: Tensor) -> Tensor:
-        """Item representations ``[B, T, D]`` with surface and time ``[B, T]`` → decoder tokens ``[B, T, H]``."""
-        return self.token_projection(item) + self.context(surface, timestamp, previous_timestamp)
-
     def context(self, surface: Tensor, timestamp: Tensor, previous_timestamp: Tensor) -> Tensor:
-        """Surface and time ``[...]`` → what they add to a token ``[..., H]``."""
         time = time_features.time_features(timestamp, previous_timestamp).to(self.start_token.dtype)
         return self.surface_embedding(surface) + self.time_projection(time)
-
-    def history_tokens(self, batch: HistoryBatch, item: Tensor) -> Tensor:
-        """Tokens ``[B, 1 + T, H]``: the learned start token, then the history ``item`` ``[B, T, D]``.
-
-        The start token means "no history yet" and has the surface and time of what comes next. A user without history
-        is therefore an ordinary row of length 0.
-        """
-        start = self.start_token + self.context(batch.start_surface, batch.start_timestamp, batch.start_timestamp)
-        previous = time_features.previous_timestamps(batch.timestamp)
-        return torch.cat([start.unsqueeze(1), self.tokens(item, batch.surface, batch.timestamp, previous)], dim=1)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pinrec_core.config.sections import ModelConfig
 from pinrec_core.errors import ConfigError, require
+from pinrec_core.model.packed_histories import PackedHistories
 from pinrec_core.model.sequence_model import ConditionedHead, HistoryBatch, SequenceModel, inverse_of
 from pinrec_core.representations.item_embedder import unit_vectors
 
@@ -32,17 +33,14 @@ class SASRec(SequenceModel):
 
     def represent_pins(self, feature: Tensor, scale: Tensor, id_embedding: Tensor) -> Tensor:
         """ID embeddings ``[..., I]`` → unit vectors ``[..., D]``; the content is ignored."""
-        return F.normalize(self.id_dropout(id_embedding), dim=-1)
+        return F.normalize(self.id_dropout(id_embedding.to(self.start_token.dtype)), dim=-1)
 
-    def represent_items(self, batch: HistoryBatch) -> Tensor:
+    def represent_items(self, batch: HistoryBatch | PackedHistories) -> Tensor:
         return self.represent_pins(batch.feature, batch.scale, batch.id_embedding)
 
-    def tokens(self, item: Tensor, surface: Tensor, timestamp: Tensor, previous_timestamp: Tensor) -> Tensor:
-        """Item representations ``[B, T, D]`` → decoder tokens ``[B, T, H]``; surface and time are ignored."""
-        return self.token_projection(item)
-
-    def history_tokens(self, batch: HistoryBatch, item: Tensor) -> Tensor:
-        return torch.cat([self.start_token.expand(len(item), 1, -1), self.token_projection(item)], dim=1)
+    def context(self, surface: Tensor, timestamp: Tensor, previous_timestamp: Tensor) -> Tensor:
+        """Zeros that broadcast to ``[..., H]``: surface and time are ignored."""
+        return self.start_token.new_zeros(*surface.shape, 1)
 
 
 class UserEmbedding(ConditionedHead):

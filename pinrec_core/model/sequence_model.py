@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from pinrec_core.config.sections import ModelConfig
-from pinrec_core.model.decoder import Decoder, KeyValueCache
+from pinrec_core.model.decoder import Decoder
+from pinrec_core.model.packed_histories import PackedHistories
+from pinrec_core.representations import time_features
 from pinrec_core.representations.id_embedding import HashedIdEmbedding
 
 
@@ -109,18 +111,35 @@ class SequenceModel(ItemModel):
         nn.init.normal_(self.start_token, std=1.0)
 
     @abstractmethod
-    def represent_items(self, batch: HistoryBatch) -> Tensor:
-        """A history's pins and queries → item space ``[B, T, D]``."""
+    def represent_items(self, batch: HistoryBatch | PackedHistories) -> Tensor:
+        """A batch's pins and queries → item space, ``[B, T, D]`` or packed ``[N, D]``."""
 
     @abstractmethod
+    def context(self, surface: Tensor, timestamp: Tensor, previous_timestamp: Tensor) -> Tensor:
+        """Surface and time ``[...]`` → what they add to a token, ``[..., H]`` or a tensor that broadcasts to it."""
+
     def tokens(self, item: Tensor, surface: Tensor, timestamp: Tensor, previous_timestamp: Tensor) -> Tensor:
-        """Item representations ``[B, T, D]`` with surface and time ``[B, T]`` → decoder tokens ``[B, T, H]``."""
+        """Item representations ``[..., D]`` with surface and time ``[...]`` → decoder tokens ``[..., H]``."""
+        return self.token_projection(item) + self.context(surface, timestamp, previous_timestamp)
 
-    @abstractmethod
     def history_tokens(self, batch: HistoryBatch, item: Tensor) -> Tensor:
-        """Tokens ``[B, 1 + T, H]``: the learned start token, then the history ``item`` ``[B, T, D]``."""
+        """Tokens ``[B, 1 + T, H]``: the learned start token, then the history ``item`` ``[B, T, D]``.
 
-    def forward(self, batch: HistoryBatch, cache: KeyValueCache | None = None) -> tuple[Tensor, Tensor]:
-        """As for every ``ItemModel``. With a cache, keys and values are written there, and the caller advances it."""
+        The start token means "no history yet" and has the surface and time of what comes next. A user without history
+        is therefore an ordinary row of length 0.
+        """
+        start = self.start_token + self.context(batch.start_surface, batch.start_timestamp, batch.start_timestamp)
+        previous = time_features.previous_timestamps(batch.timestamp)
+        tokens = self.tokens(item, batch.surface, batch.timestamp, previous)
+        return torch.cat([start.expand(len(item), -1).unsqueeze(1), tokens], dim=1)
+
+    def packed_tokens(self, batch: PackedHistories) -> Tensor:
+        """The same tokens without padding, ``[N, H]``."""
+        item = self.token_projection(self.represent_items(batch))
+        is_start = (batch.layout.position == 0).unsqueeze(-1)
+        context = self.context(batch.surface, batch.timestamp, batch.previous_timestamp)
+        return torch.where(is_start, self.start_token, item) + context
+
+    def forward(self, batch: HistoryBatch) -> tuple[Tensor, Tensor]:
         item = self.represent_items(batch)
-        return self.decoder(self.history_tokens(batch, item), cache), item
+        return self.decoder(self.history_tokens(batch, item)), item

@@ -10,10 +10,9 @@ import torch
 
 from pinrec_core.errors import InvalidRequestError, PinRecError
 from pinrec_core.generation.generate import generate
-from pinrec_core.generation.inputs import request_context
+from pinrec_core.generation.inputs import packed_histories, request_context
 from pinrec_core.generation.retrieval_plan import plan_retrieval
 from pinrec_core.history import DTYPES, NO_OUTCOME, History
-from pinrec_core.model.collate import collate, pad
 from pinrec_core.release.format import Release
 from pinrec_core.request import Request
 from pinrec_core.stages.base import StageParameters, Tensors
@@ -63,15 +62,11 @@ class GeneratorStage:
         )
 
     def run(self, rows: Sequence[GeneratorRow]) -> Sequence[Tensors | PinRecError]:
-        weight = self.model.start_token
+        device = self.model.start_token.device
         requests = [row.request for row in rows]
-        history = collate(
-            [request.history for request in requests],
-            pad([row.id_embedding for row in rows]).to(weight.device, weight.dtype),
-            request_surface=[request.surface for request in requests],
-            request_time=[request.time for request in requests],
-        )
-        context = request_context(requests, steps=self.generation.steps, device=weight.device)
+        histories = [request.history for request in requests]
+        history = packed_histories(histories, [row.id_embedding for row in rows], requests).to(device)
+        context = request_context(requests, steps=self.generation.steps, device=device)
         embedding = generate(self.model, history, context, self.generation.offsets)
         plans = plan_retrieval(embedding, requests, self.generation)
         return [

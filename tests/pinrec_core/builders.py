@@ -17,7 +17,9 @@ from pinrec_core.dataset.sequences import BatchInfo
 from pinrec_core.history import NO_OUTCOME, History, ItemType
 from pinrec_core.ids import IdKind
 from pinrec_core.model.collate import collate
-from pinrec_core.model.pinrec import HistoryBatch, PinRec
+from pinrec_core.model.packed_histories import PackedHistories, pack
+from pinrec_core.model.pinrec import PinRec
+from pinrec_core.model.sequence_model import HistoryBatch
 from pinrec_core.representations.quantization import quantize_int8
 
 F, O, SURFACES = 12, 3, 4
@@ -116,3 +118,13 @@ def write_dataset(folder: Path, *, users: int = 150, items: int = 120, seed: int
         surfaces=manifest.surfaces, num_users=users, num_interactions=manifest.num_events,
     ).save(sequences)  # fmt: skip
     return folder
+
+
+def packed_batch_of(
+    model: PinRec, histories: list[History], surface: int = 1, time: int = 1_600_000_100
+) -> PackedHistories:
+    """The same batch without padding, as generation reads it."""
+    with torch.inference_mode():
+        ids = [model.id_embedding(torch.from_numpy(history.item_key)).numpy() for history in histories]
+    B = len(histories)
+    return pack(histories, ids, request_surface=[surface] * B, request_time=[time] * B)

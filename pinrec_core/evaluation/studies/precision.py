@@ -138,13 +138,15 @@ def _generate_in_fp32(
     batch = embedded_histories(model, indexed.embed_ids, requests)
     content = dequantize(batch.feature, batch.scale)
     scale = torch.ones_like(batch.scale)
-    id_embedding = torch.zeros_like(batch.id_embedding)
-    for b, case in enumerate(cases):
+    id_embedding = batch.id_embedding.float()
+    for case, start in zip(cases, batch.layout.token[:, 0].tolist(), strict=True):
         history = case.history.take(slice(-model.config.max_history, None))
         row = indexed.catalogue.rows_of(history.item_key)
         known = np.flatnonzero((row >= 0) & (history.item_type == ItemType.PIN))
-        content[b, known] = torch.from_numpy(feature[row[known]]).to(content.device)
-        id_embedding[b, : len(history)] = indexed.embed_ids(torch.from_numpy(history.item_key)).to(content.device)
+        first = start + 1  # behind the start token
+        content[first + known] = torch.from_numpy(feature[row[known]]).to(content.device)
+        exact_ids = indexed.embed_ids(torch.from_numpy(history.item_key)).to(content.device)
+        id_embedding[first : first + len(history)] = exact_ids
     exact = replace(batch, feature=content, scale=scale, id_embedding=id_embedding)
     context = request_context(requests, steps=indexed.generation.steps, device=content.device)
     return generate(model, exact, context, indexed.generation.offsets)

@@ -97,6 +97,6 @@ def test_the_batch_of_a_case_ends_with_its_history(subject, cases):
     requests = [case.request() for case in cases[:5]]
     batch = embedded_histories(subject.indexed.model, subject.indexed.embed_ids, requests)
     for b, case in enumerate(cases[:5]):
-        length = int(batch.length[b])
-        assert length == min(len(case.history), limit)
-        assert batch.timestamp[b, length - 1] == case.history.timestamp[-1]
+        last = batch.layout.last[b]
+        assert batch.layout.position[last] == min(len(case.history), limit)
+        assert batch.timestamp[last] == case.history.timestamp[-1]

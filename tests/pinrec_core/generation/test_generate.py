@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -20,7 +18,7 @@ from pinrec_core.generation.retrieval_plan import plan_retrieval
 from pinrec_core.history import History
 from pinrec_core.release.calibration import calibrate_merge_cosine
 from pinrec_core.request import Request
-from tests.pinrec_core.builders import batch_of, random_history, tiny_model
+from tests.pinrec_core.builders import batch_of, packed_batch_of, random_history, tiny_model
 
 TOLERANCE = 2e-5  # float32 sums in another order; embeddings are unit vectors
 
@@ -39,14 +37,14 @@ def test_a_request_generates_the_same_alone_and_in_a_batch(lengths, seed):
     model = tiny_model()
     histories = [random_history(n, seed + i) for i, n in enumerate(lengths)]
     whole = context(len(histories), 4)
-    together = generate(model, batch_of(model, histories), whole, (1, 2))
+    together = generate(model, packed_batch_of(model, histories), whole, (1, 2))
     for b, history in enumerate(histories):
         own = RequestContext(
             surface=whole.surface[b : b + 1],
             timestamp=whole.timestamp[b : b + 1],
             feedback_outcome=whole.feedback_outcome[b : b + 1],
         )
-        alone = generate(model, batch_of(model, [history]), own, (1, 2))
+        alone = generate(model, packed_batch_of(model, [history]), own, (1, 2))
         torch.testing.assert_close(together[b], alone[0], atol=TOLERANCE, rtol=0)
 
 
@@ -54,7 +52,7 @@ def test_cached_generation_equals_recomputing_everything():
     """Feed each fed-back token through the whole decoder again, without a cache."""
     model, history, steps = tiny_model(), random_history(7, 3), 4
     request = context(1, steps)
-    cached = generate(model, batch_of(model, [history]), request, (1, 3))
+    cached = generate(model, packed_batch_of(model, [history]), request, (1, 3))
     with torch.inference_mode():
         batch = batch_of(model, [history])
         tokens = model.history_tokens(batch, model.represent_items(batch))
@@ -78,7 +76,7 @@ def test_shape_follows_the_variant(variant, outcomes):
     offsets = (1, 2) if variant.multi_token else (1,)
     request = context(2, 3)
     request.feedback_outcome.zero_()
-    embedding = generate(model, batch_of(model, [random_history(3, 0), random_history(0, 1)]), request, offsets)
+    embedding = generate(model, packed_batch_of(model, [random_history(3, 0), random_history(0, 1)]), request, offsets)
     assert embedding.shape == (2, outcomes, 3 * len(offsets), model.config.item_width)
     torch.testing.assert_close(embedding.norm(dim=-1), torch.ones(embedding.shape[:-1]))
 
@@ -89,25 +87,24 @@ def test_a_canary_after_the_cut_changes_nothing():
     canary["item_key"][8:] += 99
     canary["feature"][8:] = 127
     cut = slice(0, 8)
-    a = generate(model, batch_of(model, [history.take(cut)]), context(1, 3), (1,))
-    b = generate(model, batch_of(model, [History(**canary).take(cut)]), context(1, 3), (1,))
+    a = generate(model, packed_batch_of(model, [history.take(cut)]), context(1, 3), (1,))
+    b = generate(model, packed_batch_of(model, [History(**canary).take(cut)]), context(1, 3), (1,))
     assert torch.equal(a, b)
 
 
 def test_half_precision_generates_nearly_the_same():
     """A GPU serves in FP16: 2^-11 relative at each of some ten operations in a row, on unit vectors."""
     model, history, request = tiny_model(), random_history(12, 5), context(1, 4)
-    exact = generate(model, batch_of(model, [history]), request, (1, 2))
+    exact = generate(model, packed_batch_of(model, [history]), request, (1, 2))
     half = tiny_model().half()
-    batch = batch_of(model, [history])
-    batch = dataclasses.replace(batch, id_embedding=batch.id_embedding.half())
+    batch = packed_batch_of(model, [history])
     torch.testing.assert_close(generate(half, batch, request, (1, 2)).float(), exact, atol=2e-2, rtol=0)
 
 
 def test_longer_than_the_model_allows_is_refused():
     model = tiny_model()
     with pytest.raises(ConfigError, match=r"steps=9: expected at most max_steps=8"):
-        generate(model, batch_of(model, [random_history(2, 0)]), context(1, 9), (1,))
+        generate(model, packed_batch_of(model, [random_history(2, 0)]), context(1, 9), (1,))
 
 
 def test_feedback_follows_the_budget_and_its_seed():

@@ -10,12 +10,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from pinrec_core.config.sections import Variant
-from pinrec_core.model.decoder import KeyValueCache
 from pinrec_core.model.flops import ForwardFlops
 from pinrec_core.model.pinrec import PinRec
 from pinrec_core.model.variants import generative_model
 from pinrec_core.representations import time_features
-from tests.pinrec_core.builders import F, tiny_config
+from tests.pinrec_core.builders import F, packed_batch_of, random_history, tiny_config
 
 CONFIG = tiny_config(Variant.OC, layers=3, hidden_width=8, item_width=4, id_width=2, embedder_layers=3, heads=2)
 
@@ -59,14 +58,27 @@ def test_embedders_tokens_and_head_agree_with_those_that_torch_counts():
 
 
 @pytest.mark.parametrize("variant", [Variant.OC, Variant.SASREC])
+def test_a_prefill_agrees_with_what_torch_counts(variant):
+    """torch counts all pairs of positions in attention, and the floor those that the causal mask leaves."""
+    config = tiny_config(variant, id_width=16)
+    model, flops = generative_model(config).eval(), ForwardFlops.of(config)
+    history = packed_batch_of(model, [random_history(8, 0)])
+    tokens = torch.zeros(9, config.hidden_width)
+    masked = (9 * 9 - 9 * 10 // 2) * flops.attend * (config.layers - 1) // config.layers
+    assert counted(lambda: model.decoder.prefill(tokens, history.layout)) == flops.prefill(9) + masked
+
+
+@pytest.mark.parametrize("variant", [Variant.OC, Variant.SASREC])
 def test_one_cached_token_agrees_with_what_torch_counts(variant):
-    """torch counts all positions of the cache as visible. Here the cache is full, so all of them are."""
     config = tiny_config(variant, id_width=16)
     model = generative_model(config).eval()
-    cache = KeyValueCache.allocate(model.decoder, 1, 10)
-    cache.advance(9)
-    token = torch.zeros(1, 1, config.hidden_width)
-    assert counted(lambda: model.decoder(token, cache)) == ForwardFlops.of(config).decode(1, cached=9)
+    history = packed_batch_of(model, [random_history(8, 0)])
+    with torch.inference_mode():
+        _, state = model.decoder.prefill(model.packed_tokens(history), history.layout)
+    token = torch.zeros(1, config.hidden_width)
+    # torch counts matrix products alone, and a token sees itself through an elementwise one.
+    itself = ForwardFlops.of(config).attend
+    assert counted(lambda: model.decoder.step(token, state)) == ForwardFlops.of(config).decode(1, cached=9) - itself
 
 
 @torch.inference_mode()

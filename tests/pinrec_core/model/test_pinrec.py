@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 
 from pinrec_core.config.sections import Variant
 from pinrec_core.history import History, ItemType
-from pinrec_core.model.decoder import KeyValueCache
 from pinrec_core.model.pinrec import PinRec
 from pinrec_core.model.variants import generative_model
-from tests.pinrec_core.builders import batch_of, random_history, tiny_config, tiny_model
+from tests.pinrec_core.builders import batch_of, packed_batch_of, random_history, tiny_config, tiny_model
 
 TOLERANCE = 2e-5
 """float32 sums in another order (masked attention over a longer row, another batch size) of values of order 1."""
@@ -40,19 +39,23 @@ def test_a_row_is_the_same_alone_and_padded_in_a_batch(model, lengths, seed):
         torch.testing.assert_close(row[: len(history) + 1], alone, atol=TOLERANCE, rtol=0)
 
 
-def test_cached_prefill_and_steps_equal_the_full_pass(model):
-    history = random_history(10, 0)
-    full = hidden_states(model, [history])
+@settings(max_examples=20, deadline=None)
+@given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=5), steps=st.integers(0, 3), seed=st.integers(0, 100))
+def test_packed_prefill_and_steps_equal_the_full_pass(model, lengths, steps, seed):
+    """The last ``steps`` interactions of every row come as generated tokens do, behind a prefill of the others."""
+    histories = [random_history(length + steps, seed + row) for row, length in enumerate(lengths)]
+    full = hidden_states(model, histories)
     with torch.inference_mode():
-        batch = batch_of(model, [history])
-        tokens = model.history_tokens(batch, model.represent_items(batch))
-        cache = KeyValueCache.allocate(model.decoder, 1, 11)
-        parts = [model.decoder(tokens[:, :4], cache)]
-        cache.advance(4)
-        for position in range(4, 11):
-            parts.append(model.decoder(tokens[:, position : position + 1], cache))
-            cache.advance(1)
-    torch.testing.assert_close(torch.cat(parts, 1), full, atol=TOLERANCE, rtol=0)
+        padded = batch_of(model, histories)
+        tokens = model.history_tokens(padded, model.represent_items(padded))
+        prefilled = packed_batch_of(model, [h.take(slice(0, n)) for h, n in zip(histories, lengths, strict=True)])
+        hidden, state = model.decoder.prefill(model.packed_tokens(prefilled), prefilled.layout)
+        for step in range(steps + 1):
+            expected = torch.stack([row[length + step] for row, length in zip(full, lengths, strict=True)])
+            torch.testing.assert_close(hidden, expected, atol=TOLERANCE, rtol=0)
+            if step < steps:
+                token = torch.stack([row[length + step + 1] for row, length in zip(tokens, lengths, strict=True)])
+                hidden, state = model.decoder.step(token, state)
 
 
 def test_the_future_does_not_reach_the_past(model):
