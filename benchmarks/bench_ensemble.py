@@ -125,12 +125,12 @@ def _in_process(
 def _bursts(url: str, users: Sequence[UserId]) -> Timing:
     """Latencies of all requests of ``BURSTS`` bursts by ``BURST`` clients. Raises ``PinRecClientError``."""
     clients = [PinRecClient(url, timeout=REQUEST_TIMEOUT) for _ in range(BURST)]
-    asking = [asking(client, users[number::BURST]) for number, client in enumerate(clients)]
+    functions = [asking(client, users[number::BURST]) for number, client in enumerate(clients)]
 
     def ask(number: int) -> float:
         time.sleep(number * BURST_SPACING)
         before = time.perf_counter()
-        asking[number]()
+        functions[number]()
         return (time.perf_counter() - before) * 1e3
 
     milliseconds: list[float] = []
