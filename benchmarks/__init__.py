@@ -6,6 +6,7 @@ asserts a time, and no other package may import this one.
 
 import os
 
-# OpenMP's threads sleep while they wait, as in the stages of `pinrec serve`, so that what is timed here is what is
-# served. OpenMP reads this variable when torch is loaded, so it is set before anything else.
+# No thread spins while it waits, as in the stages of `pinrec serve`, so that what is timed here is what is served. The
+# libraries read these variables when they are loaded, so they are set before anything else.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

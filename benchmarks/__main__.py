@@ -34,6 +34,7 @@ class Benchmark(StrEnum):
 
     GENERATOR = "generator"
     ID_EMBEDDER = "id_embedder"
+    ID_TABLES = "id_tables"
     RETRIEVAL = "retrieval"
     SIGNALS = "signals"
     ENSEMBLE = "ensemble"

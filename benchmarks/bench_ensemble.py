@@ -16,7 +16,6 @@ import signal
 import socket
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +32,7 @@ from benchmarks.report import Result, Row, Value, compare
 from benchmarks.timing import Timing, time_together
 from load_tests import server_statistics
 from load_tests.server_statistics import ModelTime
+from pinrec_cli.closed_loop import NUM_ITEMS, REQUEST_TIMEOUT, UserId, asking, closed_loop
 from pinrec_core.contract import PIPELINE
 from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.dataset.sequences import iter_histories
@@ -45,12 +45,8 @@ BURST = 4
 BURSTS = 20
 BURST_SPACING = 0.003  # seconds between the requests of a burst
 SILENCE = 0.2  # seconds between bursts
-NUM_ITEMS = 100
 USERS = 256
-REQUEST_TIMEOUT = 30.0
 STOP_TIMEOUT = 90.0
-
-UserId = int | str
 
 
 def run(options: Options, progress: Progress) -> Result:
@@ -81,7 +77,7 @@ def _measure(options: Options, pipeline: Pipeline, url: str, threads: int, progr
         progress(f"threads={threads} clients={C}")
         if C == 1:
             with PinRecClient(url, timeout=REQUEST_TIMEOUT) as client:
-                ask = _asking(client, users)
+                ask = asking(client, users)
                 time_together({"warm-up": ask}, seconds=options.seconds)
                 before = server_statistics.read(url, REQUEST_TIMEOUT)
                 timings = time_together(
@@ -91,7 +87,8 @@ def _measure(options: Options, pipeline: Pipeline, url: str, threads: int, progr
         else:
             timings = time_together(_in_process(pipeline, users, C, manifest), seconds=options.seconds)
             before = server_statistics.read(url, REQUEST_TIMEOUT)
-            timings[SERVED], throughput = _closed_loop(url, users, C, seconds=3 * options.seconds)
+            load = closed_loop(url, users, clients=C, seconds=3 * options.seconds)
+            timings[SERVED], throughput = Timing.of(load.latencies_ms), load.requests_per_second
         counted = server_statistics.between(before, server_statistics.read(url, REQUEST_TIMEOUT))
         more: dict[str, dict[str, Value]] = {
             BASELINE: {"requests/s": C * 1e3 / timings[BASELINE].median_ms},
@@ -125,52 +122,15 @@ def _in_process(
     return functions
 
 
-def _closed_loop(url: str, users: Sequence[UserId], C: int, *, seconds: float) -> tuple[Timing, float]:
-    """Latencies and requests per second of C clients, each of which asks again as soon as it is answered."""
-    latencies: list[list[float]] = [[] for _ in range(C)]
-    failures: list[Exception] = []
-    start = threading.Barrier(C + 1)
-    end = threading.Event()
-
-    def work(number: int) -> None:
-        with PinRecClient(url, timeout=REQUEST_TIMEOUT) as client:
-            ask = _asking(client, users[number::C])
-            ask()
-            start.wait()
-            while not end.is_set():
-                before = time.perf_counter()
-                try:
-                    ask()
-                except Exception as error:  # raised again below, because a thread cannot raise in another one
-                    failures.append(error)
-                    return
-                latencies[number].append((time.perf_counter() - before) * 1e3)
-
-    workers = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(C)]
-    for worker in workers:
-        worker.start()
-    start.wait()
-    began = time.perf_counter()
-    end.wait(seconds)
-    end.set()
-    for worker in workers:
-        worker.join()
-    elapsed = time.perf_counter() - began
-    if failures:
-        raise ServerError(f"a request failed under load: {failures[0]}") from failures[0]
-    values = list(itertools.chain.from_iterable(latencies))
-    return Timing.of(values), len(values) / elapsed
-
-
 def _bursts(url: str, users: Sequence[UserId]) -> Timing:
     """Latencies of all requests of ``BURSTS`` bursts by ``BURST`` clients. Raises ``PinRecClientError``."""
     clients = [PinRecClient(url, timeout=REQUEST_TIMEOUT) for _ in range(BURST)]
-    asking = [_asking(client, users[number::BURST]) for number, client in enumerate(clients)]
+    functions = [asking(client, users[number::BURST]) for number, client in enumerate(clients)]
 
     def ask(number: int) -> float:
         time.sleep(number * BURST_SPACING)
         before = time.perf_counter()
-        asking[number]()
+        functions[number]()
         return (time.perf_counter() - before) * 1e3
 
     milliseconds: list[float] = []
@@ -182,12 +142,6 @@ def _bursts(url: str, users: Sequence[UserId]) -> Timing:
     for client in clients:
         client.close()
     return Timing.of(milliseconds)
-
-
-def _asking(client: PinRecClient, users: Sequence[UserId]) -> Callable[[], object]:
-    """A function that asks for the next user at each call."""
-    following = itertools.cycle(users)
-    return lambda: client.recommend(next(following), num_items=NUM_ITEMS)
 
 
 def _counted(model: ModelTime) -> dict[str, Value]:

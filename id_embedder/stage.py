@@ -1,6 +1,7 @@
-"""The ID embedder stage: keys → ID embeddings from the release's TorchScript module, on CPU (``contract.ID_EMBEDDER``).
+"""The ID embedder stage: keys → ID embeddings from the release's packed tables, on CPU (``contract.ID_EMBEDDER``).
 
-All keys of a batch go through the tables in one call. The embeddings are returned as FP16, which halves the bytes that
+All keys of a batch go through the tables in one call. Keys are not made distinct first: finding the duplicates costs
+more than looking them up again, since a row that was just read is in the cache. The embeddings are FP16, in which they
 travel to the generator.
 """
 
@@ -21,14 +22,15 @@ class IdEmbedderStage:
 
     def __init__(self, parameters: StageParameters) -> None:
         torch.set_num_threads(parameters.threads)
-        self.module = Release.open(parameters.release_folder).load_id_embedder()
+        # `pinrec serve` compared the checksum before it started this process, and each process that compares it again
+        # has to read all tables.
+        self.tables = Release.open(parameters.release_folder).load_id_embedder(checked=False)
+        self.tables.populate()
 
     def parse(self, tensors: Tensors) -> np.ndarray:
         return tensors["history_item_key"]
 
-    @torch.inference_mode()
     def run(self, rows: Sequence[np.ndarray]) -> Sequence[Tensors | PinRecError]:
-        keys = torch.from_numpy(np.concatenate(rows))
-        embedding = self.module(keys).half().numpy()
+        embedding = self.tables.embed(np.concatenate(rows))
         ends = np.cumsum([len(row) for row in rows])
         return [{"history_id_embedding": part} for part in np.split(embedding, ends[:-1])]

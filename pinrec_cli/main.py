@@ -19,6 +19,7 @@ from pinrec_cli.release import release
 from pinrec_cli.serve import serve
 from pinrec_cli.synth import synth
 from pinrec_cli.train import train
+from pinrec_cli.tune import tune
 
 app = typer.Typer(
     name="pinrec",
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (demo, synth, prepare, train, evaluate, release, serve, recommend, log_event):
+for command in (demo, synth, prepare, train, evaluate, release, tune, serve, recommend, log_event):
     app.command()(command)
 
 

@@ -33,8 +33,16 @@ def serve(
     metrics_port: Annotated[int, typer.Option(min=1, max=65535, help="Port for Prometheus metrics.")] = 8002,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every interface.")] = "127.0.0.1",
     device: Annotated[str, typer.Option(help="Where the generator runs: cpu, cuda, cuda:1.")] = "cpu",
+    tuning: Annotated[
+        Path | None,
+        typer.Option(
+            help="What `pinrec tune` found for this machine; --threads and --instances count more.",
+            show_default="tuning.toml in RELEASES, or beside RELEASE, if it is there",
+        ),
+    ] = None,
     threads: Annotated[
-        int | None, typer.Option(help="Threads of each stage process.", show_default="half of the cores")
+        int | None,
+        typer.Option(min=1, help="Threads of each stage process.", show_default="as tuned, or half of the cores"),
     ] = None,
     instances: Annotated[
         list[str] | None, typer.Option(help="Processes of a stage, e.g. generator=2. Repeatable.", show_default=False)
@@ -75,6 +83,7 @@ def serve(
     from pinrec_serving.installation import TritonSource
     from pinrec_serving.model_repository import default_templates
     from pinrec_serving.runtime import Endpoint, TritonServer
+    from pinrec_serving.tuning import tuned_setting
 
     if (release is None) == (releases is None):
         raise ConfigError("expected exactly one of --release, --releases")
@@ -82,12 +91,17 @@ def serve(
             error=DataError)  # fmt: skip
     require(triton in set(TritonSource), "--triton", triton, f"one of {', '.join(TritonSource)}")
     require(not (batch_only and realtime), "--realtime", str(realtime), "no folder with --batch-only")
+    setting = tuned_setting(
+        tuning, beside=releases if releases is not None else (release or Path()).resolve().parent,
+        warn=lambda sentence: stderr.print(f"warning: {sentence}", soft_wrap=True),
+    )  # fmt: skip
     options = ServingOptions(
         signals=signals,
         realtime=None if batch_only else (realtime or signals / "realtime"),
         device=device,
-        threads=threads if threads is not None else default_threads(),
-        instances=parse_instances(instances or []),
+        threads=threads or (setting.threads if setting else default_threads()),
+        instances=(setting.instances if setting else {}) | parse_instances(instances or []),
+        queue_delays=setting.queue_delays if setting else {},
     )
     endpoint = Endpoint(host=host, grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port)
     server = TritonServer(

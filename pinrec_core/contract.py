@@ -19,6 +19,7 @@ DIMENSIONS: dict[str, str] = {
     "E": "generated embeddings of one request: S · O · W",
     "M": "embeddings that compression keeps and whose quota is above zero",
     "D": "width of an item representation",
+    "G": "bytes of what is packed into one tensor",
     "H": "hidden width of the decoder",
     "L": "decoder layers",
     "F": "width of a content feature",
@@ -101,23 +102,9 @@ BUDGET_TOLERANCE = 2e-3
 off by .001. The weights are then normalised."""
 
 HISTORY_KEY = TensorSpec("history_item_key", DType.INT64, ("T",))
-HISTORY_TYPE = TensorSpec("history_item_type", DType.UINT8, ("T",))
-
-HISTORY_CONTEXT = (
-    TensorSpec("history_surface", DType.INT16, ("T",)),
-    TensorSpec("history_timestamp", DType.INT64, ("T",)),
-    TensorSpec("history_feature", DType.INT8, ("T", "F")),
-    TensorSpec("history_scale", DType.FP32, ("T",)),
-)
-
-RESOLVED = (
-    TensorSpec("resolved_surface", DType.INT16, (1,)),
-    TensorSpec("resolved_time", DType.INT64, (1,)),
-    TensorSpec("resolved_budget", DType.FP32, ("O",)),
-    TensorSpec("resolved_num_items", DType.INT32, (1,)),
-    TensorSpec("resolved_seed", DType.INT64, (1,)),
-)
-"""The request after validation, with all defaults filled in: stages after ``signal_fetch`` have no optional inputs."""
+PACKED_REQUEST = TensorSpec("packed_request", DType.UINT8, ("G",))
+"""The history and the request after validation, with all defaults filled in: stages after ``signal_fetch`` have no
+optional inputs. ``pinrec_core.stages.packing`` says which bytes these are, here and below."""
 
 SEEN = TensorSpec("seen_item_key", DType.INT64, ("X",))
 
@@ -125,13 +112,8 @@ ID_EMBEDDING = TensorSpec("history_id_embedding", DType.FP16, ("T", "I"))
 """The embeddings of all keys, those of queries included. The generator ignores the latter: that is cheaper than sending
 the item types to the ID embedder."""
 
-GENERATED = (
-    # FP32, because the index needs it and M is small. Rounding to FP16 would magnify the tiny differences between batch
-    # sizes, so that items with almost equal scores would change places.
-    TensorSpec("embedding", DType.FP32, ("M", "D")),
-    TensorSpec("embedding_outcome", DType.INT32, ("M",)),
-    TensorSpec("embedding_quota", DType.INT32, ("M",)),
-)
+RETRIEVAL_PLAN = TensorSpec("retrieval_plan", DType.UINT8, ("G",))
+"""The embeddings that are looked up, each with its outcome and its quota, packed."""
 
 RESPONSE = (
     TensorSpec("item_id", DType.ITEM_ID, ("N",)),
@@ -140,10 +122,10 @@ RESPONSE = (
     TensorSpec("release", DType.BYTES, (1,)),
 )
 
-SIGNAL_FETCH = StageSpec("signal_fetch", REQUEST, (HISTORY_KEY, HISTORY_TYPE, *HISTORY_CONTEXT, *RESOLVED, SEEN))
+SIGNAL_FETCH = StageSpec("signal_fetch", REQUEST, (HISTORY_KEY, PACKED_REQUEST, SEEN))
 ID_EMBEDDER = StageSpec("id_embedder", (HISTORY_KEY,), (ID_EMBEDDING,))
-GENERATOR = StageSpec("generator", (HISTORY_TYPE, *HISTORY_CONTEXT, ID_EMBEDDING, *RESOLVED), GENERATED)
-FAISS_RETRIEVAL = StageSpec("faiss_retrieval", (*GENERATED, SEEN), RESPONSE)
+GENERATOR = StageSpec("generator", (PACKED_REQUEST, ID_EMBEDDING), (RETRIEVAL_PLAN,))
+FAISS_RETRIEVAL = StageSpec("faiss_retrieval", (RETRIEVAL_PLAN, SEEN), RESPONSE)
 
 PIPELINE = (SIGNAL_FETCH, ID_EMBEDDER, GENERATOR, FAISS_RETRIEVAL)
 """The stages of the ensemble, in the order in which a request passes through them."""

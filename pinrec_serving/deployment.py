@@ -48,7 +48,8 @@ class ServingOptions:
 
     ``realtime`` is None where the batch view is served alone. ``device`` is the generator's; every other stage runs on
     the CPU. ``threads`` bounds each stage process. ``instances`` gives the number of processes of a stage, where that
-    is not one. Raises ``ConfigError`` for an unknown stage or a number below one.
+    is not one, and ``queue_delays`` the microseconds that it waits to fill a batch, where those are not its template's.
+    Raises ``ConfigError`` for an unknown stage or a number that is too small.
     """
 
     signals: Path
@@ -56,12 +57,16 @@ class ServingOptions:
     device: str = "cpu"
     threads: int = field(default_factory=default_threads)
     instances: Mapping[str, int] = field(default_factory=dict)
+    queue_delays: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         stages = [spec.name for spec in PIPELINE]
         for stage, count in self.instances.items():
             require(stage in stages, "instances stage", stage, f"one of {stages}", error=ConfigError)
             require(count >= 1, f"instances {stage}", count, "a number of at least 1", error=ConfigError)
+        for stage, delay in self.queue_delays.items():
+            require(stage in stages, "queue_delays stage", stage, f"one of {stages}", error=ConfigError)
+            require(delay >= 0, f"queue_delays {stage}", delay, "a number of at least 0", error=ConfigError)
         require(self.threads >= 1, "threads", self.threads, "a number of at least 1", error=ConfigError)
 
 
@@ -109,6 +114,7 @@ class Deployment:
                     name=names[spec.name], ids=ids,
                     parameters=self._parameters(release=folder, device=self._options.device),
                     instances=self._options.instances.get(spec.name),
+                    queue_delay_us=self._options.queue_delays.get(spec.name),
                 )  # fmt: skip
                 self._control.load(names[spec.name])
             self._progress(f"switching to {release_id}")

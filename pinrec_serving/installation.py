@@ -152,6 +152,9 @@ def _stub_environment(libraries: Sequence[Path]) -> dict[str, str]:
     # OpenMP's threads sleep while they wait. If they spun, they would take the cores from the threads and stages that
     # they wait for: on two busy cores, a generator with two spinning threads took 4 to 40 times as long.
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # NumPy's BLAS has threads of its own, which spin for about 30 ms after each product and cannot be told not to:
+    # under steady load the retrieval stage kept a whole core busy with nothing.
+    environment.setdefault("OPENBLAS_NUM_THREADS", "1")
     environment[LIBRARY_PATH] = _joined([*libraries, *_split(environment.get(LIBRARY_PATH))])
     return environment
 

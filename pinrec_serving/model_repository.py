@@ -74,8 +74,13 @@ def write_stage(
     ids: IdKinds,
     parameters: Mapping[str, str],
     instances: int | None = None,
+    queue_delay_us: int | None = None,
 ) -> None:
-    """Write model ``name``: the template of ``spec`` with its id types, parameters and number of instances."""
+    """Write model ``name``: the template of ``spec`` with its id types and parameters.
+
+    ``instances`` and ``queue_delay_us`` replace the template's number of processes and the microseconds that its
+    batcher waits for more requests.
+    """
     config = read_template(templates, spec.name)
     config.name = name
     _set_id_types(config, spec, ids)
@@ -83,6 +88,8 @@ def write_stage(
         config.parameters[key].string_value = value
     if instances is not None:
         config.instance_group[0].count = instances
+    if queue_delay_us is not None:
+        config.dynamic_batching.max_queue_delay_microseconds = queue_delay_us
     version = Path(repository) / name / VERSION
     version.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(Path(templates) / spec.name / VERSION / "model.py", version / "model.py")

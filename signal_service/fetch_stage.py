@@ -15,7 +15,9 @@ from pinrec_core.history import DTYPES, NO_OUTCOME, History, ItemType
 from pinrec_core.ids import string_key
 from pinrec_core.release.format import Release
 from pinrec_core.representations.quantization import quantize_int8
+from pinrec_core.request import Request
 from pinrec_core.stages.base import StageParameters, Tensors
+from pinrec_core.stages.packing import encode_request
 from signal_service.merge import newest, seen_item_keys
 from signal_service.request import RecommendRequest, RequestParser
 from signal_service.user_histories import UserHistories
@@ -60,18 +62,17 @@ class SignalFetchStage:
         if query is not None:
             history = History.concatenate([newest(history, self._max_history - 1), query])
         history = newest(history, self._max_history)
+        resolved = Request(
+            history=history,
+            surface=request.surface,
+            time=request.time,
+            seed=request.seed,
+            budget=request.budget,
+            num_items=request.num_items,
+        )
         return {
             "history_item_key": history.item_key,
-            "history_item_type": history.item_type,
-            "history_surface": history.surface,
-            "history_timestamp": history.timestamp,
-            "history_feature": history.feature,
-            "history_scale": history.scale,
-            "resolved_surface": np.array([request.surface], np.int16),
-            "resolved_time": np.array([request.time], np.int64),
-            "resolved_budget": request.budget,
-            "resolved_num_items": np.array([request.num_items], np.int32),
-            "resolved_seed": np.array([request.seed], np.int64),
+            "packed_request": encode_request(resolved),
             "seen_item_key": seen,
         }
 

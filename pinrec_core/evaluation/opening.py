@@ -27,6 +27,7 @@ from pinrec_core.generation.defaults import (
 from pinrec_core.release.calibration import KnownRequest, index_run
 from pinrec_core.release.format import MANIFEST_FILE, CalibratedOn, HeldOut, Release
 from pinrec_core.release.indexed_model import IndexedModel
+from pinrec_core.representations.id_tables import RowFormat
 from pinrec_core.training.run import Run
 
 BASELINES = {fit.name: fit for fit in (Popularity, PopularityBySurface, CoOccurrence)}
@@ -139,8 +140,12 @@ def open_run(
     embeddings: int | None = None,
     offsets: Sequence[int] | None = None,
     device: str = "cpu",
+    id_rows: RowFormat = RowFormat.FP16,
 ) -> ModelSubject:
-    """A run, indexed, and calibrated on users of its dataset. Raises ``DataError`` where it is not one."""
+    """A run, indexed, and calibrated on users of its dataset, with ID tables in the format ``id_rows``.
+
+    Raises ``DataError`` where it is not one.
+    """
     run = Run.load(Path(name))
     generation = with_embeddings(default_generation(run.model), run.model, embeddings=embeddings, offsets=offsets)
     budget = default_budget(run.model, task.manifest.outcome_share)
@@ -151,6 +156,7 @@ def open_run(
     indexed = index_run(
         run, task.dataset, known, generation=generation, compression_target=default_compression_target(run.model),
         protocol=str(task.for_calibration.protocol), unseen=task.for_calibration.unseen, device=device,
+        id_rows=id_rows,
     )  # fmt: skip
     return ModelSubject(name, indexed)
 

@@ -6,7 +6,6 @@ users did next). Who the users are is the caller's choice; they come as requests
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from pinrec_core.generation.compression import compress, compression_ratio
 from pinrec_core.model.device import torch_device
 from pinrec_core.release.format import CalibratedOn, Calibration
 from pinrec_core.release.indexed_model import IndexedModel
+from pinrec_core.representations.id_tables import IdTables, RowFormat
 from pinrec_core.request import Request
 from pinrec_core.retrieval.catalogue_vectors import represent_catalogue
 from pinrec_core.retrieval.item_index import ItemIndex
@@ -59,18 +59,19 @@ def index_run(
     protocol: str,
     unseen: bool,
     device: str = "cpu",
+    id_rows: RowFormat = RowFormat.FP16,
 ) -> IndexedModel:
     """Index the catalogue, then calibrate on what ``known`` requests generate and find.
 
     ``compression_target`` is the wanted number of generated embeddings per kept one. ``protocol`` and ``unseen`` say
     whose requests these are and whether training had not seen their targets; the release remembers it. The model runs
-    on ``device``, the ID embedder on the CPU, as in serving. Raises ``DataError`` when the dataset is not the one that
-    the run was trained on, ``ConfigError`` for a device that is not there.
+    on ``device``, the ID embedder on the CPU, with rows in the format ``id_rows``, as in serving. Raises ``DataError``
+    when the dataset is not the one that the run was trained on, ``ConfigError`` for a device that is not there.
     """
     manifest = DatasetManifest.load(dataset)
     manifest.check_identity(run.identity)
     model = run.load_model()
-    embed_ids = model.id_embedding if device == "cpu" else copy.deepcopy(model.id_embedding)
+    embed_ids = IdTables.pack(model.id_embedding, id_rows)
     model = model.to(torch_device(device))
     catalogue = ItemCatalogue.open(dataset)
     index = ItemIndex.build(represent_catalogue(model, embed_ids, catalogue))

@@ -7,7 +7,7 @@
       20260101T120000-1a2b3c4d/
         manifest.json              identity, configuration, vocabularies, and the parts
         model.safetensors          part "model": embedders, decoder, head
-        id_embedder.pt             part "id_embedder": TorchScript, for the CPU
+        id_embedder.safetensors    part "id_embedder": ID tables as packed rows in FP16 or INT8, for the CPU
         index.faiss                part "index": item vectors; row = catalogue row
         catalogue.arrow            part "catalogue": ids, titles, INT8 features
 
@@ -16,8 +16,9 @@ those whose names it does not know, so that a part can join without another form
 which file it is, its checksum, and the space that its vectors belong to: parts of different spaces do not fit together.
 
 A release is written beside its place and renamed into it, so a folder with a valid name is whole. A part is checked
-against its checksum when it is first read. ``Release.verify`` checks the whole: that the index holds what this model
-makes of these items, even where checksums were made to agree.
+against its checksum when it is first read; only ID tables that are opened with ``checked=False`` are not.
+``Release.verify`` checks the whole: that the index holds what this model makes of these items, even where checksums
+were made to agree.
 """
 
 from __future__ import annotations
@@ -41,17 +42,18 @@ from pinrec_core.errors import ReleaseError
 from pinrec_core.model.device import torch_device
 from pinrec_core.model.sequence_model import SequenceModel
 from pinrec_core.model.variants import generative_model
+from pinrec_core.representations.id_tables import SCALE_BYTES, IdTables, RowFormat
 from pinrec_core.retrieval.catalogue_vectors import represent_catalogue
 from pinrec_core.retrieval.item_index import ItemIndex
 from pinrec_core.validation import check, from_plain, read_json, validated
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST_FILE = "manifest.json"
 
 MODEL, ID_EMBEDDER, INDEX, CATALOGUE = "model", "id_embedder", "index", "catalogue"
 FILES = {
     MODEL: "model.safetensors",
-    ID_EMBEDDER: "id_embedder.pt",
+    ID_EMBEDDER: "id_embedder.safetensors",
     INDEX: "index.faiss",
     CATALOGUE: CATALOGUE_FILE,
 }
@@ -59,6 +61,8 @@ FILES = {
 
 SPACE_KEY = "embedding_space"
 """Model and ID embedder carry the space inside their files too, where a changed manifest does not reach."""
+ID_ROWS = "rows"
+"""The tensor in the file of the ID embedder. Its element type says in which format the rows are."""
 ID_TABLE_PREFIX = "id_embedding."
 """Weights under this prefix travel in the ID embedder, not in ``model.safetensors``."""
 
@@ -240,12 +244,30 @@ class Release:
         device = torch_device(device)
         return model.to(device, torch.float16 if device.type == "cuda" else torch.float32).eval()
 
-    def load_id_embedder(self) -> torch.jit.ScriptModule:
-        extra = {SPACE_KEY: ""}
-        module = torch.jit.load(str(self.path(ID_EMBEDDER)), map_location="cpu", _extra_files=extra)
-        space = extra[SPACE_KEY]
-        self._check_space(ID_EMBEDDER, space.decode() if isinstance(space, bytes) else space)
-        return module.eval()
+    def load_id_embedder(self, *, checked: bool = True) -> IdTables:
+        """The ID tables, mapped from their file: processes share them, and a row is read when it is first used.
+
+        With ``checked=False`` their checksum is not compared, for which all of them would have to be read; their size,
+        shape and embedding space are. Raises ``ReleaseError`` where they are not those of this release.
+        """
+        path = self.path(ID_EMBEDDER) if checked else self._file(ID_EMBEDDER)
+        try:
+            with safetensors.safe_open(path, "pt") as file:
+                self._check_space(ID_EMBEDDER, (file.metadata() or {}).get(SPACE_KEY))
+                rows = file.get_tensor(ID_ROWS).numpy()
+        except (OSError, safetensors.SafetensorError) as error:
+            raise ReleaseError(f"{path}: expected the ID tables of a release ({error})") from error
+        config = self.manifest.model
+        int8 = rows.dtype == np.uint8
+        expected = (
+            config.id_hashes * config.id_rows,
+            config.id_width // config.id_hashes + (SCALE_BYTES if int8 else 0),
+        )
+        if rows.dtype not in (np.uint8, np.float16) or rows.shape != expected:
+            raise ReleaseError(
+                f"{path}: {ID_ROWS} are {rows.dtype}{list(rows.shape)}, expected uint8 or float16{list(expected)}"
+            )
+        return IdTables(rows, row_format=RowFormat.INT8 if int8 else RowFormat.FP16, hashes=config.id_hashes)
 
     @cached_property
     def _verified(self) -> set[str]:

@@ -17,10 +17,11 @@ from pinrec_core.dataset.catalogue import ItemCatalogue
 from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.generation.defaults import default_budget
 from pinrec_core.generation.generate import generate
-from pinrec_core.generation.inputs import EmbedIds, embedded_histories, request_context
+from pinrec_core.generation.inputs import embedded_histories, request_context
 from pinrec_core.generation.retrieval_plan import plan_retrieval
 from pinrec_core.model.sequence_model import SequenceModel
 from pinrec_core.release.format import Calibration, Release
+from pinrec_core.representations.id_tables import IdTables
 from pinrec_core.request import Request
 from pinrec_core.retrieval.item_index import ItemIndex
 from pinrec_core.retrieval.merging import MergeRule, RankedItems, merge_rule, retrieve
@@ -31,7 +32,7 @@ class IndexedModel:
     """Everything between a request and its items. Rows are those of ``catalogue``."""
 
     model: SequenceModel
-    embed_ids: EmbedIds
+    embed_ids: IdTables
     catalogue: ItemCatalogue
     index: ItemIndex
     generation: GenerationConfig

@@ -2,14 +2,17 @@
 concatenated.
 
 The tables need rows · I numbers, whatever the number of items. Two items have the same embedding only if all K hashes
-collide. The module can be compiled to TorchScript: in that form a release carries it, and the ID embedder runs it on
-the CPU.
+collide. This is the form that is trained; ``id_tables`` is the form that is served.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+
+SEED = 0x2545F4914F6CDD1D
+"""Hash k is seeded with k times this number. The seeds lie far apart, so that the hashes are independent for any range
+of keys."""
 
 
 class HashedIdEmbedding(nn.Module):
@@ -40,9 +43,7 @@ class HashedIdEmbedding(nn.Module):
 def rows_of_tables(item_key: Tensor, hashes: int, rows: int) -> Tensor:
     """int64 ``[n]`` → the row of each key in each table, counted through all K tables: int64 ``[K, n]``."""
     table = torch.arange(hashes, device=item_key.device).unsqueeze(1)
-    # Each hash has its own seed. They lie far apart, so that the hashes are independent for any range of keys.
-    seed = (table + 1) * 0x2545F4914F6CDD1D
-    return (mix64(item_key.unsqueeze(0) + seed) & (rows - 1)) + rows * table
+    return (mix64(item_key.unsqueeze(0) + (table + 1) * SEED) & (rows - 1)) + rows * table
 
 
 def mix64(x: Tensor) -> Tensor:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from pinrec_core.dataset.catalogue import ItemCatalogue
 from pinrec_core.model.sequence_model import SequenceModel
@@ -12,7 +15,7 @@ from pinrec_core.model.sequence_model import SequenceModel
 @torch.inference_mode()
 def represent_catalogue(
     model: SequenceModel,
-    id_embedder: torch.nn.Module,
+    id_embedder: Callable[[Tensor], Tensor],
     catalogue: ItemCatalogue,
     rows: np.ndarray | None = None,
     chunk: int = 16384,

@@ -14,6 +14,7 @@ from pinrec_core.ids import IdKind
 from pinrec_core.release.format import Release
 from pinrec_core.retrieval.merging import merge_rule, retrieve
 from pinrec_core.stages.base import StageParameters, Tensors
+from pinrec_core.stages.packing import decode_plan
 
 ANY_OUTCOME = "any"
 """The outcome in the answers of a release whose model is not conditioned on outcomes."""
@@ -44,19 +45,14 @@ class FaissRetrievalStage:
         self.release_id = np.array([release.manifest.release_id.encode()], dtype=object)
 
     def parse(self, tensors: Tensors) -> RetrievalRequest:
-        embedding = tensors["embedding"]
-        M, D = embedding.shape
+        plan = decode_plan(tensors["retrieval_plan"])
+        M, D = plan.embedding.shape
         if D != self.index.width:
             raise InvalidRequestError(f"embedding has width {D}: expected {self.index.width}")
-        if not np.isfinite(embedding).all():
+        if not np.isfinite(plan.embedding).all():
             raise InvalidRequestError("embedding holds a value that is not finite: expected finite values")
         seen = self.catalogue.rows_of(tensors["seen_item_key"])
-        return RetrievalRequest(
-            plan=RetrievalPlan(
-                embedding=embedding, outcome=tensors["embedding_outcome"], quota=tensors["embedding_quota"]
-            ),
-            excluded=np.unique(seen[seen >= 0]),
-        )
+        return RetrievalRequest(plan=plan, excluded=np.unique(seen[seen >= 0]))
 
     def run(self, rows: Sequence[RetrievalRequest]) -> Sequence[Tensors | PinRecError]:
         answers = retrieve(

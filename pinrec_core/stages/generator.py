@@ -12,10 +12,10 @@ from pinrec_core.errors import InvalidRequestError, PinRecError
 from pinrec_core.generation.generate import generate
 from pinrec_core.generation.inputs import packed_histories, request_context
 from pinrec_core.generation.retrieval_plan import plan_retrieval
-from pinrec_core.history import DTYPES, NO_OUTCOME, History
 from pinrec_core.release.format import Release
 from pinrec_core.request import Request
 from pinrec_core.stages.base import StageParameters, Tensors
+from pinrec_core.stages.packing import decode_request, encode_plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,30 +36,18 @@ class GeneratorStage:
         self.generation = release.manifest.generation
 
     def parse(self, tensors: Tensors) -> GeneratorRow:
-        key = np.zeros(len(tensors["history_item_type"]), DTYPES["item_key"])  # unused: the model reads ID embeddings
-        outcome = np.full(len(key), NO_OUTCOME, DTYPES["outcome"])
-        parts = {name: tensors[f"history_{name}"] for name in ("item_type", "surface", "timestamp", "feature", "scale")}
-        T, F = parts["feature"].shape
+        request = decode_request(tensors["packed_request"])
+        T, F = request.history.feature.shape
         if F != self.model.config.feature_width:
-            raise InvalidRequestError(f"history_feature has width {F}: expected {self.model.config.feature_width}")
+            raise InvalidRequestError(f"history feature has width {F}: expected {self.model.config.feature_width}")
         if T > self.model.config.max_history:
-            raise InvalidRequestError(f"history_feature has T={T}: expected at most {self.model.config.max_history}")
+            raise InvalidRequestError(f"history has T={T}: expected at most {self.model.config.max_history}")
         id_embedding, expected = tensors["history_id_embedding"], (T, self.model.config.id_width)
         if id_embedding.shape != expected:
             raise InvalidRequestError(
                 f"history_id_embedding has shape {list(id_embedding.shape)}: expected {list(expected)}"
             )
-        return GeneratorRow(
-            request=Request(
-                history=History(item_key=key, outcome=outcome, **parts),
-                surface=int(tensors["resolved_surface"][0]),
-                time=int(tensors["resolved_time"][0]),
-                seed=int(tensors["resolved_seed"][0]),
-                budget=tensors["resolved_budget"].astype(np.float64),
-                num_items=int(tensors["resolved_num_items"][0]),
-            ),
-            id_embedding=id_embedding,
-        )
+        return GeneratorRow(request=request, id_embedding=id_embedding)
 
     def run(self, rows: Sequence[GeneratorRow]) -> Sequence[Tensors | PinRecError]:
         device = self.model.start_token.device
@@ -69,11 +57,4 @@ class GeneratorStage:
         context = request_context(requests, steps=self.generation.steps, device=device)
         embedding = generate(self.model, history, context, self.generation.offsets)
         plans = plan_retrieval(embedding, requests, self.generation)
-        return [
-            {
-                "embedding": plan.embedding,
-                "embedding_outcome": plan.outcome,
-                "embedding_quota": plan.quota,
-            }
-            for plan in plans
-        ]
+        return [{"retrieval_plan": encode_plan(plan)} for plan in plans]

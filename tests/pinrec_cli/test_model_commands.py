@@ -110,6 +110,7 @@ def test_evaluate_and_release_name_what_they_lack(pinrec, run, dataset, tmp_path
         (("evaluate", run.folder, "--targets", 1000), 3, "for targets=1000 with evaluation_share=0.3: lower"),
         (("release", tmp_path), 3, "expected a finished training run"),
         (("release", run.folder, "--targets", -1), 2, "targets=-1: expected a value above 0"),
+        (("release", run.folder, "--id-rows", "fp8"), 2, "--id-rows='fp8': expected one of fp16, int8"),
     ]:
         got, line = pinrec(*arguments)
         assert (got, line.startswith("pinrec: "), message in line) == (code, True, True), line

@@ -16,7 +16,11 @@ import numpy as np
 from pinrec_core import contract
 from pinrec_core.contract import DType, TensorSpec
 from pinrec_core.errors import InvalidRequestError, PinRecError, ReleaseError
+from pinrec_core.generation.retrieval_plan import RetrievalPlan
+from pinrec_core.history import History
+from pinrec_core.request import Request
 from pinrec_core.stages.base import StageParameters, Tensors, scalar, text
+from pinrec_core.stages.packing import decode_plan, decode_request, encode_plan, encode_request
 from pinrec_serving import triton_boundary
 
 SPECS = {spec.name: spec for spec in (*contract.PIPELINE, contract.SIGNAL_INGEST)}
@@ -50,9 +54,14 @@ class StandIn:
         return [{t.name: self._fill(t, row) for t in self.spec.outputs} for row in rows]
 
     def _fill(self, tensor: TensorSpec, row: Tensors) -> np.ndarray:
-        count = int(row.get("num_items", row.get("resolved_num_items", [DEFAULT_NUM_ITEMS]))[0])
         history = 0 if row.get("user_id", [NEW_USER])[0] in (NEW_USER, b"") else 2
-        sizes = {"T": history, "X": history, "M": count, "N": len(row.get("embedding", ())), "Q": 1}
+        quota = decode_plan(row["retrieval_plan"]).quota if "retrieval_plan" in row else np.empty(0, np.int32)
+        match tensor.name:
+            case "packed_request":
+                return encode_request(_request(int(row.get("num_items", [DEFAULT_NUM_ITEMS])[0])))
+            case "retrieval_plan":
+                return encode_plan(_plan(decode_request(row["packed_request"]).num_items, self.release))
+        sizes = {"T": history, "X": history, "N": len(quota), "Q": 1}
         for name, values in row.items():  # outputs are as long as the history that came in
             if name.startswith("history_"):
                 sizes["T"] = len(values)
@@ -61,15 +70,20 @@ class StandIn:
             return np.full(shape, self.release, object)
         values = np.zeros(shape, triton_boundary.NUMPY_TYPES[tensor.dtype][0])
         match tensor.name:
-            case "resolved_num_items":
-                values[:] = count
-            case "embedding_quota":
-                values[:] = int(self.release.removeprefix("r"))
             case "score":
-                values[:] = row["embedding_quota"]
+                values[:] = quota
             case "stored":
                 values[:] = len(row["event_id"])
         return values
+
+
+def _request(num_items: int) -> Request:
+    return Request(history=History.empty(4), surface=0, time=0, seed=0, budget=np.ones(1), num_items=num_items)
+
+
+def _plan(num_items: int, release: str) -> RetrievalPlan:
+    quota = np.full(num_items, int(release.removeprefix("r")), np.int32)
+    return RetrievalPlan(embedding=np.zeros((num_items, 4)), outcome=np.zeros_like(quota), quota=quota)
 
 
 class TritonPythonModel:

@@ -264,7 +264,16 @@ def test_instances_are_parsed() -> None:
         parse_instances(["generator"])
 
 
-@pytest.mark.parametrize("options", [{"instances": {"ranker": 2}}, {"instances": {"generator": 0}}, {"threads": 0}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"instances": {"ranker": 2}},
+        {"instances": {"generator": 0}},
+        {"threads": 0},
+        {"queue_delays": {"ranker": 0}},
+        {"queue_delays": {"generator": -1}},
+    ],
+)
 def test_options_out_of_range_are_refused(options: dict) -> None:
     with pytest.raises(ConfigError):
         ServingOptions(signals=Path("signals"), **options)

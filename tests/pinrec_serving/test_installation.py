@@ -79,6 +79,14 @@ class TestWheel:
         for package in ("pinrec_core", "numpy"):
             assert any((Path(folder) / package / "__init__.py").is_file() for folder in folders), package
 
+    def test_threads_of_the_stages_sleep_unless_the_environment_says_otherwise(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+        monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+        environment = find_installation(tmp_path, TritonSource.WHEEL).environment
+        assert (environment["OPENBLAS_NUM_THREADS"], environment["OMP_WAIT_POLICY"]) == ("1", "ACTIVE")
+
     def test_a_library_that_cannot_be_found_is_named(self, tmp_path: Path) -> None:
         """The server's library away from its dependencies fails in the way a stub without libpython does."""
         spec = importlib.util.find_spec("pytriton")

@@ -17,13 +17,16 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton_client
 
+from pinrec_cli.tuning_runs import measuring
 from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.release import format as layout
 from pinrec_core.release.current import point_current
 from pinrec_core.release.format import HeldOut, Release
 from pinrec_core.release.indexed_model import IndexedModel
 from pinrec_core.release.publishing import publish
+from pinrec_serving.installation import TritonSource
 from pinrec_serving.runtime import Endpoint
+from pinrec_serving.tuning import TUNING_FILE, Machine, Setting, StageTuning, Tuning, save_tuning
 from tests.pinrec_serving.conftest import free_endpoint
 
 pytestmark = pytest.mark.triton
@@ -31,6 +34,7 @@ pytestmark = pytest.mark.triton
 TRAINING = HeldOut(evaluation_share=0.3, held_out_last=0)
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 PINREC = [sys.executable, "-c", "from pinrec_cli.main import main; main()"]
+SEVERAL = Setting(threads=1, stages={"generator": StageTuning(instances=2, queue_delay_us=500)})
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -152,8 +156,39 @@ def test_a_killed_service_leaves_no_triton(service: Service) -> None:
         threading.Event().wait(0.1)
 
 
+@pytest.mark.parametrize("tuned", [Setting(threads=1), SEVERAL])
+def test_a_setting_is_measured_with_a_real_server(world: Path, templates: Path, dataset: Path, tuned: Setting) -> None:
+    shutil.copytree(dataset / "signals" / "sequences", world / "signals" / "sequences", dirs_exist_ok=True)
+    measure = measuring(
+        Release.open(world / "releases" / "r1"), world / "signals", templates=templates, endpoint=free_endpoint(),
+        device="cpu", clients=4, seconds=0.3, source=TritonSource.AUTO,
+    )  # fmt: skip
+    assert measure(tuned) > 0
+
+
 def children(pid: int) -> list[int]:
     return [int(p) for task in Path(f"/proc/{pid}/task").iterdir() for p in (task / "children").read_text().split()]
+
+
+def test_a_tuning_of_another_machine_is_one_warning_and_its_service_starts(world: Path, templates: Path) -> None:
+    point_current(world / "releases", "r1")
+    tuning = Tuning(
+        machine=Machine(processor="Z80", cores=1), release="r1", clients=1, requests_per_second=1.0,
+        default_requests_per_second=1.0, setting=Setting(threads=1),
+    )  # fmt: skip
+    save_tuning(tuning, world / "releases" / TUNING_FILE)
+    started = Service(
+        "--releases", world / "releases", "--signals", world / "signals", "--model-repository", templates,
+        "--log-dir", world / "log", endpoint=free_endpoint(),
+    )  # fmt: skip
+    try:
+        assert started.ready()["release"] == "r1"
+    finally:
+        (world / "releases" / TUNING_FILE).unlink()
+        started.process.send_signal(signal.SIGTERM)
+        status, progress = started.end()
+    assert status == 0
+    assert progress.count("tuned for Z80, 1 cores") == 1
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,12 @@ from pinrec_core.contract import SIGNAL_FETCH, DType
 from pinrec_core.dataset.catalogue import ItemCatalogue
 from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.errors import ConfigError, InvalidRequestError, ReleaseError
-from pinrec_core.history import NO_OUTCOME, ItemType
+from pinrec_core.history import DTYPES, NO_OUTCOME, ItemType
 from pinrec_core.ids import IdKind, string_key
 from pinrec_core.representations.quantization import dequantize
 from pinrec_core.representations.text_encoder import text_encoder
-from pinrec_core.stages.base import StageParameters, run_batch
+from pinrec_core.stages.base import StageParameters, Tensors, run_batch
+from pinrec_core.stages.packing import decode_request
 from signal_service.batch_job import run_batch_job
 from signal_service.batch_view import BatchView, build_batch_view
 from signal_service.event_history import EventHistoryBuilder
@@ -37,6 +38,10 @@ NUMPY = {
     DType.INT8: np.int8, DType.UINT8: np.uint8, DType.INT16: np.int16, DType.INT32: np.int32, DType.INT64: np.int64,
     DType.FP32: np.float32,
 }  # fmt: skip
+
+
+KEPT_BACK = ("item_key", "outcome")
+SETTINGS = ("surface", "time", "budget", "num_items", "seed")
 
 
 def make_stage(
@@ -82,7 +87,15 @@ def fetch(stage: SignalFetchStage, **fields: object) -> dict[str, np.ndarray]:
     (answer,) = run_batch(stage, [request(**fields)])
     if isinstance(answer, Exception):
         raise answer
-    return answer
+    return unpacked(answer)
+
+
+def unpacked(answer: Tensors) -> dict[str, np.ndarray]:
+    """The answer with each column of the packed history and each setting of the packed request under its own name."""
+    request = decode_request(answer["packed_request"])
+    columns = {f"history_{name}": getattr(request.history, name) for name in DTYPES if name not in KEPT_BACK}
+    settings = {f"resolved_{name}": np.atleast_1d(getattr(request, name)) for name in SETTINGS}
+    return {**answer, **columns, **settings}
 
 
 def test_defaults(stage):
@@ -101,17 +114,15 @@ def test_defaults(stage):
 @pytest.mark.parametrize("user", [7, 123_456_789])
 @pytest.mark.parametrize("fields", [{}, {"query": "lamp", "exclude_seen": True}])
 def test_answers_keep_the_contract(stage, user, fields):
-    answer = fetch(stage, user=user, **fields)
+    (answer,) = run_batch(stage, [request(user=user, **fields)])
     assert set(answer) == {spec.name for spec in SIGNAL_FETCH.outputs}
-    sizes: dict[str | int, int] = {}
     for spec in SIGNAL_FETCH.outputs:
         values = answer[spec.name]
         assert values.dtype == NUMPY[spec.dtype], spec.name
         assert values.ndim == len(spec.dims), spec.name
-        for letter, size in zip(spec.dims, values.shape, strict=True):
-            assert sizes.setdefault(letter, size) == size, spec.name
-    assert sizes["F"] == 20
-    assert sizes["O"] == 2
+    packed = decode_request(answer["packed_request"])
+    assert packed.history.feature.shape == (len(answer["history_item_key"]), 20)
+    assert packed.budget.shape == (2,)
 
 
 def test_an_unknown_user_has_no_history(stage):

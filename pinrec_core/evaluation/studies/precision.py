@@ -1,5 +1,6 @@
-"""What serving's number formats cost: INT8 features, ID embeddings in FP16 and FP16 or BF16 arithmetic, against FP32.
+"""What serving's number formats cost: INT8 features and FP16 or BF16 arithmetic, against FP32.
 
+ID embeddings are those of the release's tables throughout: `pinrec release --id-rows int8` shows what INT8 tables cost.
 A prepared dataset keeps features as INT8 only, so the FP32 features are made again from the catalogue's texts. That is
 possible where an item's text is its title and categories; it is checked by quantising them and comparing with the
 stored ones. Queries keep their INT8 features, because the dataset does not hold their texts.
@@ -132,22 +133,18 @@ def _hits(
 def _generate_in_fp32(
     model: SequenceModel, subject: ModelSubject, cases: Sequence[EvaluationCase], feature: np.ndarray
 ) -> Tensor:
-    """As ``IndexedModel.generate``, but with FP32 features for the pins and ID embeddings that were never rounded."""
+    """As ``IndexedModel.generate``, but with FP32 features for the pins. ID embeddings are those of the release."""
     indexed = subject.indexed
     requests = [case.request(subject.budget) for case in cases]
     batch = embedded_histories(model, indexed.embed_ids, requests)
     content = dequantize(batch.feature, batch.scale)
     scale = torch.ones_like(batch.scale)
-    id_embedding = batch.id_embedding.float()
     for case, start in zip(cases, batch.layout.token[:, 0].tolist(), strict=True):
         history = case.history.take(slice(-model.config.max_history, None))
         row = indexed.catalogue.rows_of(history.item_key)
         known = np.flatnonzero((row >= 0) & (history.item_type == ItemType.PIN))
-        first = start + 1  # behind the start token
-        content[first + known] = torch.from_numpy(feature[row[known]]).to(content.device)
-        exact_ids = indexed.embed_ids(torch.from_numpy(history.item_key)).to(content.device)
-        id_embedding[first : first + len(history)] = exact_ids
-    exact = replace(batch, feature=content, scale=scale, id_embedding=id_embedding)
+        content[start + 1 + known] = torch.from_numpy(feature[row[known]]).to(content.device)  # behind the start token
+    exact = replace(batch, feature=content, scale=scale)
     context = request_context(requests, steps=indexed.generation.steps, device=content.device)
     return generate(model, exact, context, indexed.generation.offsets)
 
@@ -164,7 +161,7 @@ def _represent(
         key = torch.from_numpy(np.array(catalogue.item_key[start : start + _ITEMS_AT_ONCE]))
         scale = torch.ones(len(content), device=device)
         # Faiss searches on the host: one copy per chunk of the catalogue.
-        made.append(model.represent_pins(content, scale, embed_ids(key).to(device)).cpu().numpy())
+        made.append(model.represent_pins(content, scale, embed_ids(key).to(device, content.dtype)).cpu().numpy())
     return np.concatenate(made)
 
 

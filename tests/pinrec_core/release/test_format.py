@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
-import errno
 import json
 import shutil
 from pathlib import Path
@@ -14,11 +14,13 @@ import torch
 from safetensors import SafetensorError
 
 from pinrec_core.errors import ConfigError, ReleaseError, StorageError
+from pinrec_core.files.file_writing import save_tensors
 from pinrec_core.release import format as layout
 from pinrec_core.release import publishing
 from pinrec_core.release.current import current_release
-from pinrec_core.release.format import FILES, HeldOut, Release
+from pinrec_core.release.format import FILES, HeldOut, Release, ReleaseManifest
 from pinrec_core.release.publishing import publish
+from pinrec_core.representations.id_tables import IdTables, RowFormat
 from pinrec_core.retrieval.catalogue_vectors import represent_catalogue
 from tests.pinrec_core.conftest import indexed_model, train_tiny
 
@@ -55,7 +57,7 @@ def test_a_release_gives_back_what_was_trained(releases, serving):
     for name, weight in model.state_dict().items():
         assert torch.equal(weight, serving.model.state_dict()[name])
     keys = torch.from_numpy(np.array(release.catalogue.item_key))
-    assert torch.equal(release.load_id_embedder()(keys), serving.model.id_embedding(keys))
+    assert torch.equal(release.load_id_embedder()(keys), serving.model.id_embedding(keys).half())
     assert release.catalogue.title(0) == "item 1000"
 
 
@@ -67,7 +69,6 @@ def test_current_names_the_latest(releases):
     ("writer", "error", "part"),
     [
         ("safetensors.torch.save_file", SafetensorError("I/O error: No space left on device"), FILES["model"]),
-        ("pathlib.Path.write_bytes", OSError(errno.ENOSPC, "No space left on device"), FILES["id_embedder"]),
         ("faiss.write_index", RuntimeError("write error: No space left on device"), FILES["index"]),
     ],
 )
@@ -181,15 +182,45 @@ def test_a_model_without_id_tables_is_released_like_any_other(dataset, tmp_path)
     assert release.load_id_embedder()(torch.tensor([1, 2])).shape == (2, 0)
 
 
+def test_int8_rows_are_an_option_of_the_release(serving, dataset, tmp_path):
+    packed = dataclasses.replace(serving, embed_ids=IdTables.pack(serving.model.id_embedding, RowFormat.INT8))
+    release = publish(packed, dataset=dataset, releases=tmp_path, training=TRAINING, metrics={}, now=NOW)
+    keys = torch.from_numpy(np.array(release.catalogue.item_key))
+    tables = release.load_id_embedder()
+    assert tables.row_format is RowFormat.INT8
+    assert torch.equal(tables(keys), packed.embed_ids(keys))
+
+
+def test_damaged_id_tables_are_found_before_they_serve_and_their_stage_does_not_read_them_for_it(copies):
+    path = copies[0] / FILES["id_embedder"]
+    damaged = bytearray(path.read_bytes())
+    damaged[-1] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(ReleaseError, match=r"id_embedder.* sha256 .*expected"):
+        Release.open(copies[0]).load_id_embedder()
+    assert Release.open(copies[0]).load_id_embedder(checked=False).width == 8
+
+
+@pytest.mark.parametrize("rows", [torch.zeros(256, 4, dtype=torch.float16), torch.zeros(512, 4)], ids=["shape", "type"])
+def test_id_tables_of_another_shape_or_type_are_refused(copies, rows):
+    space = json.loads((copies[0] / layout.MANIFEST_FILE).read_text())["embedding_space"]
+    save_tensors({"rows": rows}, copies[0] / FILES["id_embedder"], metadata={layout.SPACE_KEY: space})
+    release = Release(copies[0], ReleaseManifest.load(copies[0]))  # ``open`` would refuse a part of another size
+    with pytest.raises(
+        ReleaseError, match=r"rows are (float16\[256, 4\]|float32\[512, 4\]), expected uint8 or float16"
+    ):
+        release.load_id_embedder(checked=False)
+
+
 def test_unknown_manifest_keys_and_formats_are_refused(copies):
     path = copies[0] / layout.MANIFEST_FILE
     manifest = json.loads(path.read_text())
     path.write_text(json.dumps(manifest | {"extra": 1}))
     with pytest.raises(ReleaseError, match="extra"):
         Release.open(copies[0])
-    for other in (1, 99, "2"):
+    for other in (1, 2, 99, "2"):
         path.write_text(json.dumps(manifest | {"format": other}))
-        with pytest.raises(ReleaseError, match=rf"format={other!r}: expected 2; .* release the run again") as refused:
+        with pytest.raises(ReleaseError, match=rf"format={other!r}: expected 3; .* release the run again") as refused:
             Release.open(copies[0])
         assert len(str(refused.value).splitlines()) == 1
 
@@ -201,7 +232,7 @@ def test_a_release_of_format_1_is_refused_in_one_sentence(copies):
     old = {name: value for name, value in manifest.items() if name not in ("parts", "calibration", "training")}
     path.write_text(json.dumps(old | {"format": 1, "index": {}, "files": {}}))
     with pytest.raises(
-        ReleaseError, match=r"format=1: expected 2; .* release the run again with `pinrec release RUN`$"
+        ReleaseError, match=r"format=1: expected 3; .* release the run again with `pinrec release RUN`$"
     ):
         Release.open(copies[0])
 
@@ -209,7 +240,7 @@ def test_a_release_of_format_1_is_refused_in_one_sentence(copies):
 def test_a_failed_publication_leaves_no_trace(serving, dataset, releases, tmp_path, monkeypatch):
     folder = shutil.copytree(releases, tmp_path / "releases")
     before, pointer = sorted(p.name for p in folder.iterdir()), current_release(folder)
-    monkeypatch.setattr(publishing, "EXPORT_TOLERANCE", -1.0)
+    monkeypatch.setattr(publishing, "EXPORT_TOLERANCES", {RowFormat.FP16: -1.0})
     with pytest.raises(ReleaseError, match="the export differs"):
         publish(
             serving,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ from pinrec_core import contract
 from pinrec_core.errors import InvalidRequestError, PinRecError
 from pinrec_core.release.format import HeldOut
 from pinrec_core.release.publishing import publish
+from pinrec_core.request import Request
 from pinrec_core.stages.base import StageParameters, run_batch
 from pinrec_core.stages.faiss_retrieval import FaissRetrievalStage
 from pinrec_core.stages.generator import GeneratorStage
+from pinrec_core.stages.packing import decode_plan, decode_request, encode_request
 from tests.pinrec_core.builders import F, random_history
 
 TOLERANCE = 1e-5
@@ -47,16 +50,11 @@ def request(
     history = random_history(length, seed)
     return {
         "history_item_key": history.item_key,
-        "history_item_type": history.item_type,
-        "history_surface": history.surface,
-        "history_timestamp": history.timestamp,
-        "history_feature": history.feature,
-        "history_scale": history.scale,
-        "resolved_surface": np.array([1], np.int16),
-        "resolved_time": np.array([1_650_000_000]),
-        "resolved_budget": np.array(budget, np.float32),
-        "resolved_num_items": np.array([num_items], np.int32),
-        "resolved_seed": np.array([seed]),
+        "packed_request": encode_request(
+            Request(
+                history=history, surface=1, time=1_650_000_000, seed=seed, budget=np.array(budget), num_items=num_items
+            )
+        ),
         "seen_item_key": np.arange(1000, 1000 + seen),
     }
 
@@ -91,8 +89,8 @@ def test_a_batch_gives_each_request_what_it_gets_alone(stages):
 
 def test_answers_follow_the_contract(stages):
     (answer,) = through(stages, [request(5, 1)])
-    kinds = {"FP16": np.float16, "FP32": np.float32, "INT32": np.int32, "INT64": np.int64, "ITEM_ID": np.int64}
-    for spec in (*contract.GENERATED, contract.ID_EMBEDDING, *contract.RESPONSE):
+    kinds = {"FP16": np.float16, "FP32": np.float32, "UINT8": np.uint8, "INT64": np.int64, "ITEM_ID": np.int64}
+    for spec in (contract.RETRIEVAL_PLAN, contract.ID_EMBEDDING, *contract.RESPONSE):
         tensor = answer[spec.name]
         assert tensor.ndim == len(spec.dims)
         assert tensor.dtype == kinds.get(spec.dtype, np.object_), spec.name
@@ -112,17 +110,20 @@ def test_seen_items_do_not_come_back_and_n_is_kept(stages):
 
 def test_a_wrong_width_harms_only_its_own_request(stages):
     good, bad = request(4, 1), request(4, 2)
+    known = decode_request(bad["packed_request"])
+    wide = replace(known.history, feature=np.zeros((4, F + 1), np.int8))
+    bad["packed_request"] = encode_request(replace(known, history=wide))
     for r in (good, bad):
         r["history_id_embedding"] = np.zeros((4, 8), np.float16)
-    bad["history_feature"] = np.zeros((4, F + 1), np.int8)
     generator = stages[1]
     first, second, third = run_batch(generator, [good, bad, good])
     assert isinstance(second, InvalidRequestError)
-    assert str(second) == f"history_feature has width {F + 1}: expected {F}"
+    assert str(second) == f"history feature has width {F + 1}: expected {F}"
     (alone,) = run_batch(generator, [good])
-    for name in ("embedding", "embedding_outcome", "embedding_quota"):
-        np.testing.assert_allclose(first[name], alone[name], atol=TOLERANCE)
-        np.testing.assert_allclose(third[name], alone[name], atol=TOLERANCE)
+    first, third, alone = (decode_plan(answer["retrieval_plan"]) for answer in (first, third, alone))
+    for name in ("embedding", "outcome", "quota"):
+        np.testing.assert_allclose(getattr(first, name), getattr(alone, name), atol=TOLERANCE)
+        np.testing.assert_allclose(getattr(third, name), getattr(alone, name), atol=TOLERANCE)
 
 
 def test_id_embeddings_of_another_length_are_refused_alone_and_in_a_batch(stages):
@@ -133,3 +134,14 @@ def test_id_embeddings_of_another_length_are_refused_alone_and_in_a_batch(stages
         refused = run_batch(stages[1], requests)[0]
         assert isinstance(refused, InvalidRequestError)
         assert str(refused) == "history_id_embedding has shape [5, 8]: expected [4, 8]"
+
+
+def test_a_history_that_is_too_long_and_bytes_that_nobody_packed_are_refused(stages):
+    too_long, damaged = request(25, 1), request(4, 2)
+    too_long["history_id_embedding"] = np.zeros((25, 8), np.float16)
+    damaged["history_id_embedding"] = np.zeros((4, 8), np.float16)
+    damaged["packed_request"] = damaged["packed_request"][:-1]
+    first, second = run_batch(stages[1], [too_long, damaged])
+    assert str(first) == "history has T=25: expected at most 24"
+    assert isinstance(second, InvalidRequestError)
+    assert str(second).startswith("packed_request of T=4, F=")

@@ -1,0 +1,100 @@
+"""``pinrec tune`` finds how many processes and threads suit this machine, for ``pinrec serve``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def tune(
+    signals: Annotated[
+        Path, typer.Option(help="Signals folder of a prepared dataset (DATASET/signals).", show_default=False)
+    ],
+    release: Annotated[Path | None, typer.Option(help="The release folder to measure.", show_default=False)] = None,
+    releases: Annotated[
+        Path | None, typer.Option(help="A folder of releases instead: its current one.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The file to write.", show_default="tuning.toml in RELEASES, or beside RELEASE"),
+    ] = None,
+    minutes: Annotated[
+        float, typer.Option(min=0.1, help="Time for the search. What was best by then is written.")
+    ] = 10.0,
+    clients: Annotated[
+        int, typer.Option(min=1, max=256, help="Clients that ask at the same time: the load to tune for.")
+    ] = 16,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Time under load for each setting.")] = 4.0,
+    device: Annotated[str, typer.Option(help="Where the generator runs, as for serve: cpu, cuda, cuda:1.")] = "cpu",
+    triton: Annotated[
+        str, typer.Option(help="Which Triton: image (/opt/tritonserver), wheel (nvidia-pytriton), or auto.")
+    ] = "auto",
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Find how many threads and processes of each stage serve most requests per second on this machine.
+
+    Each setting is measured with the real server: it starts, CLIENTS clients ask again as soon as they are answered, it
+    stops. One thing is changed at a time (threads, processes of a stage, how long a stage waits to fill a batch), and a
+    change is kept where it serves 5% more, measured twice. Run it while nothing else runs on the machine, and again
+    after a release of another size.
+
+    pinrec tune --releases releases --signals data/ml100k/signals
+
+    `pinrec serve --releases releases` then takes releases/tuning.toml by itself. What --threads or --instances say
+    counts more than the file, and on a machine with another processor or other cores the file is ignored.
+    """
+    import socket
+
+    from pinrec_cli.console import print_json, stderr, stdout
+    from pinrec_cli.tuning_runs import measuring
+    from pinrec_core.errors import ConfigError, require
+    from pinrec_core.release.current import current_release
+    from pinrec_core.release.format import Release
+    from pinrec_core.validation import to_plain
+    from pinrec_serving.deployment import default_threads
+    from pinrec_serving.installation import TritonSource
+    from pinrec_serving.model_repository import default_templates
+    from pinrec_serving.runtime import Endpoint
+    from pinrec_serving.tuning import TUNING_FILE, Machine, Setting, Tuning, save_tuning, search
+
+    if (release is None) == (releases is None):
+        raise ConfigError("expected exactly one of --release, --releases")
+    require(triton in set(TritonSource), "--triton", triton, f"one of {', '.join(TritonSource)}")
+    folder = release if release is not None else current_release(releases or Path())
+    target = out or (releases or folder.resolve().parent) / TUNING_FILE
+    require(target.parent.is_dir(), "--out", str(target), "a file in a folder that exists", error=ConfigError)
+    opened = Release.open(folder)
+    opened.verify()
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+    grpc, http, metrics = (s.getsockname()[1] for s in sockets)
+    for s in sockets:
+        s.close()
+    machine = Machine.here()
+    measure = measuring(
+        opened, signals, templates=default_templates(), device=device, clients=clients, seconds=seconds,
+        endpoint=Endpoint(grpc_port=grpc, http_port=http, metrics_port=metrics), source=TritonSource(triton),
+    )  # fmt: skip
+    stderr.print(f"{machine}: {clients} clients, at most {minutes:g} minutes", soft_wrap=True)
+    found = search(
+        Setting(threads=default_threads()), machine.cores, measure, seconds=60 * minutes,
+        report=lambda setting, rate: stderr.print(f"{rate:8.1f} requests/s  {setting}", soft_wrap=True),
+    )  # fmt: skip
+    tuning = Tuning(
+        machine=machine,
+        release=opened.manifest.release_id,
+        clients=clients,
+        requests_per_second=found.rate,
+        default_requests_per_second=found.first_rate,
+        setting=found.setting,
+    )
+    save_tuning(tuning, target)
+    if json_:
+        print_json({**to_plain(tuning), "file": str(target), "complete": found.complete})
+        return
+    if not found.complete:
+        stdout.print("the time was up before everything was tried; --minutes gives more", soft_wrap=True)
+    gain = found.rate / found.first_rate
+    stdout.print(f"{found.setting}: {found.rate:.1f} requests/s, {gain:.2f} × the defaults", soft_wrap=True)
+    stdout.print(f"written to {target}; `pinrec serve` reads it", soft_wrap=True)

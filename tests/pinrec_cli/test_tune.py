@@ -1,0 +1,67 @@
+"""``pinrec tune`` with a made-up machine: what it refuses, and the file that it leaves. A real server is measured in
+``tests/pinrec_serving/test_serve_command.py``."""
+
+from __future__ import annotations
+
+import datetime
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from pinrec_cli.main import app, main
+from pinrec_core.release.format import HeldOut
+from pinrec_core.release.publishing import publish
+from pinrec_serving.tuning import TUNING_FILE, Machine, load_tuning
+
+NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+
+
+@pytest.fixture(scope="module")
+def releases(serving, dataset, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("releases")
+    held_out = HeldOut(evaluation_share=0.3, held_out_last=0)
+    publish(serving, dataset=dataset, releases=folder, training=held_out, metrics={}, now=NOW)
+    return folder
+
+
+def test_what_is_best_is_written_where_serve_looks_for_it(releases, dataset, monkeypatch):
+    """On this machine a second generator doubles what is served, and nothing else matters."""
+    monkeypatch.setattr("pinrec_serving.tuning.sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(
+        "pinrec_cli.tuning_runs.measuring",
+        lambda *_, **__: lambda setting: 100.0 * min(setting.stage("generator").instances, 2),
+    )
+    arguments = ["tune", "--releases", str(releases), "--signals", str(dataset / "signals"), "--clients", "4"]
+    done = CliRunner().invoke(app, [*arguments, "--json"])
+    assert done.exit_code == 0, done.output
+    written = load_tuning(releases / TUNING_FILE)
+    assert written.setting.instances == {"generator": 2}
+    assert (written.default_requests_per_second, written.requests_per_second) == (100.0, 200.0)
+    assert (written.machine, written.clients) == (Machine.here(), 4)
+    assert json.loads(done.stdout.splitlines()[-1])["setting"]["stages"] == {
+        "generator": {"instances": 2, "queue_delay_us": 0}
+    }
+
+
+def test_what_cannot_be_tuned_is_said_in_a_sentence(releases, tmp_path, monkeypatch, capsys):
+    for arguments, code, message in [
+        ((), 2, "expected exactly one of --release, --releases"),
+        (("--releases", tmp_path), 4, "expected the id of a release"),
+        (("--releases", releases, "--triton", "moon"), 2, "--triton='moon': expected one of"),
+        (
+            ("--releases", releases, "--out", tmp_path / "no" / "where.toml"),
+            2,
+            "expected a file in a folder that exists",
+        ),
+        (("--releases", releases), 3, "expected part-*.parquet files"),
+    ]:
+        (tmp_path / "signals" / "sequences").mkdir(parents=True, exist_ok=True)
+        words = ["pinrec", "tune", "--signals", tmp_path / "signals", *arguments]
+        monkeypatch.setattr("sys.argv", [str(word) for word in words])
+        with pytest.raises(SystemExit) as end:
+            main()
+        said = capsys.readouterr().err
+        assert end.value.code == code, said
+        assert message in " ".join(said.split())
+        assert "Traceback" not in said
