@@ -6,7 +6,7 @@ models were trained on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -139,8 +139,12 @@ def open_run(
     embeddings: int | None = None,
     offsets: Sequence[int] | None = None,
     device: str = "cpu",
+    report: Callable[[str], None] = lambda _: None,
 ) -> ModelSubject:
-    """A run, indexed, and calibrated on users of its dataset. Raises ``DataError`` where it is not one."""
+    """A run, indexed, and calibrated on users of its dataset. ``report`` is told what is being done.
+
+    Raises ``DataError`` where it is not one.
+    """
     run = Run.load(Path(name))
     generation = with_embeddings(default_generation(run.model), run.model, embeddings=embeddings, offsets=offsets)
     budget = default_budget(run.model, task.manifest.outcome_share)
@@ -151,6 +155,7 @@ def open_run(
     indexed = index_run(
         run, task.dataset, known, generation=generation, compression_target=default_compression_target(run.model),
         protocol=str(task.for_calibration.protocol), unseen=task.for_calibration.unseen, device=device,
+        report=report,
     )  # fmt: skip
     return ModelSubject(name, indexed)
 

@@ -45,7 +45,7 @@ from pinrec_core.retrieval.catalogue_vectors import represent_catalogue
 from pinrec_core.retrieval.item_index import ItemIndex
 from pinrec_core.validation import check, from_plain, read_json, validated
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST_FILE = "manifest.json"
 
 MODEL, ID_EMBEDDER, INDEX, CATALOGUE = "model", "id_embedder", "index", "catalogue"
@@ -117,11 +117,12 @@ class CalibratedOn:
 class Calibration:
     """How the index and the thresholds of ``GenerationConfig`` were chosen, and what they reach."""
 
-    index_type: str
+    index_type: str  # FLAT, which is exact, or IVF_HNSW
     nlist: Number
     nprobe: Number
-    recall_depth: Number
-    recall: float  # at that depth, against exact search
+    recall_depth: Number  # as deep as requests look
+    recall_target: float
+    recall: float  # of generated queries at that depth, against exact search
     compression_ratio: float  # generated embeddings per kept one
     calibrated_on: CalibratedOn
 

@@ -21,7 +21,7 @@ from pinrec_core.files.output_folder import built_beside
 from pinrec_core.model.sequence_model import SequenceModel
 from pinrec_core.release import format as layout
 from pinrec_core.release.current import point_current
-from pinrec_core.release.format import HeldOut, Part, Release, ReleaseManifest
+from pinrec_core.release.format import Calibration, HeldOut, Part, Release, ReleaseManifest
 from pinrec_core.release.indexed_model import IndexedModel
 from pinrec_core.validation import save_json
 
@@ -38,13 +38,17 @@ def publish(
     metrics: dict[str, Any],
     now: datetime.datetime,
     make_current: bool = True,
+    accept_recall: bool = False,
     report: Callable[[str], None] = lambda _: None,
 ) -> Release:
     """Write, verify and publish a release; the pointer ``current`` moves last.
 
-    ``report`` is told what is being done. Raises ``ReleaseError`` when a part does not verify, ``StorageError`` or
+    ``report`` is told what is being done. Raises ``ReleaseError`` for an index below its recall target, unless
+    ``accept_recall``, and when a part does not verify, ``StorageError`` or
     ``OSError`` when one cannot be written.
     """
+    if not accept_recall:
+        check_recall(serving.calibration)
     space = layout.embedding_space_of(serving.model, serving.dataset.feature_space)
     release_id = f"{now:%Y%m%dT%H%M%S}-{space[:8]}"
     target = releases / release_id
@@ -79,6 +83,17 @@ def publish(
     if make_current:
         point_current(releases, release_id)
     return Release.open(target)
+
+
+def check_recall(calibration: Calibration) -> None:
+    """Raises ``ReleaseError`` where the index finds less than its target of what exact search finds."""
+    if calibration.recall < calibration.recall_target:
+        raise ReleaseError(
+            f"the index reaches a recall@{calibration.recall_depth} of {calibration.recall:.3f} with "
+            f"nprobe={calibration.nprobe} of {calibration.nlist} lists, expected at least "
+            f"{calibration.recall_target:g} of what exact search finds for generated queries; train longer, so that "
+            "what is generated lies nearer to items, or publish it all the same with --accept-recall"
+        )
 
 
 def _export_weights(model: SequenceModel, path: Path, space: str) -> None:

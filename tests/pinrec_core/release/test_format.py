@@ -189,7 +189,7 @@ def test_unknown_manifest_keys_and_formats_are_refused(copies):
         Release.open(copies[0])
     for other in (1, 99, "2"):
         path.write_text(json.dumps(manifest | {"format": other}))
-        with pytest.raises(ReleaseError, match=rf"format={other!r}: expected 2; .* release the run again") as refused:
+        with pytest.raises(ReleaseError, match=rf"format={other!r}: expected {layout.FORMAT}; .* release the run again") as refused:
             Release.open(copies[0])
         assert len(str(refused.value).splitlines()) == 1
 
@@ -201,7 +201,7 @@ def test_a_release_of_format_1_is_refused_in_one_sentence(copies):
     old = {name: value for name, value in manifest.items() if name not in ("parts", "calibration", "training")}
     path.write_text(json.dumps(old | {"format": 1, "index": {}, "files": {}}))
     with pytest.raises(
-        ReleaseError, match=r"format=1: expected 2; .* release the run again with `pinrec release RUN`$"
+        ReleaseError, match=rf"format=1: expected {layout.FORMAT}; .* release the run again with `pinrec release RUN`$"
     ):
         Release.open(copies[0])
 
