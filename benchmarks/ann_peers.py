@@ -16,7 +16,8 @@ Search = Callable[[np.ndarray, int], np.ndarray]
 
 NEIGHBOURS, EF_CONSTRUCTION = 16, 100
 EFFORTS = (128, 256, 512, 1024, 2048)
-LEAVES_SEARCHED = (32, 64, 128, 256, 512)
+LEAVES_AND_REORDERED = ((64, 4), (128, 4), (256, 8), (512, 16), (1024, 32), (2000, 64))
+"""Leaves that are searched, and how many times k candidates are scored again with the vectors themselves."""
 
 
 def hnswlib_searches(vectors: np.ndarray, threads: int) -> Sequence[Search]:
@@ -66,12 +67,15 @@ def scann_searches(vectors: np.ndarray, threads: int) -> Sequence[Search]:
         .build()
     )
 
-    def search(query: np.ndarray, k: int, searched: int) -> np.ndarray:
+    def search(query: np.ndarray, k: int, searched: int, reordered: int) -> np.ndarray:
         return index.search_batched(
-            query, final_num_neighbors=k, leaves_to_search=min(searched, leaves), pre_reorder_num_neighbors=4 * k
+            query,
+            final_num_neighbors=k,
+            leaves_to_search=min(searched, leaves),
+            pre_reorder_num_neighbors=reordered * k,
         )[0].astype(np.int64)
 
-    return [lambda query, k, searched=searched: search(query, k, searched) for searched in LEAVES_SEARCHED]
+    return [lambda query, k, effort=effort: search(query, k, *effort) for effort in LEAVES_AND_REORDERED]
 
 
 PEERS: Mapping[str, Callable[[np.ndarray, int], Sequence[Search]]] = {

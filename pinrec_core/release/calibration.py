@@ -95,16 +95,9 @@ def index_run(
     sample = _sample_embeddings(indexed, known[:THRESHOLD_USERS])
     merge_cosine = calibrate_merge_cosine(sample, compression_target)
     indexed = replace(indexed, generation=replace(indexed.generation, merge_cosine=merge_cosine))
-    queries, depth = _sample_queries(indexed, sample, [one.request for one in known[:THRESHOLD_USERS]])
-    report("calibrating the index")
-    recall = index.calibrate(queries, depth, recall_target=INDEX_RECALL_TARGET)
+    requests = [one.request for one in known[:THRESHOLD_USERS]]
     calibration = replace(
         NOT_YET,
-        index_type=index.structure,
-        nlist=index.nlist,
-        nprobe=index.nprobe,
-        recall_depth=depth,
-        recall=recall,
         compression_ratio=compression_ratio(compress(sample, merge_cosine)),
         calibrated_on=CalibratedOn(
             protocol=protocol,
@@ -113,10 +106,30 @@ def index_run(
             unseen=unseen,
         ),
     )
-    settings = replace(indexed.generation, nprobe=index.nprobe)
-    indexed = replace(indexed, generation=settings, calibration=calibration)
+    report("calibrating the index")
+    indexed = _calibrate_index(replace(indexed, calibration=calibration), sample, requests)
     report("calibrating the step discount")
-    return calibrate_step_discount(indexed, known[:CALIBRATION_USERS])
+    discounted = calibrate_step_discount(indexed, known[:CALIBRATION_USERS])
+    if discounted.generation.step_discount == indexed.generation.step_discount:
+        return discounted
+    report("calibrating the index again, at the depth under that discount")
+    return _calibrate_index(discounted, sample, requests)
+
+
+def _calibrate_index(indexed: IndexedModel, sample: Tensor, requests: Sequence[Request]) -> IndexedModel:
+    """The same model with the least nprobe that reaches the recall target on the queries of ``requests``, whose
+    embeddings are ``sample``."""
+    index = indexed.index
+    queries, depth = _sample_queries(indexed, sample, requests)
+    reached = index.calibrate(queries, depth, recall_target=INDEX_RECALL_TARGET)
+    return replace(
+        indexed,
+        generation=replace(indexed.generation, nprobe=index.nprobe),
+        calibration=replace(
+            indexed.calibration, index_type=index.structure, nlist=index.nlist, nprobe=index.nprobe,
+            recall_depth=depth, recall=reached,
+        ),
+    )  # fmt: skip
 
 
 def _sample_embeddings(indexed: IndexedModel, known: Sequence[KnownRequest]) -> Tensor:

@@ -39,6 +39,7 @@ class ItemIndex:
         self.nprobe = min(nprobe, self.nlist)
         if self._lists is not None:
             self._lists.nprobe = self.nlist  # of an exhaustive search only: any other says how many lists it visits
+            self._lists.make_direct_map()  # from a row to its place, for ``reconstruct``
 
     @staticmethod
     def build(vectors: np.ndarray, *, nprobe: int = 8, flat_items: int = FLAT_ITEMS) -> ItemIndex:
@@ -123,14 +124,8 @@ class ItemIndex:
                 rows, parts = [], []
 
     def reconstruct(self, rows: np.ndarray) -> np.ndarray:
-        """Stored vectors of distinct rows, float32 ``[n, D]``. It passes over the whole index: not for requests."""
-        place = np.full(len(self), -1, np.int64)
-        place[rows] = np.arange(len(rows))
-        found = np.empty((len(rows), self.width), np.float32)
-        for row, vectors in self.blocks():
-            wanted = place[row] >= 0
-            found[place[row[wanted]]] = vectors[wanted]
-        return found
+        """Stored vectors of rows, float32 ``[n, D]``."""
+        return self._index.reconstruct_batch(np.ascontiguousarray(rows, np.int64))
 
     def calibrate(self, query: np.ndarray, k: int, *, recall_target: float) -> float:
         """Set the least nprobe whose recall@k against exact search on ``query`` ``[n, D]`` is at least

@@ -7,6 +7,8 @@ them are too small for a floating-point number, and an order of zeros is no orde
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from pinrec_core.retrieval.item_index import ItemIndex
@@ -14,6 +16,25 @@ from pinrec_core.retrieval.lookup import Finds
 
 REFERENCE_ITEMS = 4096
 EMBEDDINGS_AT_ONCE = 512  # their products with the reference items are held at once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NormalisedSoftmax:
+    """log p(i | z_m) of M embeddings: λ·⟨z_m, e_i⟩ less ``largest`` and then ``log_mass`` of m.
+
+    They are apart so that the first, which may be large, cancels before the second is subtracted.
+    """
+
+    inverse_temperature: float
+    largest: np.ndarray  # float32 [M]: the largest known λ·⟨z_m, e_i⟩
+    log_mass: np.ndarray  # float32 [M]: log Σ_i exp(λ·⟨z_m, e_i⟩ − largest)
+
+    def log_probability(self, inner_product: np.ndarray, embedding: np.ndarray) -> np.ndarray:
+        """Finite float32 of the shape of ``inner_product``; ``embedding`` says whose each is, and broadcasts to it."""
+        logit = self.inverse_temperature * inner_product
+        logit -= self.largest[embedding]
+        logit -= self.log_mass[embedding]
+        return logit
 
 
 class ItemSoftmax:
@@ -24,21 +45,23 @@ class ItemSoftmax:
     """
 
     def __init__(self, index: ItemIndex, inverse_temperature: float, *, reference_items: int = REFERENCE_ITEMS) -> None:
-        self._items = len(index)
+        self.index = index
         self._inverse_temperature = inverse_temperature
         self._stride = -(-len(index) // reference_items)  # every so manieth row is a reference item
         self._reference = index.reconstruct(np.arange(0, len(index), self._stride))
 
-    def log_probability(self, embedding: np.ndarray, finds: Finds) -> np.ndarray:
-        """log p(item | embedding) of what the embeddings ``[M, D]`` found: finite float32 ``[P]``."""
-        logit = self._inverse_temperature * finds.score
+    def normalise(self, embedding: np.ndarray, finds: Finds) -> NormalisedSoftmax:
+        """The softmax of each of the embeddings ``[M, D]``, from what they found."""
         at = finds.embedding
-        # Relative to the largest of their embedding, so that the largest exponential is 1 and none overflows.
+        logit = self._inverse_temperature * finds.score
         largest, rest = self._others(embedding, finds, logit)
-        logit -= largest[at]
-        found = np.bincount(at, weights=np.exp(logit), minlength=len(embedding))
+        found = np.bincount(at, weights=np.exp(logit - largest[at]), minlength=len(embedding))
         # The largest counts in the first sum or, where it was not found, in the second: together they cannot be 0.
-        return logit - np.log(found + rest).astype(np.float32)[at]
+        return NormalisedSoftmax(
+            inverse_temperature=self._inverse_temperature,
+            largest=largest,
+            log_mass=np.log(found + rest).astype(np.float32),
+        )
 
     def _others(self, embedding: np.ndarray, finds: Finds, logit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The largest logit of each embedding, float32 ``[M]``, and the mass of what it did not find over the
@@ -57,6 +80,6 @@ class ItemSoftmax:
             reference[m[here] - start, place[here]] = -np.inf  # what was found is counted as such
             reference -= largest[part, None]
             mass[part] = np.exp(reference, out=reference).sum(axis=1, dtype=np.float64)
-        others = self._items - np.bincount(finds.embedding, minlength=M)
+        others = len(self.index) - np.bincount(finds.embedding, minlength=M)
         sampled = R - np.bincount(m, minlength=M)
         return largest, mass * (others / np.maximum(1, sampled))

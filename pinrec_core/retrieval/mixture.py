@@ -1,7 +1,9 @@
-"""Merging by mixture: an item's score is its probability under all embeddings of its request that found it.
+"""Merging by mixture: an item's score is its probability under all embeddings of its request together.
 
-The whole batch is merged at once. Its finds are sorted by request and item, so that each item of each request is a
-segment of neighbouring pairs, and sums over embeddings are sums over segments.
+In two passes. The first is over the finds of the whole batch: sorted by request and item, each item of each request is
+a segment of neighbouring pairs, and what its finders give it is a sum over a segment. That leaves out the embeddings
+that did not find the item, among whose best it is not. The second pass adds them, exactly, for the best of the first:
+``SHORTLIST``·N items, and at least ``SHORTLIST_LEAST``.
 """
 
 from __future__ import annotations
@@ -10,59 +12,50 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pinrec_core.retrieval.item_softmax import ItemSoftmax
+from pinrec_core.retrieval.item_softmax import ItemSoftmax, NormalisedSoftmax
 from pinrec_core.retrieval.lookup import Finds, PlanBatch
 from pinrec_core.retrieval.ranked_items import RankedItems
+
+SHORTLIST, SHORTLIST_LEAST = 4, 512
 
 
 @dataclass(frozen=True, slots=True)
 class MergeByMixture:
-    """The N likeliest items of Σ_m quota_m/N · p(i | z_m), shared out to the outcomes that made them likely.
-
-    The sum runs over the embeddings that found the item: what one did not find among its best is too unlikely under it
-    to count.
-    """
+    """The N likeliest items of Σ_m quota_m/N · p(i | z_m), shared out to the outcomes that made them likely."""
 
     softmax: ItemSoftmax
 
     def __call__(self, batch: PlanBatch, finds: Finds, excluded: list[np.ndarray]) -> list[RankedItems]:
         """A ``MergeRule``."""
-        weight = batch.quota / batch.num_items[batch.request]
-        part = self.softmax.log_probability(batch.embedding, finds) + np.log(weight).astype(np.float32)[finds.embedding]
-        items = ItemSegments.of(batch.request[finds.embedding], finds.item_row, part)
-        B = len(batch.num_items)
-        chosen, answers = [], []
-        ends = np.searchsorted(items.group, np.arange(B), side="right").tolist()
-        for end, start, N, rows in zip(ends, [0, *ends], batch.num_items.tolist(), excluded, strict=False):
-            total = items.total[start:end]
-            if len(rows):
-                total = np.where(np.isin(items.item_row[start:end], rows), -np.inf, total)
-            best = largest(total, N)
-            chosen.append(start + best[total[best] > -np.inf])
-        sizes = [len(one) for one in chosen]
-        segment = np.concatenate(chosen)
-        outcome = self._outcomes(batch, finds, part, items, segment)
-        score = np.exp(items.total[segment])
-        for one, end in zip(sizes, np.cumsum(sizes).tolist(), strict=True):
-            own = slice(end - one, end)
-            answers.append(
-                RankedItems(item_row=items.item_row[segment[own]], score=score[own], outcome=outcome[own])
-            )  # fmt: skip
-        return answers
-
-    def _outcomes(
-        self, batch: PlanBatch, finds: Finds, part: np.ndarray, items: ItemSegments, segment: np.ndarray
-    ) -> np.ndarray:
-        """Which outcome each of the chosen ``segment`` ``[n]`` counts for, int32 ``[n]``."""
+        log_p = self.softmax.normalise(batch.embedding, finds)
+        log_weight = np.log(batch.quota / batch.num_items[batch.request]).astype(np.float32)
+        found = log_p.log_probability(finds.score, finds.embedding) + log_weight[finds.embedding]
+        items = ItemSegments.of(batch.request[finds.embedding], finds.item_row, found)
         names, outcome = np.unique(batch.outcome, return_inverse=True)
         O, B = len(names), len(batch.num_items)
-        if O == 1:
-            return np.full(len(segment), names[0], np.int32)
-        pair, item = items.pairs_of(segment)
-        added = np.exp((part[pair] - items.total[segment][item]).astype(np.float64))
-        share = np.bincount(item * O + outcome[finds.embedding[pair]], weights=added, minlength=len(segment) * O)
+        item_row, score, share = [], [], []
+        for b, N in enumerate(batch.num_items.tolist()):
+            rows = items.shortlist(b, max(SHORTLIST * N, SHORTLIST_LEAST), excluded[b])
+            own = np.flatnonzero(batch.request == b)
+            part = self._parts(batch.embedding[own], rows, log_p, own) + log_weight[own, None]  # [m, U]
+            total = _log_sum(part)
+            best = largest(total, N)
+            item_row.append(rows[best])
+            score.append(np.exp(total[best]))
+            of_outcome = (outcome[own] == np.arange(O)[:, None]).astype(np.float32)  # [O, m]
+            share.append((of_outcome @ np.exp(part[:, best] - total[best])).T)
+        request = np.repeat(np.arange(B), [len(rows) for rows in item_row])
         room = np.bincount(batch.request * O + outcome, weights=batch.quota, minlength=B * O).astype(np.int64)
-        return names[share_out(share.reshape(-1, O), items.group[segment], room.reshape(B, O))].astype(np.int32)
+        counted = names[share_out(np.concatenate(share), request, room.reshape(B, O))].astype(np.int32)
+        parts = np.split(counted, np.cumsum([len(rows) for rows in item_row])[:-1])
+        return [
+            RankedItems(item_row=rows, score=probability, outcome=outcomes)
+            for rows, probability, outcomes in zip(item_row, score, parts, strict=True)
+        ]
+
+    def _parts(self, embedding: np.ndarray, rows: np.ndarray, log_p: NormalisedSoftmax, own: np.ndarray) -> np.ndarray:
+        """log p of every item of one request under each of its embeddings, found or not: float32 ``[m, U]``."""
+        return log_p.log_probability(embedding @ self.softmax.index.reconstruct(rows).T, own[:, None])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +65,6 @@ class ItemSegments:
     group: np.ndarray  # int64 [S], ascending
     item_row: np.ndarray  # int64 [S], ascending within a group
     total: np.ndarray  # float32 [S]: log Σ exp of what the pairs of the item add
-    start: np.ndarray  # int64 [S + 1]: where the item's pairs begin in ``pair``
-    pair: np.ndarray  # int64 [P]: which pair of the input
 
     @staticmethod
     def of(group: np.ndarray, item_row: np.ndarray, part: np.ndarray) -> ItemSegments:
@@ -81,31 +72,35 @@ class ItemSegments:
         P = len(part)
         if P == 0:
             none = np.empty(0, np.int64)
-            return ItemSegments(group=none, item_row=none, total=part, start=np.zeros(1, np.int64), pair=none)
+            return ItemSegments(group=none, item_row=none, total=part)
         rows = int(item_row.max()) + 1
         # Group, row and pair in one number: sorting numbers is several times faster than finding their order.
         bits = P.bit_length()
         assert ((int(group.max()) + 1) * rows).bit_length() + bits < 64, "too many groups, items or pairs for a key"
         key = ((group * rows + item_row) << bits) | np.arange(P)
         key.sort()
-        pair = key & ((1 << bits) - 1)
+        ordered = part[key & ((1 << bits) - 1)]
         key >>= bits
         first = np.flatnonzero(np.diff(key, prepend=-1))
-        start = np.append(first, P)
-        ordered = part[pair]
         most = np.maximum.reduceat(ordered, first)
-        ordered -= np.repeat(most, np.diff(start))
+        ordered -= np.repeat(most, np.diff(first, append=P))
         total = most + np.log(np.add.reduceat(np.exp(ordered, out=ordered), first))
-        return ItemSegments(
-            group=key[first] // rows, item_row=key[first] % rows, total=total, start=start, pair=pair
-        )  # fmt: skip
+        return ItemSegments(group=key[first] // rows, item_row=key[first] % rows, total=total)
 
-    def pairs_of(self, segment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The pairs of segments ``[n]``, and for each pair the place of its segment in ``segment``: int64 both."""
-        size = self.start[segment + 1] - self.start[segment]
-        item = np.repeat(np.arange(len(segment)), size)
-        within = np.arange(len(item)) - np.repeat(np.cumsum(size) - size, size)
-        return self.pair[self.start[segment][item] + within], item
+    def shortlist(self, group: int, n: int, excluded: np.ndarray) -> np.ndarray:
+        """The ``n`` items of a group with the largest totals, without the ``excluded`` rows: rows, ascending."""
+        own = slice(*np.searchsorted(self.group, [group, group + 1]).tolist())
+        rows, total = self.item_row[own], self.total[own]
+        if len(excluded):
+            kept = ~np.isin(rows, excluded)
+            rows, total = rows[kept], total[kept]
+        return np.sort(rows[largest(total, n)])
+
+
+def _log_sum(part: np.ndarray) -> np.ndarray:
+    """log Σ exp over the first dimension of finite logarithms: ``[m, n]`` → ``[n]``."""
+    most = part.max(axis=0)
+    return most + np.log(np.exp(part - most).sum(axis=0))
 
 
 def largest(value: np.ndarray, n: int) -> np.ndarray:

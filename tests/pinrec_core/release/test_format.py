@@ -6,6 +6,7 @@ import datetime
 import errno
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np

@@ -46,6 +46,10 @@ def finds_of(score: np.ndarray, row: np.ndarray) -> Finds:
     return Finds(embedding=m, item_row=row[m, column], score=score[m, column].astype(np.float32))
 
 
+def log_p(softmax: ItemSoftmax, embedding: np.ndarray, finds: Finds) -> np.ndarray:
+    return softmax.normalise(embedding, finds).log_probability(finds.score, finds.embedding)
+
+
 def merge_one(merge: MergeRule, plan: RetrievalPlan, score: np.ndarray, row: np.ndarray) -> RankedItems:
     (items,) = merge(PlanBatch.of([plan]), finds_of(score, row), [NOTHING])
     return items
@@ -122,7 +126,7 @@ def test_the_mixture_prefers_what_embeddings_agree_on():
     probability = weight / weight.sum(axis=1, keepdims=True)
     inner_product = plan.embedding @ vectors.T
     everything = finds_of(inner_product, np.tile(np.arange(4), (2, 1)))
-    got = np.exp(softmax.log_probability(plan.embedding, everything)).reshape(2, 4)
+    got = np.exp(log_p(softmax, plan.embedding, everything)).reshape(2, 4)
     np.testing.assert_allclose(got, probability, rtol=1e-5)
     mixture = np.array([1 / 2, 1 / 2]) @ probability
     found = np.array([[1, 0, 2], [2, 0, 1]])
@@ -139,10 +143,10 @@ def test_probabilities_over_a_large_catalogue_are_estimated_from_candidates_and_
     queries = unit(20, 8, 5)
     exact, sampled = ItemSoftmax(index, 10.0), ItemSoftmax(index, 10.0, reference_items=200)
     finds = finds_of(*index.search(queries, 100, exhaustive=True))
-    expected, got = exact.log_probability(queries, finds), sampled.log_probability(queries, finds)
+    expected, got = log_p(exact, queries, finds), log_p(sampled, queries, finds)
     np.testing.assert_allclose(got, expected, atol=0.1)
     everything = finds_of(*index.search(queries, 600, exhaustive=True))
-    probability = np.exp(exact.log_probability(queries, everything)).reshape(20, 600)
+    probability = np.exp(log_p(exact, queries, everything)).reshape(20, 600)
     np.testing.assert_allclose(probability.sum(axis=1), 1, rtol=1e-5)
 
 
@@ -186,11 +190,12 @@ def mixture_reference(
     mixture: list[dict[int, float]] = [{} for _ in excluded]
     for m, embedding in enumerate(batch.embedding):
         weight = np.exp(inverse_temperature * (vectors @ embedding - 1))
-        of_request = mixture[batch.request[m]]
-        share = batch.quota[m] / batch.num_items[batch.request[m]]
-        for item_row in finds.item_row[finds.embedding == m].tolist():
-            if item_row not in excluded[batch.request[m]]:
-                of_request[item_row] = of_request.get(item_row, 0) + share * weight[item_row] / weight.sum()
+        request = batch.request[m]
+        share = batch.quota[m] / batch.num_items[request]
+        for item_row in np.setdiff1d(
+            finds.item_row[batch.request[finds.embedding] == request], excluded[request]
+        ).tolist():
+            mixture[request][item_row] = mixture[request].get(item_row, 0) + share * weight[item_row] / weight.sum()
     return mixture
 
 
