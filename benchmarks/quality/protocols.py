@@ -53,8 +53,8 @@ def _protocol(result: StudyResult, evaluation: str) -> str:
     lists = f"exact search in the whole catalogue, seen items kept, k={settings['k']} per embedding"
     E = settings["embeddings"]
     served = (
-        f"served: {settings['num_items']} items of the whole path: compression, the index, exact up to 10,000 items "
-        "and above at least .98 of exact search (counting baselines: exact), lists merged as a mixture, later steps discounted as "
+        f"served: {settings['num_items']} items of the whole path: compression, the IVF-HNSW index at an nprobe of at "
+        "least .99 of exact recall (counting baselines: exact), lists merged as a mixture, later steps discounted as "
         "calibrated, no item twice"
     )
     if kind == "leave_one_out":
