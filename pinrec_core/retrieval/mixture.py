@@ -16,7 +16,7 @@ from pinrec_core.retrieval.item_softmax import ItemSoftmax, NormalisedSoftmax
 from pinrec_core.retrieval.lookup import Finds, PlanBatch
 from pinrec_core.retrieval.ranked_items import RankedItems
 
-SHORTLIST, SHORTLIST_LEAST = 4, 512
+SHORTLIST, SHORTLIST_LEAST = 2, 256
 
 
 @dataclass(frozen=True, slots=True)
