@@ -1,19 +1,24 @@
-"""Retrieval: ``retrieve`` (index lookup, merge, top-up) against the same with brute force, with recall beside latency.
+"""Retrieval: ``retrieve`` (index lookup, merge, top-up) against the bare Faiss search of the same queries, and the
+index against other libraries at equal recall.
 
-Approximate search is judged by what it finds: ``recall`` is the share of the items that brute force would have
-returned. With a release, the vectors, nprobe and overfetch are those of the release, and its generator makes the plans
-for its users. Without one, the vectors are clustered and the embeddings of each plan lie near some of them.
+The bare search has the same nprobe, depth and threads; it takes turns with ``retrieve``, and every call of either has
+the plans of other users, because a repeated query finds its lists in the cache. ``recall`` is the share of the items
+that brute force would have returned. With a release, the index, nprobe and overfetch are those of the release, and its
+generator makes the plans for its users. Without one, the vectors are clustered and the embeddings of each plan lie near
+some of them. The other libraries (``pip install .[bench]``) build their graphs in minutes at a million items, so
+``--quick`` leaves them out; one that is not installed is left out as well.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import faiss
 import numpy as np
 
+from benchmarks.ann_peers import PEERS, cheapest_at_recall
 from benchmarks.floors import Floor, read_floor
 from benchmarks.options import Options, Progress
 from benchmarks.pipeline import Pipeline, request_tensors
@@ -23,45 +28,47 @@ from pinrec_core.config.sections import GenerationConfig
 from pinrec_core.contract import GENERATOR
 from pinrec_core.dataset.sequences import iter_histories
 from pinrec_core.generation.retrieval_plan import RetrievalPlan
+from pinrec_core.release.calibration import INDEX_RECALL_TARGET
+from pinrec_core.retrieval.exact_search import exact_top_k
 from pinrec_core.retrieval.item_index import ItemIndex
 from pinrec_core.retrieval.item_softmax import ItemSoftmax
-from pinrec_core.retrieval.merging import MergeByMixture, MergeRule, RankedItems, merge_by_quota, retrieve
+from pinrec_core.retrieval.lookup import PlanBatch, look_up
+from pinrec_core.retrieval.merging import lookup_depth, retrieve
+from pinrec_core.retrieval.mixture import MergeByMixture
 
-BASELINE = "brute force (IndexFlatIP)"
+BASELINE = "bare Faiss search"
 BATCHES = (1, 16)
 NUM_ITEMS = (100, 1000)
+PLANS = 256
 SYNTHETIC_ITEMS, SYNTHETIC_WIDTH, CLUSTERS = 100_000, 64, 1000
 PLAN_EMBEDDINGS, PLAN_OUTCOMES = 12, 3
 OVERFETCH = GenerationConfig().overfetch
 INVERSE_TEMPERATURE = 20.0
-RECALL_TARGET, RECALL_DEPTH = 0.99, 100
+CALIBRATION_QUERIES = 1024
 NOTHING = np.empty(0, np.int64)
-
-
-class ExactIndex:
-    """Brute force behind the methods of ``ItemIndex`` that retrieval uses: baseline, and reference for recall."""
-
-    def __init__(self, vectors: np.ndarray) -> None:
-        self._index = faiss.IndexFlatIP(vectors.shape[1])
-        self._index.add(vectors)
-
-    def __len__(self) -> int:
-        return self._index.ntotal
-
-    def search(self, query: np.ndarray, k: int, *, exhaustive: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        return self._index.search(np.ascontiguousarray(query, np.float32), min(k, len(self)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """An index with at least ``max(BATCHES)`` plans for it."""
+    """An index and plans for it, no two of the same user."""
 
     name: str
     index: ItemIndex
-    exact: ExactIndex
     overfetch: float
     inverse_temperature: float
     plans: Sequence[RetrievalPlan]
+
+    @property
+    def merge(self) -> MergeByMixture:
+        return MergeByMixture(ItemSoftmax(self.index, self.inverse_temperature))
+
+    def depth(self, plan: RetrievalPlan) -> int:
+        return lookup_depth(plan, NOTHING, self.overfetch)
+
+    def batches(self, B: int) -> Iterator[Sequence[RetrievalPlan]]:
+        """Batches of B plans, over and over; each call of a timed function takes the next one."""
+        parts = [self.plans[start : start + B] for start in range(0, len(self.plans) - B + 1, B)]
+        return itertools.cycle(parts)
 
 
 def run(options: Options, progress: Progress) -> Result:
@@ -73,53 +80,80 @@ def run(options: Options, progress: Progress) -> Result:
         workload = release_workload(options, N) if options.release else synthetic_workload(options, N)
         index = workload.index
         V, D = len(index), index.width
-        floor = floors.setdefault(V * D, read_floor(V * D * 4))
-        share = index.nprobe / index.nlist
+        floors.setdefault(V * D, read_floor(V * D * 4))
         for B in BATCHES:
-            plans = workload.plans[:B]
-            M = sum(len(plan.quota) for plan in plans)
-            progress(f"N={N} B={B}: {M} embeddings")
+            progress(f"N={N} B={B}")
+            M = round(B * float(np.mean([len(plan.quota) for plan in workload.plans])))
             case: dict[str, Value] = {"vectors": workload.name, "N": N, "B": B, "M": M}
-            timings = time_together(_functions(workload, plans), seconds=options.seconds)
-            scanned = {"retrieve": share, "· lookup": share, BASELINE: 1.0}
-            least = {what: floor.milliseconds(M * part * V * D * 4) for what, part in scanned.items()}
-            more = {"retrieve": {f"recall@{N}": recall(workload, plans)}, BASELINE: {f"recall@{N}": 1.0}}
-            rows += compare(case, timings, BASELINE, floor_ms=least, more=more)
+            timings = time_together(_functions(workload, B), seconds=options.seconds)
+            more: dict[str, dict[str, Value]] = {"retrieve": {f"recall@{N}": recall(workload, workload.plans[:B])}}
+            rows += compare(case, timings, BASELINE, more=more)
+        if not options.quick and N == NUM_ITEMS[0]:
+            rows += peer_rows(workload, options, progress)
     settings = {
-        "V": V, "D": D, "nlist": index.nlist, "nprobe": index.nprobe, "overfetch": workload.overfetch,
-        "threads": options.threads,
+        "V": V, "D": D, "structure": index.structure, "nlist": index.nlist, "nprobe": index.nprobe,
+        "overfetch": workload.overfetch, "threads": options.threads,
     }  # fmt: skip
     return Result(benchmark="retrieval", baseline=BASELINE, settings=settings, floors=list(floors.values()), rows=rows)
 
 
 def recall(workload: Workload, plans: Sequence[RetrievalPlan]) -> float:
-    """The share of the items found by brute force that the index finds too, averaged over the plans."""
+    """The share of the items found by exhaustive search that the index finds too, averaged over the plans."""
     excluded = [NOTHING] * len(plans)
-    merge = MergeByMixture(ItemSoftmax(workload.index, workload.inverse_temperature))
-    found = retrieve(workload.index, plans, excluded, overfetch=workload.overfetch, merge=merge)
-    truth = retrieve(workload.exact, plans, excluded, overfetch=workload.overfetch, merge=merge)  # type: ignore[arg-type]
+    batch = PlanBatch.of(plans)
+    depth = np.array([workload.depth(plan) for plan in plans])
+    found = workload.merge(batch, look_up(workload.index, batch, depth), excluded)
+    truth = workload.merge(batch, look_up(workload.index, batch, depth, exhaustive=True), excluded)
     return float(np.mean([np.isin(t.item_row, f.item_row).mean() for t, f in zip(truth, found, strict=True)]))
 
 
-def _functions(workload: Workload, plans: Sequence[RetrievalPlan]) -> dict[str, Callable[[], object]]:
-    index, exact, overfetch = workload.index, workload.exact, workload.overfetch
-    excluded = [NOTHING] * len(plans)
-    queries = np.concatenate([plan.embedding for plan in plans])
-    depths = [int(np.ceil(plan.quota.max() * overfetch)) for plan in plans]
-    candidates = [index.search(plan.embedding, depth) for plan, depth in zip(plans, depths, strict=True)]
+def _functions(workload: Workload, B: int) -> dict[str, Callable[[], object]]:
+    index, merge = workload.index, workload.merge
+    excluded = [NOTHING] * B
+    searched, retrieved = workload.batches(B), workload.batches(B)
+    plans = workload.plans[:B]
+    batch = PlanBatch.of(plans)
+    finds = look_up(index, batch, np.array([workload.depth(plan) for plan in plans]))
 
-    merge = MergeByMixture(ItemSoftmax(index, workload.inverse_temperature))
-
-    def merge_all(rule: MergeRule) -> list[RankedItems]:
-        return [rule(plan, *found, NOTHING) for plan, found in zip(plans, candidates, strict=True)]
+    def bare() -> object:
+        plans = next(searched)
+        queries = np.concatenate([plan.embedding for plan in plans])
+        return index.search(queries, max(workload.depth(plan) for plan in plans))
 
     return {
-        "retrieve": lambda: retrieve(index, plans, excluded, overfetch=overfetch, merge=merge),
-        "· lookup": lambda: index.search(queries, max(depths)),
-        "· merge": lambda: merge_all(merge),
-        "· merge by quota": lambda: merge_all(merge_by_quota),
-        BASELINE: lambda: retrieve(exact, plans, excluded, overfetch=overfetch, merge=merge),  # type: ignore[arg-type]
-    }
+        "retrieve": lambda: retrieve(
+            index, next(retrieved), excluded, overfetch=workload.overfetch, merge=merge
+        ),
+        BASELINE: bare,
+        "· merge": lambda: merge(batch, finds, excluded),
+    }  # fmt: skip
+
+
+def peer_rows(workload: Workload, options: Options, progress: Progress) -> list[Row]:
+    """Bare searches of one request's queries by each library, at the cheapest setting that reaches the recall of the
+    index; where none does, at its best, with the recall that it has."""
+    index = workload.index
+    queries = np.concatenate([plan.embedding for plan in workload.plans])[:CALIBRATION_QUERIES]
+    depth = max(workload.depth(plan) for plan in workload.plans)
+    exact = exact_top_k(queries, index.blocks(), depth)
+    vectors = index.reconstruct(np.arange(len(index)))
+    parts = np.array_split(queries, max(1, len(queries) // len(workload.plans[0].quota)))
+    case: dict[str, Value] = {"vectors": workload.name, "N": "lookup", "B": 1, "M": len(parts[0])}
+    functions: dict[str, Callable[[], object]] = {}
+    more: dict[str, dict[str, Value]] = {}
+    for name, make in {BASELINE: lambda *_: index.search, **PEERS}.items():
+        progress(f"building {name}")
+        try:
+            settings = [lambda q, k: index.search(q, k)[1]] if name == BASELINE else make(vectors, options.threads)
+        except ImportError:
+            progress(f"{name} is not installed: left out")
+            continue
+        search, reached = cheapest_at_recall(settings, queries, exact, INDEX_RECALL_TARGET)
+        fresh = itertools.cycle(parts)
+        functions[name] = lambda search=search, fresh=fresh: search(next(fresh), depth)
+        more[name] = {"recall": reached}
+    timings = time_together(functions, seconds=options.seconds)
+    return compare(case, timings, BASELINE, more=more)
 
 
 def synthetic_workload(options: Options, N: int, seed: int = 0) -> Workload:
@@ -130,14 +164,16 @@ def synthetic_workload(options: Options, N: int, seed: int = 0) -> Workload:
     vectors = _unit(centre[random.integers(0, CLUSTERS, V)] + 0.5 * random.normal(size=(V, SYNTHETIC_WIDTH)))
     outcome = np.arange(PLAN_EMBEDDINGS, dtype=np.int32) * PLAN_OUTCOMES // PLAN_EMBEDDINGS
     plans = []
-    for _ in range(max(BATCHES)):
+    for _ in range(PLANS):
         near = vectors[random.integers(0, V, PLAN_EMBEDDINGS)]
         embedding = _unit(near + 0.5 * random.normal(size=near.shape) / SYNTHETIC_WIDTH**0.5)
         quota = np.diff(np.linspace(0, N, PLAN_EMBEDDINGS + 1).astype(np.int32))
         plans.append(RetrievalPlan(embedding=embedding, outcome=outcome, quota=quota))
     index = ItemIndex.build(vectors)
-    index.calibrate(np.concatenate([plan.embedding for plan in plans]), RECALL_DEPTH, recall=RECALL_TARGET)
-    return Workload(name="clustered", index=index, exact=ExactIndex(vectors), overfetch=OVERFETCH,
+    queries = np.concatenate([plan.embedding for plan in plans])[:CALIBRATION_QUERIES]
+    depth = max(lookup_depth(plan, NOTHING, OVERFETCH) for plan in plans)
+    index.calibrate(queries, depth, recall_target=INDEX_RECALL_TARGET)
+    return Workload(name="clustered", index=index, overfetch=OVERFETCH,
                     inverse_temperature=INVERSE_TEMPERATURE, plans=plans)  # fmt: skip
 
 
@@ -147,18 +183,23 @@ def release_workload(options: Options, N: int) -> Workload:
     manifest = release.manifest
     pipeline = Pipeline(options.prepared.parameters(realtime=None, threads=options.threads))
     histories = iter_histories(options.prepared.signals / "sequences")
-    users = [user for user, _ in itertools.islice(histories, max(BATCHES))]
+    users = [user for user, _ in itertools.islice(histories, PLANS)]
     N = min(N, manifest.generation.max_num_items, len(release.index))
-    known = pipeline.run([request_tensors(user, N, manifest.dataset) for user in users], until=GENERATOR)
+    known = [
+        row
+        for start in range(0, len(users), max(BATCHES))
+        for row in pipeline.run(
+            [request_tensors(user, N, manifest.dataset) for user in users[start : start + max(BATCHES)]],
+            until=GENERATOR,
+        )
+    ]
     plans = [
         RetrievalPlan(embedding=k["embedding"], outcome=k["embedding_outcome"], quota=k["embedding_quota"])
         for k in known
     ]
-    vectors = release.index.reconstruct(np.arange(len(release.index)))
     return Workload(
         name=manifest.dataset.name,
         index=release.index,
-        exact=ExactIndex(vectors),
         overfetch=manifest.generation.overfetch,
         inverse_temperature=manifest.generation.inverse_temperature,
         plans=plans,

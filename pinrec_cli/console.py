@@ -44,6 +44,20 @@ def phase_progress() -> Iterator[Callable[[str, int, int], None]]:
         yield report
 
 
+@contextmanager
+def steps_progress(job: str) -> Iterator[Callable[[str], None]]:
+    """Shows which step of a job is being done: in place at a terminal, a line per step in a log file. The block gets a
+    function that is called with each step's name."""
+    with stderr.status(job) as status:
+
+        def report(step: str) -> None:
+            status.update(f"{job}: {step}")
+            if not stderr.is_terminal:
+                stderr.print(f"{job}: {step}", soft_wrap=True)
+
+        yield report
+
+
 def print_json(document: object) -> None:
     """Prints one JSON document to stdout, for programs to read."""
     print(json.dumps(document, ensure_ascii=False))

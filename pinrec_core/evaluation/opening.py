@@ -6,7 +6,7 @@ models were trained on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -141,8 +141,11 @@ def open_run(
     offsets: Sequence[int] | None = None,
     device: str = "cpu",
     id_rows: RowFormat = RowFormat.FP16,
+    report: Callable[[str], None] = lambda _: None,
 ) -> ModelSubject:
     """A run, indexed, and calibrated on users of its dataset, with ID tables in the format ``id_rows``.
+
+    ``report`` is told what is being done.
 
     Raises ``DataError`` where it is not one.
     """
@@ -156,7 +159,7 @@ def open_run(
     indexed = index_run(
         run, task.dataset, known, generation=generation, compression_target=default_compression_target(run.model),
         protocol=str(task.for_calibration.protocol), unseen=task.for_calibration.unseen, device=device,
-        id_rows=id_rows,
+        id_rows=id_rows, report=report,
     )  # fmt: skip
     return ModelSubject(name, indexed)
 

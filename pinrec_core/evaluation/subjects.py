@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -65,11 +64,6 @@ class ModelSubject:
     def settings(self) -> dict[str, Any]:
         return to_plain(self.indexed.generation)
 
-    @cached_property
-    def items(self) -> np.ndarray:
-        """Item representations float32 ``[V, D]``, as the index holds them."""
-        return self.indexed.index.reconstruct(np.arange(len(self.catalogue)))
-
     def answer(
         self, cases: Sequence[EvaluationCase], *, depth: int, num_items: int, exclude_seen: bool = False
     ) -> Answers:
@@ -79,7 +73,7 @@ class ModelSubject:
         embedding = indexed.generate(requests)
         served = indexed.retrieve(embedding, requests)
         return Answers(
-            retrieved=retrieved_lists(embedding, self.items, depth),
+            retrieved=retrieved_lists(embedding, indexed.index.blocks(), depth),
             served=[answer.item_row for answer in served],
             # A plan knows the outcomes that its budget asks for; this counts all. One copy to the host per batch.
             kept=(compress(embedding, indexed.generation.merge_cosine) > 0).sum((1, 2)).cpu().numpy(),
@@ -91,7 +85,11 @@ class ModelSubject:
         first_step = replace(self.indexed.generation, steps=1, offsets=(1,))
         embedding = replace(self.indexed, generation=first_step).generate([case.request(self.budget) for case in cases])
         first = embedding[:, :, 0].float().cpu().numpy()  # [B, O, D]
-        return np.einsum("o,bod->bd", self.budget, first).astype(np.float32) @ self.items.T
+        query = np.einsum("o,bod->bd", self.budget, first).astype(np.float32)
+        score = np.empty((len(query), len(self.catalogue)), np.float32)
+        for row, vectors in self.indexed.index.blocks():
+            score[:, row] = query @ vectors.T
+        return score
 
 
 class ListSubject:

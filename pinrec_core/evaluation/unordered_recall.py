@@ -6,24 +6,20 @@ searched exactly, in blocks.
 
 from __future__ import annotations
 
-import faiss
+from collections.abc import Iterable
+
 import numpy as np
 from torch import Tensor
 
-
-def top_k(query: np.ndarray, items: np.ndarray, k: int) -> np.ndarray:
-    """Rows of each query's ``k`` best items by inner product, exactly, best first: float32 ``[n, D]``, ``[V, D]`` →
-    int64 ``[n, min(k, V)]``. Faiss holds a block of scores at a time, not all n·V."""
-    return faiss.knn(
-        np.ascontiguousarray(query, np.float32), items, min(k, len(items)), metric=faiss.METRIC_INNER_PRODUCT
-    )[1]
+from pinrec_core.retrieval.exact_search import Block, exact_top_k
 
 
-def retrieved_lists(embedding: Tensor, items: np.ndarray, k: int) -> np.ndarray:
-    """``top_k`` of every embedding of B users, float ``[B, …, D]`` on any device → int64 ``[B, E, min(k, V)]``."""
+def retrieved_lists(embedding: Tensor, items: Iterable[Block], k: int) -> np.ndarray:
+    """The rows of the ``k`` best ``items`` for every embedding of B users, exactly: float ``[B, …, D]`` on any device
+    → int64 ``[B, E, min(k, V)]``."""
     B, D = embedding.shape[0], embedding.shape[-1]
     on_host = embedding.reshape(-1, D).float().cpu().numpy()  # Faiss searches there: one copy per batch of users
-    return top_k(on_host, items, k).reshape(B, len(on_host) // B, -1)
+    return exact_top_k(on_host, items, k).reshape(B, len(on_host) // B, -1)
 
 
 def recalled(target_row: np.ndarray, retrieved: np.ndarray) -> np.ndarray:

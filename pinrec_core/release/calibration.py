@@ -1,12 +1,13 @@
 """A training run becomes an ``IndexedModel``: its catalogue is indexed and what a run cannot learn is calibrated.
 
-Calibrated are nprobe (on exact search), the merge threshold (on a compression ratio) and the step discount (on what
-users did next). Who the users are is the caller's choice; they come as requests with their targets.
+Calibrated are the merge threshold (on a compression ratio), nprobe (on exact search for the queries that requests
+make) and the step discount (on what users did next). Who the users are is the caller's choice; they come as requests
+with their targets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from pinrec_core.config.sections import GenerationConfig
 from pinrec_core.dataset.catalogue import ItemCatalogue
 from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.generation.compression import compress, compression_ratio
+from pinrec_core.generation.retrieval_plan import plan_retrieval
 from pinrec_core.model.device import torch_device
 from pinrec_core.release.format import CalibratedOn, Calibration
 from pinrec_core.release.indexed_model import IndexedModel
@@ -25,17 +27,18 @@ from pinrec_core.representations.id_tables import IdTables, RowFormat
 from pinrec_core.request import Request
 from pinrec_core.retrieval.catalogue_vectors import represent_catalogue
 from pinrec_core.retrieval.item_index import ItemIndex
+from pinrec_core.retrieval.merging import lookup_depth
 from pinrec_core.training.run import Run
 
-INDEX_RECALL_TARGET = 0.99
-INDEX_RECALL_DEPTH = 100
+INDEX_RECALL_TARGET = 0.98
 CALIBRATION_USERS = 256
 THRESHOLD_USERS = 64  # of them: a threshold needs fewer than a recall
-CALIBRATION_QUERIES = 2048
+CALIBRATION_QUERIES = 1024
 CALIBRATION_BATCH = 32
 STEP_DISCOUNTS = (1.0, 0.8, 0.6, 0.4, 0.2)
 NOT_YET = Calibration(
-    index_type="IVF_HNSW", nlist=0, nprobe=0, recall_depth=INDEX_RECALL_DEPTH, recall=0.0, compression_ratio=1.0,
+    index_type="", nlist=0, nprobe=0, recall_depth=0, recall_target=INDEX_RECALL_TARGET, recall=0.0,
+    compression_ratio=1.0,
     calibrated_on=CalibratedOn(protocol="", users=0, targets_per_user=0, unseen=False),
 )  # fmt: skip
 """Of a model that is being calibrated."""
@@ -60,13 +63,17 @@ def index_run(
     unseen: bool,
     device: str = "cpu",
     id_rows: RowFormat = RowFormat.FP16,
+    report: Callable[[str], None] = lambda _: None,
 ) -> IndexedModel:
     """Index the catalogue, then calibrate on what ``known`` requests generate and find.
 
     ``compression_target`` is the wanted number of generated embeddings per kept one. ``protocol`` and ``unseen`` say
     whose requests these are and whether training had not seen their targets; the release remembers it. The model runs
-    on ``device``, the ID embedder on the CPU, with rows in the format ``id_rows``, as in serving. Raises ``DataError``
-    when the dataset is not the one that the run was trained on, ``ConfigError`` for a device that is not there.
+    on ``device``, the ID embedder on the CPU, with rows in the format ``id_rows``, as in serving. ``report`` is told
+    what is being done.
+
+    Raises ``DataError`` when the dataset is not the one that the run was trained on, ``ConfigError`` for a device that
+    is not there.
     """
     manifest = DatasetManifest.load(dataset)
     manifest.check_identity(run.identity)
@@ -74,7 +81,10 @@ def index_run(
     embed_ids = IdTables.pack(model.id_embedding, id_rows)
     model = model.to(torch_device(device))
     catalogue = ItemCatalogue.open(dataset)
-    index = ItemIndex.build(represent_catalogue(model, embed_ids, catalogue))
+    report(f"representing {len(catalogue):,} items")
+    vectors = represent_catalogue(model, embed_ids, catalogue)
+    report("indexing")
+    index = ItemIndex.build(vectors)
     indexed = IndexedModel(
         model=model,
         embed_ids=embed_ids,
@@ -85,15 +95,11 @@ def index_run(
         calibration=NOT_YET,
     )
     sample = _sample_embeddings(indexed, known[:THRESHOLD_USERS])
-    # To the host, once: Faiss calibrates there.
-    queries = sample.reshape(-1, index.width).cpu().numpy()[:CALIBRATION_QUERIES]
-    nprobe, recall = index.calibrate(queries, INDEX_RECALL_DEPTH, recall=INDEX_RECALL_TARGET)
     merge_cosine = calibrate_merge_cosine(sample, compression_target)
+    indexed = replace(indexed, generation=replace(indexed.generation, merge_cosine=merge_cosine))
+    requests = [one.request for one in known[:THRESHOLD_USERS]]
     calibration = replace(
         NOT_YET,
-        nlist=index.nlist,
-        nprobe=nprobe,
-        recall=recall,
         compression_ratio=compression_ratio(compress(sample, merge_cosine)),
         calibrated_on=CalibratedOn(
             protocol=protocol,
@@ -102,9 +108,30 @@ def index_run(
             unseen=unseen,
         ),
     )
-    settings = replace(indexed.generation, nprobe=nprobe, merge_cosine=merge_cosine)
-    indexed = replace(indexed, generation=settings, calibration=calibration)
-    return calibrate_step_discount(indexed, known[:CALIBRATION_USERS])
+    report("calibrating the index")
+    indexed = _calibrate_index(replace(indexed, calibration=calibration), sample, requests)
+    report("calibrating the step discount")
+    discounted = calibrate_step_discount(indexed, known[:CALIBRATION_USERS])
+    if discounted.generation.step_discount == indexed.generation.step_discount:
+        return discounted
+    report("calibrating the index again, at the depth under that discount")
+    return _calibrate_index(discounted, sample, requests)
+
+
+def _calibrate_index(indexed: IndexedModel, sample: Tensor, requests: Sequence[Request]) -> IndexedModel:
+    """The same model with the least nprobe that reaches the recall target on the queries of ``requests``, whose
+    embeddings are ``sample``."""
+    index = indexed.index
+    queries, depth = _sample_queries(indexed, sample, requests)
+    reached = index.calibrate(queries, depth, recall_target=INDEX_RECALL_TARGET)
+    return replace(
+        indexed,
+        generation=replace(indexed.generation, nprobe=index.nprobe),
+        calibration=replace(
+            indexed.calibration, index_type=index.structure, nlist=index.nlist, nprobe=index.nprobe,
+            recall_depth=depth, recall=reached,
+        ),
+    )  # fmt: skip
 
 
 def _sample_embeddings(indexed: IndexedModel, known: Sequence[KnownRequest]) -> Tensor:
@@ -113,6 +140,21 @@ def _sample_embeddings(indexed: IndexedModel, known: Sequence[KnownRequest]) -> 
         return indexed.generate([one.request for one in known])
     rows = np.arange(min(len(indexed.index), CALIBRATION_QUERIES))
     return torch.from_numpy(indexed.index.reconstruct(rows)[None, None])
+
+
+def _sample_queries(indexed: IndexedModel, sample: Tensor, requests: Sequence[Request]) -> tuple[np.ndarray, int]:
+    """At most ``CALIBRATION_QUERIES`` of the queries that a service would look up for these requests, float32
+    ``[n, D]``, evenly spaced, and how deep it would look for the deepest of them."""
+    generation = indexed.generation
+    if not requests:
+        queries = sample.reshape(-1, indexed.index.width).numpy()
+        return queries, int(np.ceil(generation.default_num_items * generation.overfetch))
+    usual = [replace(request, num_items=generation.default_num_items) for request in requests]
+    plans = plan_retrieval(sample, usual, generation)
+    queries = np.concatenate([plan.embedding for plan in plans])
+    chosen = np.linspace(0, len(queries) - 1, num=min(len(queries), CALIBRATION_QUERIES), dtype=np.int64)
+    nothing = np.empty(0, np.int64)
+    return queries[chosen], max(lookup_depth(plan, nothing, generation.overfetch) for plan in plans)
 
 
 def calibrate_step_discount(indexed: IndexedModel, known: Sequence[KnownRequest]) -> IndexedModel:

@@ -121,11 +121,12 @@ class CalibratedOn:
 class Calibration:
     """How the index and the thresholds of ``GenerationConfig`` were chosen, and what they reach."""
 
-    index_type: str
+    index_type: str  # FLAT, which is exact, or IVF_HNSW
     nlist: Number
     nprobe: Number
-    recall_depth: Number
-    recall: float  # at that depth, against exact search
+    recall_depth: Number  # as deep as requests look
+    recall_target: float
+    recall: float  # of generated queries at that depth, against exact search
     compression_ratio: float  # generated embeddings per kept one
     calibrated_on: CalibratedOn
 

@@ -21,8 +21,9 @@ from pinrec_core.files.output_folder import built_beside
 from pinrec_core.model.sequence_model import SequenceModel
 from pinrec_core.release import format as layout
 from pinrec_core.release.current import point_current
-from pinrec_core.release.format import HeldOut, Part, Release, ReleaseManifest
+from pinrec_core.release.format import Calibration, HeldOut, Part, Release, ReleaseManifest
 from pinrec_core.release.indexed_model import IndexedModel
+from pinrec_core.release.programs import PROGRAM, add_program
 from pinrec_core.representations.id_tables import IdTables, RowFormat
 from pinrec_core.validation import save_json
 
@@ -40,13 +41,19 @@ def publish(
     metrics: dict[str, Any],
     now: datetime.datetime,
     make_current: bool = True,
+    accept_recall: bool = False,
+    compile_generator: bool = False,
     report: Callable[[str], None] = lambda _: None,
 ) -> Release:
     """Write, verify and publish a release; the pointer ``current`` moves last.
 
-    ``report`` is told what is being done. Raises ``ReleaseError`` when a part does not verify, ``StorageError`` or
-    ``OSError`` when one cannot be written.
+    With ``compile_generator`` the release also holds the generator compiled for this processor (``release.programs``).
+    ``report`` is told what is being done. Raises ``ReleaseError`` for an index below its recall target, unless
+    ``accept_recall``, and when a part does not verify, ``ConfigError`` where there is no compiler, ``StorageError`` or
+    ``OSError`` when a part cannot be written.
     """
+    if not accept_recall:
+        check_recall(serving.calibration)
     space = layout.embedding_space_of(serving.model, serving.dataset.feature_space)
     release_id = f"{now:%Y%m%dT%H%M%S}-{space[:8]}"
     target = releases / release_id
@@ -63,6 +70,10 @@ def publish(
         index = building / layout.FILES[layout.INDEX]
         with writing(index):
             serving.index.write(index)
+        optional = {}
+        if compile_generator:
+            report("compiling the generator")
+            optional[PROGRAM] = add_program(serving, building)
         spaces = dict.fromkeys(layout.FILES, space) | {layout.CATALOGUE: serving.dataset.feature_space}
         manifest = ReleaseManifest(
             format=layout.FORMAT,
@@ -75,7 +86,7 @@ def publish(
             calibration=serving.calibration,
             training=training,
             metrics=metrics,
-            parts={name: Part.of(building, file, space=spaces[name]) for name, file in layout.FILES.items()},
+            parts={name: Part.of(building, file, space=spaces[name]) for name, file in layout.FILES.items()} | optional,
         )
         save_json(manifest, building / layout.MANIFEST_FILE)
         report("verification")
@@ -85,6 +96,17 @@ def publish(
     if make_current:
         point_current(releases, release_id)
     return Release.open(target)
+
+
+def check_recall(calibration: Calibration) -> None:
+    """Raises ``ReleaseError`` where the index finds less than its target of what exact search finds."""
+    if calibration.recall < calibration.recall_target:
+        raise ReleaseError(
+            f"the index reaches a recall@{calibration.recall_depth} of {calibration.recall:.3f} with "
+            f"nprobe={calibration.nprobe} of {calibration.nlist} lists, expected at least "
+            f"{calibration.recall_target:g} of what exact search finds for generated queries; train longer, so that "
+            "what is generated lies nearer to items, or publish it all the same with --accept-recall"
+        )
 
 
 def _export_weights(model: SequenceModel, path: Path, space: str) -> None:

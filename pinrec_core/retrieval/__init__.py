@@ -1,5 +1,7 @@
-"""From queries to items: ``catalogue_vectors`` (what a model makes of every item), ``item_index`` (IVF-HNSW over them),
-``item_softmax`` (inner products as probabilities) and ``merging`` (one list from several).
+"""From queries to items: ``catalogue_vectors`` (what a model makes of every item), ``exact_search`` (what approximate
+search is judged against), ``item_index`` (flat or IVF-HNSW), ``lookup`` (a batch's embeddings in few searches),
+``item_softmax`` (inner products as probabilities), ``mixture`` and ``quota`` (one list from several) and ``merging``
+(all of it, with top-up).
 
 It may not know users, histories or where an embedding came from.
 """

@@ -1,42 +1,69 @@
-"""The item index: Faiss IVF with an HNSW coarse quantiser, inner product (PinRec, serving). Rows are catalogue rows."""
+"""The item index: Faiss, inner product, rows are catalogue rows (PinRec, serving).
+
+A small catalogue is searched exactly, which is then cheaper than to choose what not to search. A larger one is in
+inverted lists (IVF), whose centroids an HNSW graph finds, and its vectors are bfloat16: half of the bytes to read at
+the same recall. That graph's own search stops by its ``efSearch``, however many lists are asked for, so ``efSearch``
+follows nprobe. The file is mapped into memory: the instances of a server share its pages.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import faiss
 import numpy as np
 
 from pinrec_core.errors import ReleaseError
+from pinrec_core.retrieval.exact_search import BLOCK_ITEMS, Block, blocks_of, exact_top_k, recall
 
+FLAT_ITEMS = 10_000
+"""The largest catalogue that is searched exactly."""
 HNSW_NEIGHBOURS = 32
+EF_CONSTRUCTION = 200  # at Faiss's 40, the graph over the centroids misses near lists at any efSearch
+EF_PER_LIST = 2  # efSearch of the coarse search, for each list that is asked for
 POINTS_PER_LIST = 39
 """Fewest training points per inverted list that Faiss's k-means asks for."""
+TRAINING_POINTS_PER_LIST = 64  # of a larger catalogue k-means sees a sample of so many
+TRAINING_ITERATIONS = 8
+PROBED_SHARE = 0.5
+ADDED_AT_ONCE = 65_536
 
 
 class ItemIndex:
-    """Search by inner product over V unit vectors; ``reconstruct`` gives the stored vectors back."""
+    """Search by inner product over V vectors of width D."""
 
-    def __init__(self, index: faiss.IndexIVFFlat, *, nprobe: int) -> None:
+    def __init__(self, index: faiss.Index, *, nprobe: int = 1) -> None:
         self._index = index
-        self._index.nprobe = nprobe
-        if index.direct_map.type == faiss.DirectMap.NoMap:
-            index.make_direct_map()
+        self._lists = index if isinstance(index, faiss.IndexIVF) else None
+        self.nprobe = min(nprobe, self.nlist)
+        if self._lists is not None:
+            self._lists.nprobe = self.nlist  # of an exhaustive search only: any other says how many lists it visits
+            self._lists.make_direct_map()  # from a row to its place, for ``reconstruct``
 
     @staticmethod
-    def build(vectors: np.ndarray, *, nprobe: int = 8) -> ItemIndex:
-        """float32 ``[V, D]`` → an index with about 4·√V lists."""
+    def build(vectors: np.ndarray, *, nprobe: int = 8, flat_items: int = FLAT_ITEMS) -> ItemIndex:
+        """float32 ``[V, D]`` → an exact index up to ``flat_items``, and one of about 4·√V inverted lists above."""
         V, D = vectors.shape
-        nlist = int(max(1, min(4 * V**0.5, V // POINTS_PER_LIST)))
-        index = faiss.index_factory(D, f"IVF{nlist}_HNSW{HNSW_NEIGHBOURS},Flat", faiss.METRIC_INNER_PRODUCT)
-        index.train(vectors)
-        index.add(vectors)
+        if flat_items >= V:
+            index: faiss.Index = faiss.IndexFlatIP(D)
+        else:
+            nlist = int(max(1, min(4 * V**0.5, V // POINTS_PER_LIST)))
+            index = faiss.index_factory(D, f"IVF{nlist}_HNSW{HNSW_NEIGHBOURS},SQbf16", faiss.METRIC_INNER_PRODUCT)
+            index.by_residual = False  # the vectors themselves, as bfloat16
+            faiss.downcast_index(index.quantizer).hnsw.efConstruction = EF_CONSTRUCTION
+            index.cp.niter = TRAINING_ITERATIONS
+            index.cp.max_points_per_centroid = TRAINING_POINTS_PER_LIST
+            index.train(vectors)  # of more points than that, Faiss draws a sample
+        for start in range(0, V, ADDED_AT_ONCE):
+            index.add(vectors[start : start + ADDED_AT_ONCE])
         return ItemIndex(index, nprobe=nprobe)
 
     @staticmethod
     def read(path: Path, *, nprobe: int) -> ItemIndex:
+        """Map an index that ``write`` wrote. Raises ``ReleaseError`` for a file that is none."""
         try:
-            return ItemIndex(faiss.read_index(str(path)), nprobe=nprobe)
+            return ItemIndex(faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC), nprobe=nprobe)
         except RuntimeError as error:
             raise ReleaseError(f"{path}: not a readable Faiss index") from error
 
@@ -47,46 +74,89 @@ class ItemIndex:
         return self._index.ntotal
 
     @property
-    def nlist(self) -> int:
-        return self._index.nlist
+    def structure(self) -> str:
+        """``IVF_HNSW``, or ``FLAT`` for an index that is searched exactly."""
+        return "FLAT" if self._lists is None else "IVF_HNSW"
 
     @property
-    def nprobe(self) -> int:
-        return self._index.nprobe
+    def nlist(self) -> int:
+        """The number of inverted lists; an exact index is one list, which is always searched."""
+        return 1 if self._lists is None else self._lists.nlist
 
     @property
     def width(self) -> int:
         return self._index.d
 
-    def search(self, query: np.ndarray, k: int, *, exhaustive: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    def search(
+        self, query: np.ndarray, k: int, *, widen: int = 1, exhaustive: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
         """float32 ``[n, D]`` → scores float32 and rows int64, ``[n, k]`` each, best first; row −1 where lists ran out.
 
-        ``exhaustive`` visits every list: the result is then exact and holds ``min(k, V)`` rows.
+        ``widen`` visits that many times as many lists. ``exhaustive`` visits every list: the result is then exact and
+        holds ``min(k, V)`` rows.
         """
         k = min(k, len(self))
-        parameters = faiss.SearchParametersIVF(nprobe=self.nlist if exhaustive else self.nprobe)
-        if exhaustive:  # the coarse search must not lose a list either
-            parameters.quantizer_params = faiss.SearchParametersHNSW(efSearch=2 * self.nlist)
-        return self._index.search(np.ascontiguousarray(query, np.float32), k, params=parameters)
+        query = np.ascontiguousarray(query, np.float32)
+        if self._lists is None:
+            return self._index.search(query, k)
+        nprobe = min(self.nprobe * widen, self.nlist)
+        if not exhaustive and nprobe < self.nlist:
+            coarse = faiss.SearchParametersHNSW(efSearch=EF_PER_LIST * nprobe)
+            parameters = faiss.SearchParametersIVF(nprobe=nprobe, quantizer_params=coarse)
+            return self._index.search(query, k, params=parameters)
+        # Every list by its number: the graph over the centroids does not promise to reach all of them.
+        every = np.broadcast_to(np.arange(self.nlist), (len(query), self.nlist)).copy()
+        return self._lists.search_preassigned(query, k, every, np.zeros(every.shape, np.float32))
+
+    def blocks(self) -> Iterator[Block]:
+        """All vectors with their rows, each row once, some ten thousand at a time."""
+        if self._lists is None:
+            vectors = faiss.rev_swig_ptr(self._index.get_xb(), len(self) * self.width).reshape(len(self), self.width)
+            yield from blocks_of(vectors)
+            return
+        rows, parts = [], []
+        for number in range(self.nlist):
+            row, part = self._list(number)
+            rows.append(row)
+            parts.append(part)
+            if sum(map(len, rows)) >= BLOCK_ITEMS or number == self.nlist - 1:
+                yield np.concatenate(rows), np.concatenate(parts)
+                rows, parts = [], []
 
     def reconstruct(self, rows: np.ndarray) -> np.ndarray:
         """Stored vectors of rows, float32 ``[n, D]``."""
         return self._index.reconstruct_batch(np.ascontiguousarray(rows, np.int64))
 
-    def calibrate(self, query: np.ndarray, k: int, *, recall: float) -> tuple[int, float]:
-        """Set the smallest power-of-two nprobe that reaches ``recall``@k against brute force on ``query`` ``[n, D]``.
+    def calibrate(self, query: np.ndarray, k: int, *, recall_target: float) -> float:
+        """Set the least nprobe whose recall@k against exact search on ``query`` ``[n, D]`` is at least
+        ``recall_target``, to about a tenth, or that of most lists worth probing. → The recall that it reaches.
 
-        → (nprobe, the recall it reaches).
+        More than ``PROBED_SHARE`` of the lists are not tried: such an index is no faster than exact search.
         """
         k = min(k, len(self))
-        exact = faiss.knn(np.ascontiguousarray(query, np.float32), self.reconstruct(np.arange(len(self))), k,
-                          metric=faiss.METRIC_INNER_PRODUCT)[1]  # fmt: skip
-        reached = 0.0
-        nprobe = 1
-        while True:
-            self._index.nprobe = min(nprobe, self.nlist)
-            found = self.search(query, k)[1]
-            reached = float(np.mean([np.isin(e, f).mean() for e, f in zip(exact, found, strict=True)]))
-            if reached >= recall or nprobe >= self.nlist:
-                return self.nprobe, reached
-            nprobe *= 2
+        exact = exact_top_k(query, self.blocks(), k)
+
+        def reached(nprobe: int) -> float:
+            self.nprobe = nprobe
+            return recall(exact, self.search(query, k)[1])
+
+        most = max(1, int(PROBED_SHARE * self.nlist))
+        too_few, enough = 0, 1
+        while reached(enough) < recall_target and enough < most:
+            too_few, enough = enough, min(2 * enough, most)
+        while enough - too_few > max(1, enough // 8):
+            middle = (too_few + enough) // 2
+            too_few, enough = (too_few, middle) if reached(middle) >= recall_target else (middle, enough)
+        return reached(enough)
+
+    def _list(self, number: int) -> Block:
+        """Rows and vectors of one inverted list."""
+        assert self._lists is not None
+        lists = self._lists.invlists
+        size = lists.list_size(number)
+        if not size:
+            return np.empty(0, np.int64), np.empty((0, self.width), np.float32)
+        row = faiss.rev_swig_ptr(lists.get_ids(number), size)
+        codes = faiss.rev_swig_ptr(lists.get_codes(number), size * self.width * 2).view(np.uint16)
+        bits = codes.astype(np.uint32) << 16  # a bfloat16 is the upper half of a float32
+        return row, bits.view(np.float32).reshape(size, self.width)

@@ -7,45 +7,79 @@ them are too small for a floating-point number, and an order of zeros is no orde
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from pinrec_core.retrieval.item_index import ItemIndex
+from pinrec_core.retrieval.lookup import Finds
 
 REFERENCE_ITEMS = 4096
+EMBEDDINGS_AT_ONCE = 512  # their products with the reference items are held at once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NormalisedSoftmax:
+    """log p(i | z_m) of M embeddings: λ·⟨z_m, e_i⟩ less ``largest`` and then ``log_mass`` of m.
+
+    They are apart so that the first, which may be large, cancels before the second is subtracted.
+    """
+
+    inverse_temperature: float
+    largest: np.ndarray  # float32 [M]: the largest known λ·⟨z_m, e_i⟩
+    log_mass: np.ndarray  # float32 [M]: log Σ_i exp(λ·⟨z_m, e_i⟩ − largest)
+
+    def log_probability(self, inner_product: np.ndarray, embedding: np.ndarray) -> np.ndarray:
+        """Finite float32 of the shape of ``inner_product``; ``embedding`` says whose each is, and broadcasts to it."""
+        logit = self.inverse_temperature * inner_product
+        logit -= self.largest[embedding]
+        logit -= self.log_mass[embedding]
+        return logit
 
 
 class ItemSoftmax:
     """p(i | z) ∝ exp(λ·⟨z, e_i⟩) over the items of an index.
 
-    The normaliser needs every item. Up to ``reference_items`` it has them; of a larger catalogue it takes the
-    candidates, which hold most of the mass, and an evenly spaced sample for the rest.
+    The normaliser needs every item. Up to ``reference_items`` it has them; of a larger catalogue it takes what the
+    embedding found, which holds most of the mass, and an evenly spaced sample for the rest.
     """
 
     def __init__(self, index: ItemIndex, inverse_temperature: float, *, reference_items: int = REFERENCE_ITEMS) -> None:
-        self._index = index
+        self.index = index
         self._inverse_temperature = inverse_temperature
-        self._row = np.unique(np.linspace(0, len(index) - 1, num=min(reference_items, len(index)), dtype=np.int64))
-        self._reference = index.reconstruct(self._row)
+        self._stride = -(-len(index) // reference_items)  # every so manieth row is a reference item
+        self._reference = index.reconstruct(np.arange(0, len(index), self._stride))
 
-    def log_probability(self, embedding: np.ndarray, item_row: np.ndarray) -> np.ndarray:
-        """float32 ``[M, D]`` and rows int64 ``[U]``, ascending and distinct → finite float32 ``[M, U]``."""
-        V, U = len(self._index), len(item_row)
-        logit = self._inverse_temperature * (embedding @ self._index.reconstruct(item_row).T)  # [M, U]
-        reference = self._inverse_temperature * (embedding @ self._reference.T)  # [M, R]
-        # Relative to the largest of their row, so that the largest exponential is 1 and none overflows.
-        largest = np.maximum(logit.max(axis=1, initial=-np.inf), reference.max(axis=1))[:, None]
-        logit -= largest
-        reference -= largest
-        np.exp(reference, out=reference)
-        # All of the reference, then what counts: copying the others' vectors would cost more than their products.
-        other = self._not_among(item_row)
-        rest = (reference @ other.astype(np.float32)) * ((V - U) / max(1, int(other.sum())))
-        # The largest counts in the first sum or, where it is no candidate, in the second: together they cannot be 0.
-        return logit - np.log(np.exp(logit).sum(axis=1) + rest)[:, None]
+    def normalise(self, embedding: np.ndarray, finds: Finds) -> NormalisedSoftmax:
+        """The softmax of each of the embeddings ``[M, D]``, from what they found."""
+        at = finds.embedding
+        logit = self._inverse_temperature * finds.score
+        largest, rest = self._others(embedding, finds, logit)
+        found = np.bincount(at, weights=np.exp(logit - largest[at]), minlength=len(embedding))
+        # The largest counts in the first sum or, where it was not found, in the second: together they cannot be 0.
+        return NormalisedSoftmax(
+            inverse_temperature=self._inverse_temperature,
+            largest=largest,
+            log_mass=np.log(found + rest).astype(np.float32),
+        )
 
-    def _not_among(self, item_row: np.ndarray) -> np.ndarray:
-        """Which reference items are none of the ascending ``item_row``: bool ``[R]``."""
-        other = np.ones(len(self._row), bool)
-        place = np.minimum(np.searchsorted(self._row, item_row), len(self._row) - 1)
-        other[place[self._row[place] == item_row]] = False
-        return other
+    def _others(self, embedding: np.ndarray, finds: Finds, logit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The largest logit of each embedding, float32 ``[M]``, and the mass of what it did not find over the
+        exponential of that, float64 ``[M]``: one product of all embeddings with the reference items."""
+        M, R = len(embedding), len(self._reference)
+        largest = np.full(M, -np.inf, np.float32)
+        np.maximum.at(largest, finds.embedding, logit)
+        mass = np.empty(M)
+        is_reference = finds.item_row % self._stride == 0
+        m, place = finds.embedding[is_reference], finds.item_row[is_reference] // self._stride
+        for start in range(0, M, EMBEDDINGS_AT_ONCE):
+            part = slice(start, min(start + EMBEDDINGS_AT_ONCE, M))
+            reference = (self._inverse_temperature * embedding[part]) @ self._reference.T
+            largest[part] = np.maximum(largest[part], reference.max(axis=1))
+            here = (m >= part.start) & (m < part.stop)
+            reference[m[here] - start, place[here]] = -np.inf  # what was found is counted as such
+            reference -= largest[part, None]
+            mass[part] = np.exp(reference, out=reference).sum(axis=1, dtype=np.float64)
+        others = len(self.index) - np.bincount(finds.embedding, minlength=M)
+        sampled = R - np.bincount(m, minlength=M)
+        return largest, mass * (others / np.maximum(1, sampled))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from pinrec_core.release.format import Release
 from pinrec_core.retrieval.merging import merge_rule, retrieve
 from pinrec_core.stages.base import StageParameters, Tensors
 from pinrec_core.stages.packing import decode_plan
+
+log = logging.getLogger(__name__)
 
 ANY_OUTCOME = "any"
 """The outcome in the answers of a release whose model is not conditioned on outcomes."""
@@ -62,6 +65,8 @@ class FaissRetrievalStage:
             overfetch=self.overfetch,
             merge=self.merge,
         )
+        if short := sum(not answer.complete for answer in answers):
+            log.warning("%d of %d answers hold fewer items than were asked for", short, len(answers))
         return [
             {
                 "item_id": self._external(answer.item_row),

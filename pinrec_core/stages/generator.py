@@ -11,8 +11,13 @@ import torch
 from pinrec_core.errors import InvalidRequestError, PinRecError
 from pinrec_core.generation.generate import generate
 from pinrec_core.generation.inputs import packed_histories, request_context
+from pinrec_core.generation.program import Generate
 from pinrec_core.generation.retrieval_plan import plan_retrieval
+from pinrec_core.history import DTYPES, History
+from pinrec_core.model.device import torch_device
+from pinrec_core.model.sequence_model import SequenceModel
 from pinrec_core.release.format import Release
+from pinrec_core.release.programs import load_program
 from pinrec_core.request import Request
 from pinrec_core.stages.base import StageParameters, Tensors
 from pinrec_core.stages.packing import decode_request, encode_plan
@@ -32,17 +37,21 @@ class GeneratorStage:
     def __init__(self, parameters: StageParameters) -> None:
         torch.set_num_threads(parameters.threads)
         release = Release.open(parameters.release_folder)
-        self.model = release.load_model(parameters.device)
+        self.config = release.manifest.model
         self.generation = release.manifest.generation
+        self.device = torch_device(parameters.device)
+        compiled = load_program(release) if self.device.type == "cpu" else None
+        self.generate = compiled or self._uncompiled(release.load_model(self.device))
+        self._warm_up()
 
     def parse(self, tensors: Tensors) -> GeneratorRow:
         request = decode_request(tensors["packed_request"])
         T, F = request.history.feature.shape
-        if F != self.model.config.feature_width:
-            raise InvalidRequestError(f"history feature has width {F}: expected {self.model.config.feature_width}")
-        if T > self.model.config.max_history:
-            raise InvalidRequestError(f"history has T={T}: expected at most {self.model.config.max_history}")
-        id_embedding, expected = tensors["history_id_embedding"], (T, self.model.config.id_width)
+        if F != self.config.feature_width:
+            raise InvalidRequestError(f"history feature has width {F}: expected {self.config.feature_width}")
+        if T > self.config.max_history:
+            raise InvalidRequestError(f"history has T={T}: expected at most {self.config.max_history}")
+        id_embedding, expected = tensors["history_id_embedding"], (T, self.config.id_width)
         if id_embedding.shape != expected:
             raise InvalidRequestError(
                 f"history_id_embedding has shape {list(id_embedding.shape)}: expected {list(expected)}"
@@ -50,11 +59,25 @@ class GeneratorStage:
         return GeneratorRow(request=request, id_embedding=id_embedding)
 
     def run(self, rows: Sequence[GeneratorRow]) -> Sequence[Tensors | PinRecError]:
-        device = self.model.start_token.device
         requests = [row.request for row in rows]
         histories = [request.history for request in requests]
-        history = packed_histories(histories, [row.id_embedding for row in rows], requests).to(device)
-        context = request_context(requests, steps=self.generation.steps, device=device)
-        embedding = generate(self.model, history, context, self.generation.offsets)
+        history = packed_histories(histories, [row.id_embedding for row in rows], requests).to(self.device)
+        context = request_context(requests, steps=self.generation.steps, device=self.device)
+        embedding = self.generate(history, context)
         plans = plan_retrieval(embedding, requests, self.generation)
         return [{"retrieval_plan": encode_plan(plan)} for plan in plans]
+
+    def _uncompiled(self, model: SequenceModel) -> Generate:
+        return lambda history, request: generate(model, history, request, self.generation.offsets)
+
+    def _warm_up(self) -> None:
+        """Serve the shortest and the longest history, so that no request pays for what torch does once."""
+        config = self.config
+        budget = np.full(config.num_conditions, 1 / config.num_conditions)
+        for T in (0, config.max_history):
+            history = History(
+                **{name: np.zeros(T, DTYPES[name]) for name in History.__slots__ if name != "feature"},
+                feature=np.zeros((T, config.feature_width), DTYPES["feature"]),
+            )
+            request = Request(history=history, surface=0, time=0, seed=0, budget=budget, num_items=1)
+            self.run([GeneratorRow(request=request, id_embedding=np.zeros((T, config.id_width), np.float16))])

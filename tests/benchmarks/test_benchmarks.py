@@ -13,6 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import bench_generator, bench_id_embedder, bench_retrieval, timing
+from benchmarks.ann_peers import cheapest_at_recall
 from benchmarks.bench_generator import Case
 from benchmarks.demo import Prepared
 from benchmarks.generator_twins import MatmulFlops, generate_by_recomputing
@@ -27,7 +28,6 @@ from pinrec_core.generation.generate import RequestContext, condition_of_step, g
 from pinrec_core.generation.inputs import packed_histories, request_context
 from pinrec_core.model.packed_histories import PackedHistories
 from pinrec_core.model.pinrec import PinRec
-from pinrec_core.retrieval.merging import merge_by_quota, retrieve
 
 TOLERANCE = 2e-5  # float32 sums in another order; embeddings are unit vectors
 CASE = Case(preset="tiny", variant=Variant.MT_OC, B=2, S=4, W=3)
@@ -93,17 +93,24 @@ def test_the_floors_of_the_presets_stay_what_they_were(name, variant, flops):
     assert (needed.prefill, needed.decode, needed.head) == flops
 
 
-def test_brute_force_answers_what_exhaustive_search_does(options, monkeypatch):
-    monkeypatch.setattr(bench_retrieval, "SYNTHETIC_ITEMS", 8000)
+def test_the_recall_of_retrieval_is_that_against_exhaustive_search(options, monkeypatch):
+    monkeypatch.setattr(bench_retrieval, "SYNTHETIC_ITEMS", 120_000)  # a tenth of it with --quick: more than is flat
     monkeypatch.setattr(bench_retrieval, "CLUSTERS", 20)
     workload = bench_retrieval.synthetic_workload(options, N=24)
-    assert [int(plan.quota.sum()) for plan in workload.plans] == [24] * max(bench_retrieval.BATCHES)
-    plans = workload.plans[:3]
-    exact = retrieve(workload.exact, plans, [np.empty(0, np.int64)] * 3, overfetch=2.0, merge=merge_by_quota)
-    for plan, answer in zip(plans, exact, strict=True):
-        score, _ = workload.index.search(plan.embedding, 5, exhaustive=True)
-        assert answer.score[0] == pytest.approx(score.max(), abs=1e-6)
-    assert 0 < bench_retrieval.recall(workload, plans) <= 1
+    assert {int(plan.quota.sum()) for plan in workload.plans} == {24}
+    assert workload.index.structure == "IVF_HNSW"
+    assert 0.9 < bench_retrieval.recall(workload, workload.plans[:8]) <= 1
+    workload.index.nprobe = workload.index.nlist
+    assert bench_retrieval.recall(workload, workload.plans[:8]) == 1
+
+
+def test_peers_are_compared_at_the_cheapest_setting_that_finds_enough():
+    exact = np.array([[0, 1], [2, 3]])
+    found = [np.array([[0, 9], [2, 9]]), np.array([[0, 1], [2, 9]]), exact]
+    searches = [lambda query, k, rows=rows: rows for rows in found]
+    queries = np.zeros((2, 4), np.float32)
+    assert cheapest_at_recall(searches, queries, exact, 0.7) == (searches[1], 0.75)
+    assert cheapest_at_recall(searches[:2], queries, exact, 0.9) == (searches[1], 0.75)
 
 
 @pytest.mark.parametrize("module", [bench_generator, bench_id_embedder, bench_retrieval])

@@ -38,7 +38,7 @@ def hits_by_desired_outcome(
         for desired in range(O):
             all_on_it = np.eye(O)[desired]
             embedding = indexed.generate([case.request(all_on_it) for case in part])[:, desired]  # [B, S·W, D]
-            hits[desired].append(recalled(target, retrieved_lists(embedding, subject.items, k)))
+            hits[desired].append(recalled(target, retrieved_lists(embedding, indexed.index.blocks(), k)))
         report(len(part))
     if not hits[0]:
         raise DataError("no case: expected at least one user to judge")

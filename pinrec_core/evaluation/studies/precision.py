@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from pinrec_core.model.sequence_model import SequenceModel
 from pinrec_core.release.indexed_model import IndexedModel
 from pinrec_core.representations.quantization import dequantize, quantize_int8
 from pinrec_core.representations.text_encoder import text_encoder
+from pinrec_core.retrieval.exact_search import Block, blocks_of
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _ITEMS_AT_ONCE = 16384
@@ -73,7 +75,7 @@ def compare_precisions(
     embed_ids = indexed.embed_ids
     model = copy.deepcopy(indexed.model).float()
     reference = _hits(
-        cases, _represent(model, embed_ids, indexed.catalogue, feature), k, report,
+        cases, partial(blocks_of, _represent(model, embed_ids, indexed.catalogue, feature)), k, report,
         lambda part: _generate_in_fp32(model, subject, part, feature),
     )  # fmt: skip
     rows = [PrecisionRow(features="fp32", arithmetic="fp32", hit=reference, ratio=_ratio(reference, reference))]
@@ -83,7 +85,7 @@ def compare_precisions(
         def generated(part: Sequence[EvaluationCase], cast: IndexedModel = cast) -> Tensor:
             return cast.generate([case.request(subject.budget) for case in part])
 
-        hit = _hits(cases, subject.items, k, report, generated)
+        hit = _hits(cases, indexed.index.blocks, k, report, generated)
         rows.append(PrecisionRow(features="int8", arithmetic=name, hit=hit, ratio=_ratio(hit, reference)))
     return rows
 
@@ -116,7 +118,7 @@ def full_precision_features(catalogue: ItemCatalogue, manifest: DatasetManifest)
 
 def _hits(
     cases: Sequence[EvaluationCase],
-    items: np.ndarray,
+    items: Callable[[], Iterable[Block]],
     k: int,
     report: Callable[[int], None],
     generated: Callable[[Sequence[EvaluationCase]], Tensor],
@@ -124,7 +126,7 @@ def _hits(
     hits = []
     for part in batches(cases, BATCH_USERS):
         target = np.stack([case.target_row for case in part])
-        hits.append(recalled(target, retrieved_lists(generated(part), items, k)))
+        hits.append(recalled(target, retrieved_lists(generated(part), items(), k)))
         report(len(part))
     return np.concatenate(hits)
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from pinrec_core.evaluation.held_out import evaluate
-from pinrec_core.evaluation.unordered_recall import RetrievedItems, list_ranks, recalled, top_k
+from pinrec_core.evaluation.unordered_recall import RetrievedItems, list_ranks, recalled
 from pinrec_core.generation.compression import compress, compression_ratio
+from pinrec_core.retrieval.exact_search import blocks_of, exact_top_k
 
 K = 3
 
@@ -32,8 +33,10 @@ def test_diversity_and_coverage_by_hand():
 def test_the_exact_search_orders_by_inner_product():
     random = np.random.default_rng(0)
     query, items = random.normal(size=(50, 8)).astype(np.float32), random.normal(size=(300, 8)).astype(np.float32)
-    np.testing.assert_array_equal(top_k(query, items, 5), np.argsort(-(query @ items.T), axis=1)[:, :5])
-    assert top_k(query, items[:4], 10).shape == (50, 4)  # no more than there are
+    np.testing.assert_array_equal(
+        exact_top_k(query, blocks_of(items), 5), np.argsort(-(query @ items.T), axis=1)[:, :5]
+    )
+    assert exact_top_k(query, blocks_of(items[:4]), 10).shape == (50, 4)  # no more than there are
 
 
 def test_unordered_recall_against_brute_force(subject, cases):

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -220,7 +221,9 @@ def test_unknown_manifest_keys_and_formats_are_refused(copies):
         Release.open(copies[0])
     for other in (1, 2, 99, "2"):
         path.write_text(json.dumps(manifest | {"format": other}))
-        with pytest.raises(ReleaseError, match=rf"format={other!r}: expected 3; .* release the run again") as refused:
+        with pytest.raises(
+            ReleaseError, match=rf"format={other!r}: expected {layout.FORMAT}; .* release the run again"
+        ) as refused:
             Release.open(copies[0])
         assert len(str(refused.value).splitlines()) == 1
 
@@ -232,9 +235,22 @@ def test_a_release_of_format_1_is_refused_in_one_sentence(copies):
     old = {name: value for name, value in manifest.items() if name not in ("parts", "calibration", "training")}
     path.write_text(json.dumps(old | {"format": 1, "index": {}, "files": {}}))
     with pytest.raises(
-        ReleaseError, match=r"format=1: expected 3; .* release the run again with `pinrec release RUN`$"
+        ReleaseError, match=rf"format=1: expected {layout.FORMAT}; .* release the run again with `pinrec release RUN`$"
     ):
         Release.open(copies[0])
+
+
+def test_an_index_below_its_recall_target_is_refused_unless_accepted(serving, dataset, tmp_path):
+    poor = replace(serving, calibration=replace(serving.calibration, recall=0.48, recall_depth=98))
+    arguments = {
+        "dataset": dataset, "releases": tmp_path, "training": HeldOut(evaluation_share=0.1, held_out_last=0),
+        "metrics": {}, "now": datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC),
+    }  # fmt: skip
+    with pytest.raises(ReleaseError, match=r"recall@98 of 0\.480 .* expected at least 0\.98 .*--accept-recall"):
+        publish(poor, **arguments)
+    assert not list(tmp_path.iterdir())
+    calibration = publish(poor, **arguments, accept_recall=True).manifest.calibration
+    assert (calibration.recall, calibration.recall_target) == (0.48, 0.98)
 
 
 def test_a_failed_publication_leaves_no_trace(serving, dataset, releases, tmp_path, monkeypatch):

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pinrec_core.generation.retrieval_plan import RetrievalPlan
+from pinrec_core.retrieval import merging
+from pinrec_core.retrieval.exact_search import exact_top_k
 from pinrec_core.retrieval.item_index import ItemIndex
 from pinrec_core.retrieval.item_softmax import ItemSoftmax
-from pinrec_core.retrieval.merging import MergeByMixture, MergeRule, merge_by_quota, retrieve
+from pinrec_core.retrieval.lookup import Finds, PlanBatch, look_up
+from pinrec_core.retrieval.merging import MergeRule, retrieve
+from pinrec_core.retrieval.mixture import MergeByMixture, share_out, share_out_reference
+from pinrec_core.retrieval.quota import merge_by_quota
+from pinrec_core.retrieval.ranked_items import RankedItems
 
 
 def unit(n: int, D: int, seed: int) -> np.ndarray:
@@ -20,7 +28,7 @@ def unit(n: int, D: int, seed: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def index() -> ItemIndex:
-    return ItemIndex.build(unit(600, 8, 0), nprobe=4)
+    return ItemIndex.build(unit(600, 8, 0), nprobe=4, flat_items=0)
 
 
 def plan_of(quota: list[int], outcome: list[int], seed: int = 1, D: int = 8) -> RetrievalPlan:
@@ -30,6 +38,21 @@ def plan_of(quota: list[int], outcome: list[int], seed: int = 1, D: int = 8) -> 
 
 
 NOTHING = np.empty(0, np.int64)
+
+
+def finds_of(score: np.ndarray, row: np.ndarray) -> Finds:
+    """What a search of M embeddings gave, ``[M, k]`` each, as pairs."""
+    m, column = np.nonzero(row >= 0)
+    return Finds(embedding=m, item_row=row[m, column], score=score[m, column].astype(np.float32))
+
+
+def log_p(softmax: ItemSoftmax, embedding: np.ndarray, finds: Finds) -> np.ndarray:
+    return softmax.normalise(embedding, finds).log_probability(finds.score, finds.embedding)
+
+
+def merge_one(merge: MergeRule, plan: RetrievalPlan, score: np.ndarray, row: np.ndarray) -> RankedItems:
+    (items,) = merge(PlanBatch.of([plan]), finds_of(score, row), [NOTHING])
+    return items
 
 
 @pytest.fixture(scope="module", params=["quota", "mixture"])
@@ -78,10 +101,9 @@ def test_merge_by_quota_by_hand():
     plan = plan_of([2, 2], [0, 1])
     row = np.array([[7, 1, 2, 3], [7, 8, 9, 1]])
     score = np.array([[0.8, 0.7, 0.6, 0.5], [0.9, 0.75, 0.3, 0.2]], np.float32)
-    items = merge_by_quota(plan, score, row, NOTHING)
+    items = merge_one(merge_by_quota, plan, score, row)
     assert items.item_row.tolist() == [7, 8, 1, 2]
     assert items.outcome.tolist() == [1, 1, 0, 0]
-    assert items.embedding.tolist() == [1, 1, 0, 0]
 
 
 def test_merge_by_quota_tops_up_within_the_outcome():
@@ -89,7 +111,7 @@ def test_merge_by_quota_tops_up_within_the_outcome():
     plan = plan_of([1, 2], [0, 0])
     row = np.array([[4, 5, 6], [4, -1, -1]])
     score = np.array([[0.9, 0.8, 0.7], [0.5, 0, 0]], np.float32)
-    assert merge_by_quota(plan, score, row, NOTHING).item_row.tolist() == [4, 5, 6]
+    assert merge_one(merge_by_quota, plan, score, row).item_row.tolist() == [4, 5, 6]
 
 
 def test_the_mixture_prefers_what_embeddings_agree_on():
@@ -102,14 +124,17 @@ def test_the_mixture_prefers_what_embeddings_agree_on():
     )
     weight = np.exp(2 * plan.embedding @ vectors.T)
     probability = weight / weight.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(np.exp(softmax.log_probability(plan.embedding, np.arange(4))), probability, rtol=1e-5)
+    inner_product = plan.embedding @ vectors.T
+    everything = finds_of(inner_product, np.tile(np.arange(4), (2, 1)))
+    got = np.exp(log_p(softmax, plan.embedding, everything)).reshape(2, 4)
+    np.testing.assert_allclose(got, probability, rtol=1e-5)
     mixture = np.array([1 / 2, 1 / 2]) @ probability
-    items = MergeByMixture(softmax)(plan, np.zeros((2, 3), np.float32), np.array([[1, 0, 2], [2, 0, 1]]), NOTHING)
+    found = np.array([[1, 0, 2], [2, 0, 1]])
+    items = merge_one(MergeByMixture(softmax), plan, np.take_along_axis(inner_product, found, axis=1), found)
     assert items.item_row.tolist() == [0, 1] == np.argsort(-mixture)[:2].tolist()
     np.testing.assert_allclose(items.score, mixture[:2], rtol=1e-5)
     # Item 1 is mostly the first embedding's and takes that outcome's one place; the other is left to the second.
     assert items.outcome.tolist() == [1, 0]
-    assert items.embedding.tolist() == [1, 0]
 
 
 def test_probabilities_over_a_large_catalogue_are_estimated_from_candidates_and_a_sample(index):
@@ -117,11 +142,12 @@ def test_probabilities_over_a_large_catalogue_are_estimated_from_candidates_and_
     the mass and is off by a few percent."""
     queries = unit(20, 8, 5)
     exact, sampled = ItemSoftmax(index, 10.0), ItemSoftmax(index, 10.0, reference_items=200)
-    for query in queries:
-        rows = np.sort(index.search(query[None], 100, exhaustive=True)[1][0])
-        expected, got = exact.log_probability(query[None], rows), sampled.log_probability(query[None], rows)
-        np.testing.assert_allclose(got, expected, atol=0.1)
-    np.testing.assert_allclose(np.exp(exact.log_probability(queries, np.arange(600))).sum(axis=1), 1, rtol=1e-5)
+    finds = finds_of(*index.search(queries, 100, exhaustive=True))
+    expected, got = log_p(exact, queries, finds), log_p(sampled, queries, finds)
+    np.testing.assert_allclose(got, expected, atol=0.1)
+    everything = finds_of(*index.search(queries, 600, exhaustive=True))
+    probability = np.exp(log_p(exact, queries, everything)).reshape(20, 600)
+    np.testing.assert_allclose(probability.sum(axis=1), 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize("inverse_temperature", [14.0, 2_000.0, 1e6])
@@ -136,7 +162,7 @@ def test_the_order_of_the_mixture_is_that_of_the_scores_however_large_lambda_is(
             embedding=vector[None], outcome=np.array([2], np.int32), quota=np.array([100], np.int32)
         )  # fmt: skip
         score, row = index.search(vector[None], 200, exhaustive=True)
-        items = merge(plan, score, row, NOTHING)
+        items = merge_one(merge, plan, score, row)
         assert items.item_row.tolist() == row[0, :100].tolist()
         assert np.isfinite(items.score).all()
 
@@ -149,27 +175,164 @@ def test_outcomes_share_out_what_no_float_can_tell_apart(index):
         embedding=np.stack([vector, -vector]), outcome=np.array([0, 1], np.int32), quota=np.array([30, 30], np.int32)
     )
     score, row = index.search(plan.embedding, 60, exhaustive=True)
-    items = MergeByMixture(ItemSoftmax(index, 2_000.0))(plan, score, row, NOTHING)
+    items = merge_one(MergeByMixture(ItemSoftmax(index, 2_000.0)), plan, score, row)
     cosine = index.reconstruct(items.item_row) @ vector
     assert np.bincount(items.outcome).tolist() == [30, 30]
     assert cosine[items.outcome == 0].min() > cosine[items.outcome == 1].max()
 
 
-def test_index_recall_is_calibrated_against_brute_force():
+def mixture_reference(
+    index: ItemIndex, inverse_temperature: float, batch: PlanBatch, finds: Finds, excluded: list[np.ndarray]
+) -> list[dict[int, float]]:
+    """The plain twin of the mixture's scores: a dictionary from item to probability for each request, one embedding at
+    a time, with all items in the normaliser."""
+    vectors = index.reconstruct(np.arange(len(index))).astype(np.float64)
+    mixture: list[dict[int, float]] = [{} for _ in excluded]
+    for m, embedding in enumerate(batch.embedding):
+        weight = np.exp(inverse_temperature * (vectors @ embedding - 1))
+        request = batch.request[m]
+        share = batch.quota[m] / batch.num_items[request]
+        for item_row in np.setdiff1d(
+            finds.item_row[batch.request[finds.embedding] == request], excluded[request]
+        ).tolist():
+            mixture[request][item_row] = mixture[request].get(item_row, 0) + share * weight[item_row] / weight.sum()
+    return mixture
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_batch_is_merged_as_one_item_after_the_other_would_be(index, seed):
+    """Scores within 1e-4 of the plain twin's: λ·(inner product) is a float32 of up to 20, off by 2^-23 of that, and the
+    bfloat16 vectors are the same on both sides."""
+    plans = [plan_of([9, 3, 8], [0, 1, 0], seed), plan_of([5], [2], seed + 50), plan_of([2] * 8, [3, 1] * 4, seed + 99)]
+    excluded = [NOTHING, np.arange(0, 600, 5), np.arange(0, 600, 7)]
+    batch = PlanBatch.of(plans)
+    finds = look_up(index, batch, np.array([40, 60, 30]))
+    expected = mixture_reference(index, 20.0, batch, finds, excluded)
+    merged = MergeByMixture(ItemSoftmax(index, 20.0))(batch, finds, excluded)
+    for items, mixture, plan in zip(merged, expected, plans, strict=True):
+        N = int(plan.quota.sum())
+        np.testing.assert_allclose(items.score, [mixture[row] for row in items.item_row.tolist()], rtol=1e-4)
+        np.testing.assert_allclose(items.score, sorted(mixture.values(), reverse=True)[:N], rtol=1e-4)
+        expected_outcomes = np.bincount(plan.outcome, weights=plan.quota, minlength=4)
+        assert np.bincount(items.outcome, minlength=4).tolist() == expected_outcomes.tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(sizes=st.lists(st.integers(0, 30), min_size=1, max_size=4), O=st.integers(1, 4), seed=st.integers(0, 999))
+def test_outcomes_are_shared_out_as_one_pair_after_the_other_would_be(sizes, O, seed):
+    random = np.random.default_rng(seed)
+    request = np.repeat(np.arange(len(sizes)), sizes)
+    share = random.random((len(request), O)) * (random.random((len(request), O)) < 0.7)
+    room = np.stack([np.bincount(random.integers(0, O, size + 1), minlength=O) for size in sizes])
+    got = share_out(share, request, room)
+    np.testing.assert_array_equal(got, share_out_reference(share, request, room))
+
+
+def test_one_deep_request_leaves_its_neighbours_at_their_depth(index):
+    """Requests of like depth share a search: three searches, none deeper than its own requests ask."""
+    searched = []
+
+    class Counting(ItemIndex):
+        def search(self, query, k, **how):
+            searched.append((len(query), k))
+            return super().search(query, k, **how)
+
+    counting = Counting(index._index, nprobe=index.nprobe)
+    plans = [plan_of([10], [0], 1), plan_of([8, 8], [0, 1], 2), plan_of([300], [0], 3), plan_of([1], [0], 4)]
+    finds = look_up(counting, PlanBatch.of(plans), np.array([20, 16, 300, 2]))
+    assert searched == [(1, 300), (3, 20), (1, 2)]
+    assert (np.bincount(finds.embedding)[[0, 1, 2, 4]] == [20, 16, 16, 2]).all()
+
+
+def test_a_search_that_is_given_up_says_so(index, monkeypatch):
+    """All but ten items are excluded, so that no depth short of the whole catalogue finds three of them."""
+    excluded = np.setdiff1d(np.arange(600), np.arange(0, 600, 60))
+    plan = plan_of([3], [0], 5)
+    merge = MergeByMixture(ItemSoftmax(index, 14.0))
+    monkeypatch.setattr(merging, "DEEPER", 1)
+    (whole,) = retrieve(index, [plan], [excluded], overfetch=1, merge=merge)
+    assert whole.complete
+    assert len(whole.item_row) == 3
+    monkeypatch.setattr(merging, "WHOLE_ITEMS", 599)
+    (given_up,) = retrieve(index, [plan], [excluded], overfetch=1, merge=merge)
+    assert not given_up.complete
+    assert len(given_up.item_row) < 3
+
+
+def test_all_that_the_index_holds_is_complete(index, merge):
+    (items,) = retrieve(index, [plan_of([700], [0])], [NOTHING], overfetch=1, merge=merge)
+    assert items.complete
+    assert len(items.item_row) == 600
+
+
+def test_index_recall_is_calibrated_against_exact_search():
     vectors, queries = unit(4000, 16, 3), unit(64, 16, 4)
-    index = ItemIndex.build(vectors)
-    nprobe, reached = index.calibrate(queries, 50, recall=0.9)
+    index = ItemIndex.build(vectors, flat_items=0)
+    reached = index.calibrate(queries, 50, recall_target=0.9)
     exact = np.argsort(-(queries @ vectors.T), axis=1, kind="stable")[:, :50]
     found = index.search(queries, 50)[1]
     measured = np.mean([len(set(e) & set(f)) / 50 for e, f in zip(exact.tolist(), found.tolist(), strict=True)])
-    assert measured == pytest.approx(reached, abs=0.01)  # ties between equal scores
+    # The index holds bfloat16: of 50 neighbours the last ones are so near to each other that some swap places.
+    assert measured == pytest.approx(reached, abs=0.03)
     assert reached >= 0.9
-    assert nprobe < index.nlist
+    assert index.nprobe < index.nlist
+    enough = index.nprobe
+    index.nprobe = enough // 2
+    few = index.search(queries, 50)[1]
+    assert np.mean([np.isin(e, f).mean() for e, f in zip(exact, few, strict=True)]) < measured
+
+
+def test_more_lists_find_more_where_queries_are_far_from_items():
+    """The coarse search keeps up with nprobe: with Faiss's own efSearch of 16 the recall stopped growing there."""
+    vectors = unit(20_000, 16, 3)
+    far = unit(64, 16, 4) - 0.5 * vectors.mean(axis=0)
+    index = ItemIndex.build(vectors, flat_items=0)
+    exact = exact_top_k(far, index.blocks(), 100)
+    lists = []
+    for nprobe in (16, 64, 256):
+        index.nprobe = nprobe
+        lists.append(np.mean([np.isin(e, f).mean() for e, f in zip(exact, index.search(far, 100)[1], strict=True)]))
+    assert lists[0] < lists[1] < lists[2]
+    assert lists[2] > 0.99
 
 
 def test_exhaustive_search_is_exact_and_vectors_can_be_read_back(index):
     queries = unit(5, 8, 9)
     vectors = index.reconstruct(np.arange(600))
-    np.testing.assert_array_equal(vectors, unit(600, 8, 0))
+    # bfloat16 keeps 8 bits of a number.
+    np.testing.assert_allclose(vectors, unit(600, 8, 0), rtol=2**-8)
+    np.testing.assert_array_equal(index.reconstruct(np.array([7, 3])), vectors[[7, 3]])
     found = index.search(queries, 600, exhaustive=True)[1]
     assert (np.sort(found, axis=1) == np.arange(600)).all()
+
+
+def test_a_small_catalogue_is_searched_exactly():
+    vectors, queries = unit(3000, 8, 0), unit(40, 8, 1)
+    index = ItemIndex.build(vectors)
+    assert (index.structure, index.nlist) == ("FLAT", 1)
+    exact = np.argsort(-(queries @ vectors.T), axis=1, kind="stable")[:, :20]
+    np.testing.assert_array_equal(index.search(queries, 20)[1], exact)
+    np.testing.assert_array_equal(index.reconstruct(np.arange(3000)), vectors)
+    assert index.calibrate(queries, 20, recall_target=0.98) == 1
+
+
+@pytest.mark.parametrize("flat_items", [0, 5000])
+def test_a_written_index_is_mapped_and_answers_the_same(tmp_path, flat_items):
+    vectors, queries = unit(5000, 8, 0), unit(9, 8, 1)
+    index = ItemIndex.build(vectors, flat_items=flat_items)
+    index.write(tmp_path / "index.faiss")
+    mapped = ItemIndex.read(tmp_path / "index.faiss", nprobe=index.nprobe)
+    assert mapped.structure == index.structure
+    for got, expected in zip(mapped.search(queries, 10), index.search(queries, 10), strict=True):
+        np.testing.assert_array_equal(got, expected)
+    assert "index.faiss" in Path("/proc/self/maps").read_text()
+
+
+@settings(max_examples=30, deadline=None)
+@given(cuts=st.sets(st.integers(1, 299), max_size=5), k=st.integers(1, 320), seed=st.integers(0, 9))
+def test_exact_search_does_not_depend_on_the_blocks(cuts, k, seed):
+    vectors, queries = unit(300, 8, seed), unit(7, 8, 99)
+    row = np.random.default_rng(seed).permutation(300)
+    blocks = [(part, vectors[part]) for part in np.split(row, sorted(cuts))]
+    expected = np.argsort(-(queries @ vectors.T), axis=1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(exact_top_k(queries, blocks, k), expected)

@@ -9,7 +9,8 @@ import pytest
 
 from pinrec_core.errors import ConfigError
 from pinrec_core.evaluation.studies.controllability import controllability_matrix, hits_by_desired_outcome
-from pinrec_core.evaluation.unordered_recall import recalled, top_k
+from pinrec_core.evaluation.unordered_recall import recalled
+from pinrec_core.retrieval.exact_search import exact_top_k
 
 TRUE = np.array([[0, 1], [0, 0], [1, 1]])  # outcomes of three users' two targets
 LIKE = np.array([[1, 0], [1, 1], [0, 0]], bool)  # with all budget on outcome 0: every like is found
@@ -59,7 +60,7 @@ def test_only_the_desired_outcomes_embeddings_look_items_up(subject, cases):
     requests = [case.request(np.eye(O)[desired]) for case in cases[:16]]
     embedding = indexed.generate(requests)[:, desired].numpy()
     expected = [
-        recalled(case.target_row[None], top_k(vectors, subject.items, 5).reshape(1, -1))[0]
+        recalled(case.target_row[None], exact_top_k(vectors, subject.indexed.index.blocks(), 5).reshape(1, -1))[0]
         for case, vectors in zip(cases, embedding, strict=False)
     ]
     np.testing.assert_array_equal(hits[desired][:16], expected)

@@ -1,0 +1,115 @@
+"""All of a generation as one program that can be compiled ahead of time (PinRec, serving).
+
+Prefill, every decode step, the head for all outcomes and offsets, and feedback are one module of tensors alone. Nothing
+in it depends on data, so ``torch.export`` takes it whole: on the CPU once for every batch size and length, on an
+accelerator once per bucket. AOTInductor compiles the former to a package, which is loaded in seconds and needs no
+compiler where it runs.
+
+Products of the decoder's linear layers are in BF16 where the processor has instructions for it. The residual stream,
+the norms, the softmax and the head stay in FP32.
+"""
+
+from __future__ import annotations
+
+import copy
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pinrec_core.generation.generate import RequestContext, condition_of_step, generated, require_generates
+from pinrec_core.model.packed_histories import PackedHistories
+from pinrec_core.model.sequence_model import SequenceModel
+
+Generate = Callable[[PackedHistories, RequestContext], Tensor]
+"""Histories and requests of a batch → unit embeddings ``[B, O, S·W, D]``."""
+
+
+class GenerationProgram(nn.Module):
+    """``generate`` for one number of steps and one set of offsets.
+
+    What no request changes, such as the conditioning of the head, is computed here once. Raises ``ConfigError`` for
+    more steps or offsets than the model was made for.
+    """
+
+    def __init__(self, model: SequenceModel, *, steps: int, offsets: tuple[int, ...]) -> None:
+        super().__init__()
+        require_generates(model.config, steps, offsets)
+        self.model = model.requires_grad_(False)
+        self.steps = steps
+        self.offsets = offsets
+        self.condition: Tensor
+        self.register_buffer("condition", condition_of_step(model, offsets))
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        """The tensors of ``program_inputs`` → float32 ``[B, O, S·W, D]``."""
+        *history, surface, timestamp, feedback_outcome = tensors
+        request = RequestContext(surface=surface, timestamp=timestamp, feedback_outcome=feedback_outcome)
+        return generated(self.model, PackedHistories.of(*history), request, self.offsets, self.condition).float()
+
+
+def program_inputs(history: PackedHistories, request: RequestContext) -> tuple[Tensor, ...]:
+    """The inputs of a program, in order."""
+    return (*history.tensors(), request.surface, request.timestamp, request.feedback_outcome)
+
+
+def with_bf16_products(model: SequenceModel) -> SequenceModel:
+    """A copy whose decoder multiplies in BF16."""
+    copied = copy.deepcopy(model)
+    for module in copied.decoder.modules():
+        if isinstance(module, nn.Linear):
+            module.to(torch.bfloat16)
+    return copied
+
+
+def multiplies_bf16() -> bool:
+    """Whether this processor has instructions for products of BF16, so that they are faster than those of FP32."""
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
+
+
+def processor() -> str:
+    """What compiled code relies on: the architecture, and the instruction sets that torch makes use of."""
+    capabilities = torch.cpu.get_capabilities()
+    present = sorted(name for name, value in capabilities.items() if value is True)
+    return " ".join([platform.machine(), *present])
+
+
+def export_for_any_shape(program: GenerationProgram, example: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
+    """The whole program with dynamic sizes of batch, tokens and longest history.
+
+    ``example`` needs at least two rows, because a size of 1 would be taken for a constant.
+    """
+    tokens, batch, positions = (torch.export.Dim(name) for name in ("tokens", "batch", "positions"))
+    per_token = [{0: tokens}] * 8
+    layout = [{0: batch, 1: positions}, {0: tokens}, {0: batch}]
+    shapes = (*per_token, *layout, *[{0: batch}] * 3)
+    with torch.no_grad():
+        return torch.export.export(program.eval(), example, dynamic_shapes=(shapes,), strict=True)
+
+
+def compile_package(program: GenerationProgram, example: tuple[Tensor, ...], path: Path) -> None:
+    """Compile for this processor, with frozen weights, and write a package (``.pt2``). Takes a minute on two cores.
+
+    Raises ``RuntimeError`` or torch's own errors where there is no C++ compiler.
+    """
+    from torch._inductor import aoti_compile_and_package
+
+    exported = export_for_any_shape(program, example)
+    # Freezing lays the weights out for the products once, here.
+    aoti_compile_and_package(exported, package_path=str(path), inductor_configs={"freezing": True})
+
+
+def load_package(path: Path) -> Generate:
+    """The compiled program in a package that ``compile_package`` wrote on such a processor with this torch."""
+    from torch._inductor import aoti_load_package
+
+    run = aoti_load_package(str(path))
+
+    @torch.inference_mode()
+    def generate(history: PackedHistories, request: RequestContext) -> Tensor:
+        return run(*program_inputs(history, request))
+
+    return generate

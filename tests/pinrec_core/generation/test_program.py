@@ -1,0 +1,97 @@
+"""A generation as one program: exported whole, for any shape and per bucket, it answers what ``generate`` does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pinrec_core.config.sections import Variant
+from pinrec_core.errors import ConfigError
+from pinrec_core.generation.generate import RequestContext, generate
+from pinrec_core.generation.program import (
+    GenerationProgram,
+    export_for_any_shape,
+    program_inputs,
+    with_bf16_products,
+)
+from pinrec_core.model.packed_histories import PackedHistories
+from pinrec_core.model.sequence_model import SequenceModel
+from pinrec_core.model.variants import generative_model
+from tests.pinrec_core.builders import packed_batch_of, random_history, tiny_config, tiny_model
+
+TOLERANCE = 2e-5  # float32 sums in another order; embeddings are unit vectors
+STEPS = 4
+HOST_READS = ("item", "_local_scalar_dense", "nonzero", "masked_select", "is_nonzero")
+"""Operators whose result, or its shape, depends on data: an accelerator would have to wait for the host."""
+
+
+def batch(model: SequenceModel, lengths: list[int], steps: int = STEPS) -> tuple[PackedHistories, RequestContext]:
+    histories = [random_history(length, seed) for seed, length in enumerate(lengths)]
+    outcome = np.random.default_rng(0).integers(0, model.config.num_conditions, (len(lengths), steps - 1))
+    request = RequestContext(
+        surface=torch.ones(len(lengths), dtype=torch.int64),
+        timestamp=torch.full((len(lengths),), 1_600_000_100),
+        feedback_outcome=torch.from_numpy(outcome),
+    )
+    return packed_batch_of(model, histories), request
+
+
+def operators(exported: torch.export.ExportedProgram) -> list[str]:
+    return [str(node.target) for node in exported.graph.nodes if node.op == "call_function"]
+
+
+def test_one_export_serves_every_batch_size_and_length():
+    model = tiny_model()
+    program = GenerationProgram(model, steps=STEPS, offsets=(1, 3))
+    exported = export_for_any_shape(program, program_inputs(*batch(model, [5, 0, 9])))
+    assert not [name for name in operators(exported) if any(f".{read}." in f".{name}." for read in HOST_READS)]
+    run = exported.module()
+    for lengths in ([7], [0], [1, 24], [24] * 5, [0, 0], [3, 0, 24, 11, 6, 2, 19]):
+        history, request = batch(model, lengths)
+        made = run(*program_inputs(history, request))
+        torch.testing.assert_close(made, generate(model, history, request, (1, 3)), atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("variant", [Variant.UC, Variant.OC, Variant.MT, Variant.PINNERFORMER, Variant.SASREC])
+def test_every_variant_is_exported(variant):
+    model = generative_model(tiny_config(variant, id_width=16)).eval()
+    steps = 1 if variant.one_embedding else STEPS
+    program = GenerationProgram(model, steps=steps, offsets=(1,))
+    exported = export_for_any_shape(program, program_inputs(*batch(model, [4, 2], steps)))
+    history, request = batch(model, [6, 0, 3], steps)
+    made = exported.module()(*program_inputs(history, request))
+    torch.testing.assert_close(made, generate(model, history, request, (1,)), atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize(("rows", "length"), [(1, 8), (1, 24), (4, 24)])
+def test_a_bucket_is_exported_whole_with_fixed_shapes(rows, length):
+    """What a CUDA graph needs, without a GPU: strict export in FP16, no graph break, no read by the host, no symbol."""
+    model = tiny_model().half()
+    program = GenerationProgram(model, steps=STEPS, offsets=(1, 3))
+    inputs = program_inputs(*batch(tiny_model(), [length] * rows))
+    with torch.no_grad():
+        exported = torch.export.export(program, inputs, strict=True)
+    names = operators(exported)
+    assert not [name for name in names if any(f".{read}." in f".{name}." for read in HOST_READS)]
+    assert not exported.range_constraints
+    for node in exported.graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, torch.Tensor):
+            assert all(isinstance(size, int) for size in value.shape), node
+
+
+def test_bf16_products_generate_nearly_the_same():
+    """BF16 rounds the factors of a product by 2^-9; the residual stream, norms and head stay in FP32."""
+    model = tiny_model()
+    history, request = batch(model, [12, 3, 0])
+    exact = generate(model, history, request, (1, 2))
+    rounded = generate(with_bf16_products(model), history, request, (1, 2))
+    assert not torch.equal(rounded, exact)
+    assert float((1 - (rounded * exact).sum(-1)).max()) < 1e-3
+    assert model.decoder.blocks[0].mlp_in.weight.dtype is torch.float32  # the copy alone was rounded
+
+
+def test_more_steps_than_the_model_was_made_for_are_refused():
+    with pytest.raises(ConfigError, match="steps=9: expected at most max_steps=8"):
+        GenerationProgram(tiny_model(), steps=9, offsets=(1,))
