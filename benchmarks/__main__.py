@@ -33,6 +33,7 @@ class Benchmark(StrEnum):
     """The benchmarks. Each is a module ``bench_<name>.py`` with a function ``run``."""
 
     GENERATOR = "generator"
+    PROGRAM = "program"
     ID_EMBEDDER = "id_embedder"
     ID_TABLES = "id_tables"
     RETRIEVAL = "retrieval"

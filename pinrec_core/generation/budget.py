@@ -6,6 +6,8 @@ into it have. Both are rounded so that the quotas sum to N exactly.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from pinrec_core.config.sections import Allocation
@@ -14,32 +16,38 @@ from pinrec_core.config.sections import Allocation
 def allocate(
     budget: np.ndarray,
     weight: np.ndarray,
-    num_items: int,
-    allocation: Allocation = Allocation.DETERMINISTIC,
-    seed: int = 0,
+    num_items: Sequence[int],
+    allocation: Allocation,
+    seed: Sequence[int],
 ) -> np.ndarray:
-    """Budget float ``[O]`` summing to 1 and weights of embeddings ``[O, n]`` → quotas int64 ``[O, n]`` summing to N.
+    """Budgets float ``[B, O]`` that sum to 1 and weights of embeddings ``[B, O, n]`` → quotas int64 ``[B, O, n]``.
 
-    An embedding of weight 0 gets nothing; an outcome's quotas sum to its share of N.
+    The quotas of request b sum to ``num_items[b]``, and those of an outcome to its share of that. An embedding of
+    weight 0 gets nothing. ``seed`` of each request decides what a stochastic allocation draws.
     """
-    generator = np.random.default_rng(seed)
-    per_outcome = _apportion(budget, num_items, allocation, generator)
-    return np.stack([_apportion(w, int(n), allocation, generator) for w, n in zip(weight, per_outcome, strict=True)])
+    B, O, n = weight.shape
+    generators = [np.random.default_rng(one) for one in seed] if allocation is Allocation.STOCHASTIC else None
+    per_outcome = _apportion(budget, np.asarray(num_items), generators)
+    each = None if generators is None else [generator for generator in generators for _ in range(O)]
+    return _apportion(weight.reshape(B * O, n), per_outcome.reshape(B * O), each).reshape(B, O, n)
 
 
-def _apportion(weight: np.ndarray, total: int, allocation: Allocation, generator: np.random.Generator) -> np.ndarray:
-    """``total`` whole units in proportion to ``weight`` ``[n]`` (not all zero): int64 ``[n]``."""
+def _apportion(weight: np.ndarray, total: np.ndarray, generators: Sequence[np.random.Generator] | None) -> np.ndarray:
+    """``total[r]`` whole units in proportion to ``weight[r]`` ``[n]`` (not all zero) in each row: int64 ``[R, n]``."""
     weight = np.asarray(weight, np.float64)
-    exact = weight / weight.sum() * total
+    exact = weight / weight.sum(axis=1, keepdims=True) * total[:, None]
     # A weight such as .3 is a little off in binary; without the allowance 0.3·10 could lose a unit to another.
     whole = np.floor(exact + 1e-6).astype(np.int64)
-    left = total - int(whole.sum())
+    left = total - whole.sum(axis=1)
     remainder = np.where(weight > 0, exact - whole, -1.0)
-    if allocation is Allocation.STOCHASTIC:
-        return whole + _systematic_draw(np.maximum(remainder, 0.0), left, generator)
-    largest = np.argsort(-remainder.round(9), kind="stable")[:left]  # equal remainders go to the earlier one
-    whole[largest] += 1
-    return whole
+    if generators is not None:
+        share = np.maximum(remainder, 0.0)
+        drawn = [_systematic_draw(*row) for row in zip(share, left.tolist(), generators, strict=True)]
+        return whole + np.stack(drawn)
+    largest = np.argsort(-remainder.round(9), axis=1, kind="stable")  # equal remainders go to the earlier one
+    rank = np.empty_like(largest)
+    np.put_along_axis(rank, largest, np.arange(weight.shape[1])[None], axis=1)
+    return whole + (rank < left[:, None])
 
 
 def _systematic_draw(share: np.ndarray, units: int, generator: np.random.Generator) -> np.ndarray:

@@ -1,11 +1,12 @@
 """Compression (PinRec, generation): an embedding merges into an earlier kept one that is near enough.
 
-Outcomes are compressed independently. ``compress`` walks the embeddings of all requests and outcomes at once;
+Outcomes are compressed independently. ``compress`` decides for all requests and outcomes at once.
 ``compress_reference`` is the definition, one request and one outcome at a time.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,10 +17,17 @@ def compress(embedding: Tensor, threshold: float, weight: Tensor | None = None) 
     An embedding merges into the most similar kept one whose cosine exceeds ``threshold``, and its weight is then 0. A
     kept embedding has its own ``weight``, ``[n]`` above 0 and by default 1 each, plus that of all that merged into it.
     """
-    B, O, n, _ = embedding.shape
+    n = embedding.shape[2]
     embedding = embedding.float()  # FP16 from a GPU: its cosines near 1 are too coarse for a threshold there
     cosine = embedding @ embedding.transpose(-1, -2)
     own = torch.ones(n, dtype=torch.float64, device=embedding.device) if weight is None else weight
+    # On the host a few rounds over bits are fastest. An accelerator would have to wait for the host after each.
+    return _by_rounds(cosine, threshold, own) if cosine.device.type == "cpu" else _by_walking(cosine, threshold, own)
+
+
+def _by_walking(cosine: Tensor, threshold: float, own: Tensor) -> Tensor:
+    """Decide one embedding after the other, for all requests and outcomes at once: n steps of fixed shapes."""
+    B, O, n, _ = cosine.shape
     kept = own.repeat(B, O, 1)
     for i in range(1, n):
         to_kept = cosine[:, :, i, :i].masked_fill(kept[:, :, :i] == 0, -torch.inf)
@@ -28,6 +36,36 @@ def compress(embedding: Tensor, threshold: float, weight: Tensor | None = None) 
         kept[:, :, :i].scatter_add_(2, nearest.unsqueeze(-1), merged.unsqueeze(-1))
         kept[:, :, i] -= merged
     return kept
+
+
+def _by_rounds(cosine: Tensor, threshold: float, own: Tensor) -> Tensor:
+    """Decide all embeddings at once, and again until nothing changes.
+
+    An embedding is kept if no kept one before it is near. After round r the first r decisions are right whatever the
+    start, so there is one fixed point, and it is reached in at most n rounds. Usually a few are enough.
+    """
+    B, O, n, _ = cosine.shape
+    near = _bits((cosine > threshold).tril_(-1).view(B * O, n, n).numpy())  # [B·O, n, n/64]
+    is_kept, before = np.ones((B * O, n), bool), None
+    while before is None or not np.array_equal(is_kept, before):
+        before = is_kept
+        is_kept = ~(near & _bits(before)[:, None, :]).any(axis=-1)
+    kept = torch.from_numpy(is_kept)
+    merges = torch.nonzero(~kept.view(-1)).squeeze(1)  # numbers in [B·O·n]
+    group, position = merges // n, merges % n
+    candidate = kept[group] & (torch.arange(n) < position.unsqueeze(1))
+    nearest = cosine.view(-1, n)[merges].masked_fill_(~candidate, -torch.inf).argmax(dim=-1)
+    weight = torch.where(kept, own, 0.0)
+    weight.view(-1).scatter_add_(0, group * n + nearest, own[position])
+    return weight.view(B, O, n)
+
+
+def _bits(flags: np.ndarray) -> np.ndarray:
+    """bool ``[..., n]`` → uint64 ``[..., n/64 rounded up]``, with zeros at the end."""
+    packed = np.packbits(flags, axis=-1)
+    missing = -packed.shape[-1] % 8
+    whole = np.concatenate([packed, np.zeros((*packed.shape[:-1], missing), np.uint8)], axis=-1)
+    return whole.view(np.uint64)
 
 
 def compress_reference(embedding: Tensor, threshold: float, weight: Tensor | None = None) -> Tensor:

@@ -34,9 +34,15 @@ def plan_retrieval(embedding: Tensor, requests: Sequence[Request], config: Gener
     kept = compress(embedding, config.merge_cosine, config.step_discount ** step.double())
     weights = kept.cpu().numpy()  # the plan is made on the host, once per batch
     on_host = embedding.float().cpu().numpy()
+    quotas = allocate(
+        np.stack([request.budget for request in requests]),
+        weights,
+        [request.num_items for request in requests],
+        config.allocation,
+        [request.seed for request in requests],
+    )
     plans = []
-    for vectors, weight, request in zip(on_host, weights, requests, strict=True):
-        quota = allocate(request.budget, weight, request.num_items, config.allocation, request.seed)
+    for vectors, quota in zip(on_host, quotas, strict=True):
         outcome, position = np.nonzero(quota)
         plans.append(
             RetrievalPlan(

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from pinrec_core.config.sections import Allocation, GenerationConfig, Variant
 from pinrec_core.errors import ConfigError
-from pinrec_core.generation.budget import allocate
-from pinrec_core.generation.compression import compress, compress_reference, compression_ratio
+from pinrec_core.generation import budget as budgets
+from pinrec_core.generation.compression import _by_walking, compress, compress_reference, compression_ratio
 from pinrec_core.generation.generate import RequestContext, condition_of_step, generate, step_embeddings
 from pinrec_core.generation.inputs import draw_feedback_outcomes
 from pinrec_core.generation.retrieval_plan import plan_retrieval
@@ -21,6 +21,14 @@ from pinrec_core.request import Request
 from tests.pinrec_core.builders import batch_of, packed_batch_of, random_history, tiny_model
 
 TOLERANCE = 2e-5  # float32 sums in another order; embeddings are unit vectors
+
+
+def allocate(
+    budget: np.ndarray, weight: np.ndarray, num_items: int, allocation: Allocation = Allocation.DETERMINISTIC,
+    seed: int = 0,
+) -> np.ndarray:  # fmt: skip
+    """The quotas of one request, ``[O, n]``."""
+    return budgets.allocate(budget[None], np.asarray(weight)[None], [num_items], allocation, [seed])[0]
 
 
 def context(B: int, steps: int, surface: int = 1, time: int = 1_600_000_100) -> RequestContext:
@@ -117,11 +125,13 @@ def test_feedback_follows_the_budget_and_its_seed():
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 1000), threshold=st.floats(-0.5, 1.0), n=st.integers(1, 12))
+@given(seed=st.integers(0, 1000), threshold=st.floats(-0.5, 1.0), n=st.integers(1, 12) | st.just(70))
 def test_compression_equals_its_definition(seed, threshold, n):
     generator = torch.Generator().manual_seed(seed)
     embedding = torch.nn.functional.normalize(torch.randn(2, 2, n, 3, generator=generator), dim=-1)
     assert torch.equal(compress(embedding, threshold), compress_reference(embedding, threshold))
+    on_accelerators = _by_walking(embedding @ embedding.mT, threshold, torch.ones(n, dtype=torch.float64))
+    assert torch.equal(on_accelerators, compress_reference(embedding, threshold))
     weight = torch.rand(n, generator=generator, dtype=torch.float64) + 0.01
     weighted = compress(embedding, threshold, weight)
     assert torch.equal(weighted, compress_reference(embedding, threshold, weight))
@@ -164,6 +174,18 @@ def test_quotas_sum_to_n_and_stay_within_one_of_the_exact_share(weights, num_ite
     assert not quota[count == 0].any()
     assert not quota[budget == 0].any()
     assert (np.abs(quota.sum(1) - budget * num_items) < 1 + 1e-6).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 1000), allocation=st.sampled_from(Allocation))
+def test_a_request_is_allocated_the_same_alone_and_in_a_batch(seed, allocation):
+    random = np.random.default_rng(seed)
+    budget, weight = random.dirichlet(np.ones(3), 4), random.integers(0, 4, (4, 3, 7)).astype(float)
+    weight[:, :, 0] += 1
+    num_items, seeds = random.integers(1, 500, 4).tolist(), random.integers(0, 9, 4).tolist()
+    together = budgets.allocate(budget, weight, num_items, allocation, seeds)
+    for b in range(4):
+        assert (allocate(budget[b], weight[b], num_items[b], allocation, seeds[b]) == together[b]).all()
 
 
 def test_allocation_by_hand():
