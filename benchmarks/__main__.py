@@ -10,6 +10,7 @@ import importlib
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +19,7 @@ import torch
 import typer
 from rich.console import Console
 
+from benchmarks import goals
 from benchmarks.demo import Prepared
 from benchmarks.machine import machine_card
 from benchmarks.options import Options, Progress
@@ -39,6 +41,8 @@ class Benchmark(StrEnum):
     RETRIEVAL = "retrieval"
     SIGNALS = "signals"
     ENSEMBLE = "ensemble"
+    GOALS = "goals"
+    """Measures nothing: it holds the goals against the results, alone."""
 
 
 def main(
@@ -77,7 +81,13 @@ def main(
             release=release,
             threads_compared=tuple(threads or (default_threads(),)),
         )
-        results = _run(list(names or Benchmark), options, out, console)
+        if names == [Benchmark.GOALS]:
+            lines = goals.collect(out, machine_card().slug)
+            goals.write(lines, out)
+            print(json.dumps([asdict(line) for line in lines], ensure_ascii=False))
+            return
+        measured = [name for name in names or Benchmark if name is not Benchmark.GOALS]
+        results = _run(measured, options, out, console)
     except PinRecError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from error

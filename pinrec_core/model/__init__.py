@@ -7,7 +7,8 @@
     sasrec          SASRec, a baseline
     dot_product     the pre-training of ID tables
     variants        the model class of a configuration
-    collate         from histories to a padded batch
+    collate         from histories to a padded batch, for training
+    packed_histories  the same without padding, for generation
     flops           the FLOPs of a forward pass
     device          where a model runs
 

@@ -89,7 +89,9 @@ def load_program(release: Release) -> Generate | None:
             release.folder / part.file, other, {name: here[name] for name in other},
         )  # fmt: skip
         return None
-    return load_package(release.path(PROGRAM))
+    generate = load_package(release.path(PROGRAM))
+    log.info("%s: the generator runs compiled, products in %s", release.folder / part.file, part.attributes["products"])
+    return generate
 
 
 def _largest_difference(made: Tensor, expected: Tensor) -> float:

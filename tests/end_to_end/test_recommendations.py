@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections import Counter
 
@@ -45,6 +46,14 @@ def test_default_number_of_items_and_the_release_that_answered(client, ml100k):
     answer = client.recommend(5)
     assert len(answer.items) == 100
     assert answer.release == current_release(ml100k.releases).name
+
+
+def test_the_compiled_generator_answered(client, ml100k_server):
+    if shutil.which("g++") is None:
+        pytest.skip("no C++ compiler: the release has no compiled generator")
+    client.recommend(5)
+    log = ml100k_server.log.with_name("triton.log").read_text("utf-8", "replace")
+    assert "generator_program.pt2: the generator runs compiled, products in" in log
 
 
 def test_all_of_the_catalogue_when_more_is_asked(client, ml100k):

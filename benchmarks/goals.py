@@ -1,0 +1,184 @@
+"""The goals of speed and scale, each beside what the committed results say: ``python -m benchmarks goals``.
+
+It measures nothing. It reads this machine's results from ``benchmarks/results``, writes ``goals.json`` there and the
+table in ``docs/benchmarks.md``. A goal that nothing measured stays in both, with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pinrec_core.errors import ConfigError
+
+PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+START, END = "<!-- goals: written by python -m benchmarks goals -->", "<!-- end of goals -->"
+
+RESULT_FOLDERS = {"": "", "small/": " with --preset small's release", "scale/": " with a release of a million items"}
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """One goal. ``result`` names a file of results without the machine; ``value`` finds the figure in its rows.
+
+    ``missing`` says why a goal has no figure.
+    """
+
+    goal: str
+    case: str
+    target: float
+    at_most: bool = True
+    result: str = ""
+    value: Callable[[Rows], float] | None = None
+    missing: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reached:
+    """A line of ``goals.json``."""
+
+    goal: str
+    case: str
+    value: float | None
+    target: str
+    reached: bool | None
+    command: str
+    machine: str
+
+
+def field(name: str, /, **where: object) -> Callable[[Rows], float]:
+    """The value of ``name`` in the one row that has all values of ``where``."""
+    return lambda rows: float(_row(rows, where)[name])
+
+
+def over(above: Callable[[Rows], float], below: Callable[[Rows], float]) -> Callable[[Rows], float]:
+    return lambda rows: above(rows) / below(rows)
+
+
+def _row(rows: Rows, where: Mapping[str, object]) -> Mapping[str, Any]:
+    found = [row for row in rows if all(row.get(name) == value for name, value in where.items())]
+    if len(found) != 1:
+        raise ConfigError(f"{len(found)} rows of results with {dict(where)}: expected one")
+    return found[0]
+
+
+def _per_stage(rows: Rows) -> float:
+    served, alone = (field("median_ms", clients="1", what=what)(rows) for what in ("client → Triton", "in process"))
+    return (served - alone) / 4
+
+
+def _served_share(rows: Rows) -> float:
+    served, alone = ({"clients": "16", "what": what} for what in ("client → Triton", "in process"))
+    return field("requests/s", **served)(rows) / field("requests/s", **alone)(rows)
+
+
+_REFERENCE = {"case": "6 x 512", "what": "compiled"}
+_COMPRESSION = {"case": "compression of 480"}
+_LARGE_TABLE = {"table": "16.8M x 64", "B": 1}
+NO_GPU = "no GPU was at hand"
+
+GOALS = (
+    Goal(goal="generator, BF16, over GPT-2 with cache", case="6 x 512, T = 256, 6 steps, batch 1", target=0.35,
+         result="program", value=field("ratio", B=1, **_REFERENCE)),
+    Goal(goal="generator, BF16, over GPT-2 with cache", case="6 x 512, T = 256, 6 steps, batch 8", target=0.35,
+         result="program", value=field("ratio", B=8, **_REFERENCE)),
+    Goal(goal="generator, INT8, over GPT-2 with cache", case="batch 1 and 8", target=0.28, missing="not built"),
+    Goal(goal="share of the measured BF16 rate in prefill", case="6 x 512, batch 8", target=0.7, at_most=False,
+         result="program", value=over(field("floor_ms", case="prefill"), field("median_ms", case="prefill"))),
+    Goal(goal="generator over GPT-2 with cache", case="`small`, T = 128, batch 1", target=0.4,
+         result="program", value=field("ratio", case="small", what="compiled")),
+    Goal(goal="a batch of mixed lengths over the sum of its parts", case="8 histories of 10 to 256", target=1.1,
+         result="program", value=field("ratio", what="one batch")),
+    Goal(goal="compression and allocation, ms", case="480 embeddings, batch 32", target=1.0,
+         result="program", value=field("median_ms", what="compress + allocate", **_COMPRESSION)),
+    Goal(goal="compression and allocation over the generator", case="480 embeddings, batch 32", target=0.03,
+         result="program", value=field("ratio", what="compress + allocate", **_COMPRESSION)),
+    Goal(goal="one step of {MT,OC} with 16 offsets over PinnerFormer", case="6 x 512, without the index", target=1.3,
+         result="program", value=field("ratio", what="{MT,OC}")),
+    Goal(goal="start with a compiled program over eager, s", case="6 x 512", target=5.0,
+         result="program", value=field("load s", case="6 x 512", B=1, what="compiled")),
+    Goal(goal="GPU: batch 1 p50, ms", case="`base`, T = 512, 6 x 5 x 16", target=1.2, missing=NO_GPU),
+    Goal(goal="GPU: requests/s at batch 32", case="`base`, T = 512, 6 x 5 x 16", target=4000, at_most=False,
+         missing=NO_GPU),
+    Goal(goal="retrieval over the bare search", case="1M items, N = 100, batch 16", target=1.5,
+         result="scale/retrieval", value=field("ratio", N=100, B=16, what="retrieve")),
+    Goal(goal="retrieval over the bare search", case="1M items, N = 1000, batch 16", target=1.3,
+         result="scale/retrieval", value=field("ratio", N=1000, B=16, what="retrieve")),
+    Goal(goal="retrieval over the bare search", case="100,000 clustered vectors, N = 100, batch 16", target=1.5,
+         result="retrieval", value=field("ratio", N=100, B=16, what="retrieve")),
+    Goal(goal="retrieval over the bare search", case="100,000 clustered vectors, N = 1000, batch 16", target=1.3,
+         result="retrieval", value=field("ratio", N=1000, B=16, what="retrieve")),
+    Goal(goal="recall of the index at the served depth", case="1M x 64, generated queries", target=0.98, at_most=False,
+         result="scale/retrieval", value=field("recall", what="bare Faiss search", N="lookup")),
+    Goal(goal="recall of the index at the served depth", case="1M x 256", target=0.98, at_most=False,
+         missing="not measured"),
+    Goal(goal="ID tables over one index_select in FP32", case="16.8M x 64, FP16, 128 fresh keys", target=1.5,
+         result="id_embedder", value=field("ratio", T=128, what="FP16 tables", **_LARGE_TABLE)),
+    Goal(goal="ID tables over one index_select in FP32", case="16.8M x 64, FP16, 512 fresh keys", target=1.5,
+         result="id_embedder", value=field("ratio", T=512, what="FP16 tables", **_LARGE_TABLE)),
+    Goal(goal="ID tables over one index_select in FP32", case="16.8M x 64, INT8, 128 fresh keys", target=1.5,
+         result="id_embedder", value=field("ratio", T=128, what="INT8 tables", **_LARGE_TABLE)),
+    Goal(goal="ID tables, memory over FP32", case="FP16", target=0.52, result="id_embedder",
+         value=field("of FP32 memory", T=128, what="FP16 tables", **_LARGE_TABLE)),
+    Goal(goal="ID tables, memory over FP32", case="INT8", target=0.3, result="id_embedder",
+         value=field("of FP32 memory", T=128, what="INT8 tables", **_LARGE_TABLE)),
+    Goal(goal="memory of a further process of ID tables", case="10 GB, FP16", target=0.1, result="id_tables",
+         value=field("of the first", rows="fp16", what="further process")),
+    Goal(goal="ID embedder stage p99 under load, ms", case="10 GB, FP16, 3 processes", target=10, result="id_tables",
+         value=field("p99_ms", rows="fp16", what="stage, all at once")),
+    Goal(goal="Triton, per stage above in-process, ms", case="`tiny`, one client", target=0.8, result="ensemble",
+         value=_per_stage),
+    Goal(goal="Triton, per stage above in-process, ms", case="`small`, one client", target=0.8,
+         result="small/ensemble", value=_per_stage),
+    Goal(goal="Triton over in-process, requests/s", case="`small`, 16 clients", target=0.85, at_most=False,
+         result="small/ensemble", value=_served_share),
+    Goal(goal="p99 / p50 at 70% of saturation", case="the ensemble", target=3, missing="not measured"),
+)  # fmt: skip
+
+
+def collect(folder: Path, slug: str) -> list[Reached]:
+    """Every goal with what the results of the machine ``slug`` say. Raises ``ConfigError`` where a row is missing."""
+    return [_reached(goal, folder, slug) for goal in GOALS]
+
+
+def _reached(goal: Goal, folder: Path, slug: str) -> Reached:
+    value, machine, command = None, "", goal.missing
+    if goal.value is not None:
+        place, _, benchmark = goal.result.rpartition("/")
+        command = f"python -m benchmarks {benchmark}" + RESULT_FOLDERS[f"{place}/" if place else ""]
+        path = folder / f"{goal.result}-{slug}.json"
+        if path.is_file():
+            result = json.loads(path.read_text("utf-8"))
+            value = goal.value(result["rows"])
+            card = result["machine"]
+            machine = f"{card['gpu'] or card['cpu']}, {card['cores']} cores, load {card['load_average'][0]}"
+    reached = None if value is None else value <= goal.target if goal.at_most else value >= goal.target
+    target = f"{'<=' if goal.at_most else '>='} {goal.target:g}"
+    return Reached(
+        goal=goal.goal, case=goal.case, value=value, target=target, reached=reached, command=command, machine=machine
+    )
+
+
+def write(lines: Sequence[Reached], folder: Path, page: Path = PAGE) -> None:
+    """``goals.json`` and the table of the page."""
+    plain = [asdict(line) for line in lines]
+    (folder / "goals.json").write_text(json.dumps(plain, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    text = page.read_text("utf-8")
+    before, _, rest = text.partition(START)
+    _, _, after = rest.partition(END)
+    page.write_text(f"{before}{START}\n\n{_table(lines)}\n{END}{after}", "utf-8")
+
+
+def _table(lines: Sequence[Reached]) -> str:
+    head = "| goal | case | target | measured | reached | command |\n|---|---|---|---|---|---|\n"
+    verdict = {True: "yes", False: "**no**", None: "open"}
+    return head + "".join(
+        f"| {line.goal} | {line.case} | {line.target} | {'' if line.value is None else f'{line.value:.3g}'} | "
+        f"{verdict[line.reached]} | {line.command if line.value is None else f'`{line.command}`'} |\n"
+        for line in lines
+    )
