@@ -8,6 +8,7 @@ of each case is its baseline. Floors are the arithmetic of the products at the m
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 import tempfile
@@ -134,7 +135,9 @@ def run(options: Options, progress: Progress) -> Result:
             rows += _compression(reference, options, progress)
             rows += _one_step(Path(folder), floor, options, progress)
         settings = {
-            "threads": torch.get_num_threads(), "products": "bf16" if multiplies_bf16() else "fp32", "S": STEPS, "F": FEATURE_WIDTH,
+            "threads": torch.get_num_threads(), "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", ""),
+            "products": "bf16" if multiplies_bf16() else "fp32",
+            "S": STEPS, "F": FEATURE_WIDTH,
             **{f"{one.size.name} compiled in s": round(one.compile_seconds, 1) for one in made},
             **{f"{one.size.name} loaded in s": round(one.load_seconds, 2) for one in made},
         }  # fmt: skip
@@ -169,7 +172,7 @@ def _against_gpt2(
         timed["generate"] = lambda history=history, request=request: compiled.plain(history, request)
         timed["compiled"] = lambda history=history, request=request: compiled.generate(history, request)
         needed = MatmulFlops.of(config, B=B, T=config.max_history, S=size.S, W=size.W)
-        case = {"case": size.name, "B": B, "T": config.max_history}
+        case: dict[str, Value] = {"case": size.name, "B": B, "T": config.max_history}
         more: dict[str, dict[str, Value]] = {
             "compiled": {
                 "1 - cosine": compiled.difference(history, request),

@@ -23,6 +23,12 @@ from pinrec_core.generation.generate import RequestContext, condition_of_step, g
 from pinrec_core.model.packed_histories import PackedHistories
 from pinrec_core.model.sequence_model import SequenceModel
 
+INDUCTOR = {
+    "freezing": True,  # lays the weights out for the products once, when the program is made
+    "cpp.dynamic_threads": True,  # as many as the process has that runs it, not the one that made it
+}
+"""How the program is compiled."""
+
 Generate = Callable[[PackedHistories, RequestContext], Tensor]
 """Histories and requests of a batch → unit embeddings ``[B, O, S·W, D]``."""
 
@@ -98,8 +104,7 @@ def compile_package(program: GenerationProgram, example: tuple[Tensor, ...], pat
     from torch._inductor import aoti_compile_and_package
 
     exported = export_for_any_shape(program, example)
-    # Freezing lays the weights out for the products once, here.
-    aoti_compile_and_package(exported, package_path=str(path), inductor_configs={"freezing": True})
+    aoti_compile_and_package(exported, package_path=str(path), inductor_configs=INDUCTOR)
 
 
 def load_package(path: Path) -> Generate:
