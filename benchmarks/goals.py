@@ -17,7 +17,10 @@ from pinrec_core.errors import ConfigError
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 START, END = "<!-- goals: written by python -m benchmarks goals -->", "<!-- end of goals -->"
 
-RESULT_FOLDERS = {"": "", "small/": " with --preset small's release", "scale/": " with a release of a million items"}
+RESULT_FOLDERS = {"": "", "small/": " --release (of a small run)", "scale/": " --release (of a million items)"}
+
+COMMANDS = {"program": "OMP_WAIT_POLICY=ACTIVE python -m benchmarks program --threads 2"}
+"""Of benchmarks whose committed results were made with options. Two cores that do nothing else may spin."""
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -117,6 +120,8 @@ GOALS = (
          result="scale/retrieval", value=field("recall", what="bare Faiss search", N="lookup")),
     Goal(goal="recall of the index at the served depth", case="1M x 256", target=0.98, at_most=False,
          missing="not measured"),
+    Goal(goal="release of a million items, s", case="with its evaluation", target=300,
+         missing="355 s beside other work (load 2.7); not measured alone"),
     Goal(goal="ID tables over one index_select in FP32", case="16.8M x 64, FP16, 128 fresh keys", target=1.5,
          result="id_embedder", value=field("ratio", T=128, what="FP16 tables", **_LARGE_TABLE)),
     Goal(goal="ID tables over one index_select in FP32", case="16.8M x 64, FP16, 512 fresh keys", target=1.5,
@@ -150,7 +155,8 @@ def _reached(goal: Goal, folder: Path, slug: str) -> Reached:
     value, machine, command = None, "", goal.missing
     if goal.value is not None:
         place, _, benchmark = goal.result.rpartition("/")
-        command = f"python -m benchmarks {benchmark}" + RESULT_FOLDERS[f"{place}/" if place else ""]
+        command = COMMANDS.get(benchmark, f"python -m benchmarks {benchmark}")
+        command += RESULT_FOLDERS[f"{place}/" if place else ""]
         path = folder / f"{goal.result}-{slug}.json"
         if path.is_file():
             result = json.loads(path.read_text("utf-8"))
