@@ -50,7 +50,7 @@ def test_the_table_and_the_file_say_the_same_and_leave_the_page_alone(results):
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
     assert "old" not in text
-    assert "| speed | batch 8 | <= 0.35 | 0.4 | **no** | `python -m benchmarks program` |" in text
+    assert f"| speed | batch 8 | <= 0.35 | 0.4 | **no** | `{goals.COMMANDS['program']}` |" in text
     assert "| impossible |  | <= 1 |  | open | no such device |" in text
     assert [line["reached"] for line in json.loads((results / "goals.json").read_text())] == [
         True,
