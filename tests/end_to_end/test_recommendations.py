@@ -191,9 +191,11 @@ def test_good_and_bad_requests_in_flight_together_get_what_each_gets_alone(clien
             continue
         (alone,) = client.recommend_many([request])
         assert Counter(i.outcome for i in answer.items) == Counter(i.outcome for i in alone.items)
-        # float32 in another batch size differs in the last bits: near-equal scores may change places
-        assert [i.score for i in answer.items] == pytest.approx([i.score for i in alone.items], abs=1e-4)
-        assert len(set(item_ids(answer)) & set(item_ids(alone))) >= 0.95 * request.num_items
+        # The compiled generator multiplies in BF16, and sums in another order in another batch: embeddings differ by
+        # up to 4e-3, and scores, whose logarithms are λ ≈ 20 times inner products, by some per cent. Near-equal items
+        # change places, and the last one may change.
+        assert [i.score for i in answer.items] == pytest.approx([i.score for i in alone.items], rel=0.1)
+        assert len(set(item_ids(answer)) & set(item_ids(alone))) >= 0.95 * request.num_items - 1
 
 
 def test_requests_in_flight_together_were_batched(ml100k_server, client):
