@@ -42,6 +42,7 @@ def _apportion(weight: np.ndarray, total: np.ndarray, generators: Sequence[np.ra
     remainder = np.where(weight > 0, exact - whole, -1.0)
     if generators is not None:
         share = np.maximum(remainder, 0.0)
+        # Arrays of NumPy: the plan is made on the host, where `plan_retrieval` has copied the weights once per batch.
         drawn = [_systematic_draw(*row) for row in zip(share, left.tolist(), generators, strict=True)]
         return whole + np.stack(drawn)
     largest = np.argsort(-remainder.round(9), axis=1, kind="stable")  # equal remainders go to the earlier one

@@ -141,6 +141,7 @@ def _generate_in_fp32(
     batch = embedded_histories(model, indexed.embed_ids, requests)
     content = dequantize(batch.feature, batch.scale)
     scale = torch.ones_like(batch.scale)
+    # Read by the host once per batch of a study, which serves nobody.
     for case, start in zip(cases, batch.layout.token[:, 0].tolist(), strict=True):
         history = case.history.take(slice(-model.config.max_history, None))
         row = indexed.catalogue.rows_of(history.item_key)
