@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import threading
 import time
@@ -54,9 +55,11 @@ def wait_for(condition, seconds: float = 120) -> None:
 
 
 def test_a_swap_under_load_loses_no_request_and_a_bad_release_changes_nothing(ml100k, tmp_path):
+    """The next release has a compiled generator, where there is a compiler."""
     releases = tmp_path / "releases"
-    for _ in range(2):
-        pinrec("release", ml100k.run, "--releases", releases, "--no-evaluate", "--json")
+    compiled = ["--compile"] if shutil.which("g++") else []
+    for more in ([], compiled):
+        pinrec("release", ml100k.run, "--releases", releases, "--no-evaluate", "--json", *more)
     old, new = sorted(p.name for p in releases.iterdir() if p.is_dir())
     point_current(releases, old)
     prepared = Prepared(dataset=ml100k.dataset, releases=releases, run=ml100k.run)
@@ -78,6 +81,8 @@ def test_a_swap_under_load_loses_no_request_and_a_bad_release_changes_nothing(ml
         assert {release for release, _ in load.answers} == {old, new}
         assert {n for _, n in load.answers} == {20}
         assert load.answers[-1][0] == new
+        log = server.log.with_name("triton.log").read_text("utf-8", "replace")
+        assert ("generator_program.pt2: the generator runs compiled" in log) == bool(compiled)
         assert server.stop() == 0
 
 

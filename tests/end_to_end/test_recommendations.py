@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections import Counter
 
@@ -46,14 +45,6 @@ def test_default_number_of_items_and_the_release_that_answered(client, ml100k):
     answer = client.recommend(5)
     assert len(answer.items) == 100
     assert answer.release == current_release(ml100k.releases).name
-
-
-def test_the_compiled_generator_answered(client, ml100k_server):
-    if shutil.which("g++") is None:
-        pytest.skip("no C++ compiler: the release has no compiled generator")
-    client.recommend(5)
-    log = ml100k_server.log.with_name("triton.log").read_text("utf-8", "replace")
-    assert "generator_program.pt2: the generator runs compiled, products in" in log
 
 
 def test_all_of_the_catalogue_when_more_is_asked(client, ml100k):
@@ -191,11 +182,9 @@ def test_good_and_bad_requests_in_flight_together_get_what_each_gets_alone(clien
             continue
         (alone,) = client.recommend_many([request])
         assert Counter(i.outcome for i in answer.items) == Counter(i.outcome for i in alone.items)
-        # The compiled generator multiplies in BF16, and sums in another order in another batch: embeddings differ by
-        # up to 4e-3, and scores, whose logarithms are λ ≈ 20 times inner products, by some per cent. Near-equal items
-        # change places, and the last one may change.
-        assert [i.score for i in answer.items] == pytest.approx([i.score for i in alone.items], rel=0.1)
-        assert len(set(item_ids(answer)) & set(item_ids(alone))) >= 0.95 * request.num_items - 1
+        # float32 in another batch size differs in the last bits: near-equal scores may change places
+        assert [i.score for i in answer.items] == pytest.approx([i.score for i in alone.items], abs=1e-4)
+        assert len(set(item_ids(answer)) & set(item_ids(alone))) >= 0.95 * request.num_items
 
 
 def test_requests_in_flight_together_were_batched(ml100k_server, client):
