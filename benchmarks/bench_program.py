@@ -33,11 +33,12 @@ from pinrec_core.generation.inputs import packed_histories, request_context
 from pinrec_core.generation.program import (
     Generate,
     GenerationProgram,
+    Products,
     compile_package,
+    default_products,
     load_package,
-    multiplies_bf16,
     program_inputs,
-    with_bf16_products,
+    with_products,
 )
 from pinrec_core.generation.retrieval_plan import plan_retrieval
 from pinrec_core.model.packed_histories import PackedHistories
@@ -91,8 +92,7 @@ class Compiled:
         self.size = size
         self.offsets = tuple(range(1, size.W + 1))
         self.model = PinRec(size.config).eval()
-        model = with_bf16_products(self.model) if multiplies_bf16() else self.model
-        program = GenerationProgram(model, steps=size.S, offsets=self.offsets)
+        program = GenerationProgram(with_products(self.model, default_products()), steps=size.S, offsets=self.offsets)
         path = folder / f"{size.name}-{size.variant.value}-{size.W}.pt2"
         began = time.perf_counter()
         compile_package(program, program_inputs(*self.batch(3)[:2]), path)
@@ -121,7 +121,7 @@ class Compiled:
 
 
 def run(options: Options, progress: Progress) -> Result:
-    floor = matmul_floor(torch.bfloat16 if multiplies_bf16() else torch.float32)
+    floor = matmul_floor(torch.bfloat16 if default_products() is Products.BF16 else torch.float32)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="pinrec-programs-") as folder:
         small = _compiled(Size(name="small", variant=Variant.OC, S=STEPS), Path(folder), progress)
@@ -136,7 +136,7 @@ def run(options: Options, progress: Progress) -> Result:
             rows += _one_step(Path(folder), floor, options, progress)
         settings = {
             "threads": torch.get_num_threads(), "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", ""),
-            "products": "bf16" if multiplies_bf16() else "fp32",
+            "products": default_products().value,
             "S": STEPS, "F": FEATURE_WIDTH,
             **{f"{one.size.name} compiled in s": round(one.compile_seconds, 1) for one in made},
             **{f"{one.size.name} loaded in s": round(one.load_seconds, 2) for one in made},

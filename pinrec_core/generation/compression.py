@@ -45,27 +45,27 @@ def _by_rounds(cosine: Tensor, threshold: float, own: Tensor) -> Tensor:
     start, so there is one fixed point, and it is reached in at most n rounds. Usually a few are enough.
     """
     B, O, n, _ = cosine.shape
-    near = _bits((cosine > threshold).tril_(-1).view(B * O, n, n).numpy())  # [B·O, n, n/64]
-    is_kept, before = np.ones((B * O, n), bool), None
-    while before is None or not np.array_equal(is_kept, before):
-        before = is_kept
-        is_kept = ~(near & _bits(before)[:, None, :]).any(axis=-1)
-    kept = torch.from_numpy(is_kept)
-    merges = torch.nonzero(~kept.view(-1)).squeeze(1)  # numbers in [B·O·n]
-    group, position = merges // n, merges % n
-    candidate = kept[group] & (torch.arange(n) < position.unsqueeze(1))
-    nearest = cosine.view(-1, n)[merges].masked_fill_(~candidate, -torch.inf).argmax(dim=-1)
-    weight = torch.where(kept, own, 0.0)
-    weight.view(-1).scatter_add_(0, group * n + nearest, own[position])
+    similar = cosine.view(B * O, n, n).numpy()
+    earlier = np.tri(n, k=-1, dtype=bool)
+    near = _bits(similar > threshold) & _bits(earlier)[:, None]
+    kept, before = np.ones((B * O, n), bool), None
+    while before is None or not np.array_equal(kept, before):
+        before = kept
+        kept = np.bitwise_or.reduce(near & _bits(before)[:, :, None]) == 0
+    group, position = np.nonzero(~kept)
+    among_kept = np.where(kept[group] & earlier[position], similar[group, position], -np.inf)
+    nearest = among_kept.argmax(axis=-1)  # NumPy's is ten times as fast as torch's
+    weight = torch.where(torch.from_numpy(kept), own, 0.0)
+    weight.view(-1).scatter_add_(0, torch.from_numpy(group * n + nearest), own[torch.from_numpy(position)])
     return weight.view(B, O, n)
 
 
 def _bits(flags: np.ndarray) -> np.ndarray:
-    """bool ``[..., n]`` → uint64 ``[..., n/64 rounded up]``, with zeros at the end."""
+    """bool ``[..., n]`` → uint64 ``[n/64 rounded up, ...]``: words first, so that they are combined in long loops."""
     packed = np.packbits(flags, axis=-1)
     missing = -packed.shape[-1] % 8
     whole = np.concatenate([packed, np.zeros((*packed.shape[:-1], missing), np.uint8)], axis=-1)
-    return whole.view(np.uint64)
+    return np.ascontiguousarray(np.moveaxis(whole.view(np.uint64), -1, 0))
 
 
 def compress_reference(embedding: Tensor, threshold: float, weight: Tensor | None = None) -> Tensor:

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pinrec_core.model.linear import Linear
+
 CONTEXT_SCALE = 0.2
 """Initial standard deviation of what position, surface and time each add to a token; the item's share has 1. If they
 were as large as the item's share, the model would learn when things happened long before it learns what happened."""
@@ -115,11 +117,11 @@ class Block(nn.Module):
         super().__init__()
         self.heads = heads
         self.attention_norm = nn.LayerNorm(hidden_width)
-        self.query_key_value = nn.Linear(hidden_width, 3 * hidden_width)
-        self.attention_out = nn.Linear(hidden_width, hidden_width)
+        self.query_key_value = Linear(hidden_width, 3 * hidden_width)
+        self.attention_out = Linear(hidden_width, hidden_width)
         self.mlp_norm = nn.LayerNorm(hidden_width)
-        self.mlp_in = nn.Linear(hidden_width, 4 * hidden_width)
-        self.mlp_out = nn.Linear(4 * hidden_width, hidden_width)
+        self.mlp_in = Linear(hidden_width, 4 * hidden_width)
+        self.mlp_out = Linear(4 * hidden_width, hidden_width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -138,9 +140,9 @@ class Block(nn.Module):
     def prefill_last(self, hidden: Tensor, layout: PackedLayout, visible: Tensor) -> tuple[Tensor, KeyValueCache]:
         """Hidden states ``[N, H]`` → those of each row's last token ``[B, H]``, and the cache of all tokens."""
         H = hidden.shape[1]
-        normed, (weight, bias) = self._normed(hidden), (self.query_key_value.weight, self.query_key_value.bias)
-        key, value = self._heads(F.linear(normed, weight[H:], bias[H:])[layout.token], 2)
-        (query,) = self._heads(F.linear(normed[layout.last], weight[:H], bias[:H]).unsqueeze(1), 1)
+        normed = self._normed(hidden)
+        key, value = self._heads(self.query_key_value.part(normed, H, 3 * H)[layout.token], 2)
+        (query,) = self._heads(self.query_key_value.part(normed[layout.last], 0, H).unsqueeze(1), 1)
         cache = KeyValueCache(key, value, [], [])
         return self._after_attention(hidden[layout.last], _attend(query, cache, visible)), cache
 
@@ -152,7 +154,7 @@ class Block(nn.Module):
 
     def _normed(self, hidden: Tensor) -> Tensor:
         """The input of attention, in the format of the weights: the residual stream may be FP32 beside BF16 weights."""
-        return self.attention_norm(hidden).to(self.query_key_value.weight.dtype)
+        return self.attention_norm(hidden).to(self.query_key_value.input_dtype)
 
     def _heads(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
         """``[B, T, parts · H]`` → ``parts`` tensors ``[B, heads, T, H/heads]``."""
@@ -162,7 +164,7 @@ class Block(nn.Module):
 
     def _after_attention(self, hidden: Tensor, mixed: Tensor) -> Tensor:
         hidden = hidden + self.dropout(self.attention_out(mixed))
-        normed = self.mlp_norm(hidden).to(self.mlp_in.weight.dtype)
+        normed = self.mlp_norm(hidden).to(self.mlp_in.input_dtype)
         wide = F.gelu(self.mlp_in(normed), approximate="tanh")
         return hidden + self.dropout(self.mlp_out(wide))
 

@@ -22,11 +22,11 @@ from pinrec_core.generation.program import (
     Generate,
     GenerationProgram,
     compile_package,
+    default_products,
     load_package,
-    multiplies_bf16,
     processor,
     program_inputs,
-    with_bf16_products,
+    with_products,
 )
 from pinrec_core.history import NO_OUTCOME, History, ItemType
 from pinrec_core.model.packed_histories import PackedHistories
@@ -59,8 +59,8 @@ def add_program(serving: IndexedModel, folder: Path) -> Part:
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         raise ConfigError("compile=True: expected a C++ compiler (g++ or clang++) on the PATH; or leave it out")
     history, request = _sample(serving)
-    bf16 = multiplies_bf16()
-    model = with_bf16_products(serving.model) if bf16 else serving.model
+    products = default_products()
+    model = with_products(serving.model, products)
     program = GenerationProgram(model, steps=serving.generation.steps, offsets=serving.generation.offsets)
     path = folder / FILE
     with writing(path):
@@ -72,7 +72,7 @@ def add_program(serving: IndexedModel, folder: Path) -> Part:
             f"{path}: 1 - cosine to the plain model's embeddings is up to {difference:.2g}, expected at most "
             f"{COSINE_TOLERANCE}; release without a compiled program"
         )
-    attributes = fit_of_this_machine() | {"products": "bf16" if bf16 else "fp32", "difference": f"{difference:.2g}"}
+    attributes = fit_of_this_machine() | {"products": products.value, "difference": f"{difference:.2g}"}
     return Part.of(folder, FILE, attributes=attributes)
 
 

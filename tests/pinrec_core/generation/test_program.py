@@ -11,9 +11,10 @@ from pinrec_core.errors import ConfigError
 from pinrec_core.generation.generate import RequestContext, generate
 from pinrec_core.generation.program import (
     GenerationProgram,
+    Products,
     export_for_any_shape,
     program_inputs,
-    with_bf16_products,
+    with_products,
 )
 from pinrec_core.model.packed_histories import PackedHistories
 from pinrec_core.model.sequence_model import SequenceModel
@@ -86,10 +87,31 @@ def test_bf16_products_generate_nearly_the_same():
     model = tiny_model()
     history, request = batch(model, [12, 3, 0])
     exact = generate(model, history, request, (1, 2))
-    rounded = generate(with_bf16_products(model), history, request, (1, 2))
+    rounded = generate(with_products(model, Products.BF16), history, request, (1, 2))
     assert not torch.equal(rounded, exact)
     assert float((1 - (rounded * exact).sum(-1)).max()) < 1e-3
     assert model.decoder.blocks[0].mlp_in.weight.dtype is torch.float32  # the copy alone was rounded
+
+
+def test_int8_products_generate_nearly_the_same():
+    """INT8 rounds the factors of a product by up to 1/254 of the largest one of a token or channel, so that a product
+    is off by about a hundredth of its size, and a sum over the width by less."""
+    model = tiny_model()
+    history, request = batch(model, [12, 3, 0])
+    exact = generate(model, history, request, (1, 2))
+    rounded = generate(with_products(model, Products.INT8), history, request, (1, 2))
+    assert not torch.equal(rounded, exact)
+    assert float((1 - (rounded * exact).sum(-1)).max()) < 1e-2
+    assert isinstance(model.decoder.blocks[0].mlp_in, torch.nn.Linear)  # the copy alone was rounded
+
+
+def test_int8_products_are_exported_for_any_shape():
+    model = with_products(tiny_model(), Products.INT8)
+    program = GenerationProgram(model, steps=STEPS, offsets=(1,))
+    exported = export_for_any_shape(program, program_inputs(*batch(model, [4, 2])))
+    history, request = batch(model, [6, 0, 3])
+    made = exported.module()(*program_inputs(history, request))
+    torch.testing.assert_close(made, generate(model, history, request, (1,)), atol=TOLERANCE, rtol=0)
 
 
 def test_more_steps_than_the_model_was_made_for_are_refused():
