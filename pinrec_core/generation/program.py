@@ -31,6 +31,9 @@ INDUCTOR = {
 }
 """How the program is compiled."""
 
+DENSE_ATTENTION = 512
+"""The longest history whose attention scores are held at once: 400 MiB for 32 of them and 12 heads."""
+
 Generate = Callable[[PackedHistories, RequestContext], Tensor]
 """Histories and requests of a batch → unit embeddings ``[B, O, S·W, D]``."""
 
@@ -74,6 +77,8 @@ class Products(StrEnum):
 def with_products(model: SequenceModel, products: Products) -> SequenceModel:
     """A copy of a model in FP32 whose decoder multiplies in another format. INT8 is meant to be compiled."""
     copied = copy.deepcopy(model)
+    if products is not Products.FP32 and model.config.max_history <= DENSE_ATTENTION:
+        copied.decoder.attend_densely()
     if products is Products.BF16:
         for module in copied.decoder.modules():
             if isinstance(module, nn.Linear):
