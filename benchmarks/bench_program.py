@@ -36,6 +36,7 @@ from pinrec_core.generation.program import (
     Products,
     compile_package,
     default_products,
+    fast_products,
     load_package,
     program_inputs,
     with_products,
@@ -47,6 +48,7 @@ from pinrec_core.request import Request
 
 REFERENCE = "6 x 512"
 """The size that others report: 6 layers, H = 512, a history of 256."""
+COMPILED_INT8 = "compiled, INT8"
 MIXED_LENGTHS = (256, 20, 100, 180, 60, 10, 240, 130)
 MANY_OFFSETS = 16
 COMPRESSED = 480
@@ -87,13 +89,14 @@ class _Drawn:
 class Compiled:
     """One size, its plain model and its compiled program, with the seconds that compiling and loading took."""
 
-    def __init__(self, size: Size, folder: Path) -> None:
+    def __init__(self, size: Size, folder: Path, products: Products) -> None:
         torch.manual_seed(0)
         self.size = size
+        self.products = products
         self.offsets = tuple(range(1, size.W + 1))
         self.model = PinRec(size.config).eval()
-        program = GenerationProgram(with_products(self.model, default_products()), steps=size.S, offsets=self.offsets)
-        path = folder / f"{size.name}-{size.variant.value}-{size.W}.pt2"
+        program = GenerationProgram(with_products(self.model, products), steps=size.S, offsets=self.offsets)
+        path = folder / f"{size.name}-{size.variant.value}-{size.W}-{products.value}.pt2"
         began = time.perf_counter()
         compile_package(program, program_inputs(*self.batch(3)[:2]), path)
         self.compile_seconds = time.perf_counter() - began
@@ -128,9 +131,11 @@ def run(options: Options, progress: Progress) -> Result:
         made = [small]
         rows += _against_gpt2(small, (1,), floor, options, progress)
         if not options.quick:
-            reference = _compiled(Size(name=REFERENCE, variant=Variant.OC, S=STEPS), Path(folder), progress)
-            made.append(reference)
-            rows += _against_gpt2(reference, (1, 8), floor, options, progress)
+            size = Size(name=REFERENCE, variant=Variant.OC, S=STEPS)
+            reference = _compiled(size, Path(folder), progress)
+            int8 = _compiled(size, Path(folder), progress, Products.INT8) if Products.INT8 in fast_products() else None
+            made += [reference] + [int8] * (int8 is not None)
+            rows += _against_gpt2(reference, (1, 8), floor, options, progress, int8)
             rows += _mixed_lengths(reference, options, progress)
             rows += _compression(reference, options, progress)
             rows += _one_step(Path(folder), floor, options, progress)
@@ -138,8 +143,8 @@ def run(options: Options, progress: Progress) -> Result:
             "threads": torch.get_num_threads(), "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", ""),
             "products": default_products().value,
             "S": STEPS, "F": FEATURE_WIDTH,
-            **{f"{one.size.name} compiled in s": round(one.compile_seconds, 1) for one in made},
-            **{f"{one.size.name} loaded in s": round(one.load_seconds, 2) for one in made},
+            **{f"{one.size.name} {one.products.value} compiled in s": round(one.compile_seconds, 1) for one in made},
+            **{f"{one.size.name} {one.products.value} loaded in s": round(one.load_seconds, 2) for one in made},
         }  # fmt: skip
     return Result(benchmark="program", baseline="the first row of a case", settings=settings, floors=[floor], rows=rows)
 
@@ -153,14 +158,16 @@ def _seconds_to_load(path: Path) -> float:
     return float(subprocess.run([sys.executable, "-c", code, path], check=True, capture_output=True, text=True).stdout)
 
 
-def _compiled(size: Size, folder: Path, progress: Progress) -> Compiled:
-    progress(f"compiling {size.name} {size.variant.value} W={size.W}")
-    return Compiled(size, folder)
+def _compiled(size: Size, folder: Path, progress: Progress, products: Products | None = None) -> Compiled:
+    products = products or default_products()
+    progress(f"compiling {size.name} {size.variant.value} W={size.W} {products.value}")
+    return Compiled(size, folder, products)
 
 
 def _against_gpt2(
-    compiled: Compiled, batches: tuple[int, ...], floor: Floor, options: Options, progress: Progress
-) -> list[Row]:
+    compiled: Compiled, batches: tuple[int, ...], floor: Floor, options: Options, progress: Progress,
+    int8: Compiled | None = None,
+) -> list[Row]:  # fmt: skip
     rows = []
     config, size = compiled.size.config, compiled.size
     for B in batches:
@@ -171,13 +178,14 @@ def _against_gpt2(
             timed[GPT2] = gpt2_stepping(config, B, config.max_history, size.S)
         timed["generate"] = lambda history=history, request=request: compiled.plain(history, request)
         timed["compiled"] = lambda history=history, request=request: compiled.generate(history, request)
+        if int8 is not None:
+            timed[COMPILED_INT8] = lambda history=history, request=request: int8.generate(history, request)
         needed = MatmulFlops.of(config, B=B, T=config.max_history, S=size.S, W=size.W)
         case: dict[str, Value] = {"case": size.name, "B": B, "T": config.max_history}
+        programs = {"compiled": compiled} | ({COMPILED_INT8: int8} if int8 is not None else {})
         more: dict[str, dict[str, Value]] = {
-            "compiled": {
-                "1 - cosine": compiled.difference(history, request),
-                "load s": compiled.load_seconds,
-            }
+            name: {"1 - cosine": one.difference(history, request), "load s": one.load_seconds}
+            for name, one in programs.items()
         }
         timings = time_together(timed, seconds=3 * options.seconds)
         least = {"compiled": floor.milliseconds(needed.total)}
