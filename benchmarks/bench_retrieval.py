@@ -136,7 +136,7 @@ def peer_rows(workload: Workload, options: Options, progress: Progress) -> list[
     queries = np.concatenate([plan.embedding for plan in workload.plans])[:CALIBRATION_QUERIES]
     depth = max(workload.depth(plan) for plan in workload.plans)
     exact = exact_top_k(queries, index.blocks(), depth)
-    vectors = index.reconstruct(np.arange(len(index)))
+    vectors = index.vectors_of(np.arange(len(index)))
     parts = np.array_split(queries, max(1, len(queries) // len(workload.plans[0].quota)))
     case: dict[str, Value] = {"vectors": workload.name, "N": "lookup", "B": 1, "M": len(parts[0])}
     functions: dict[str, Callable[[], object]] = {}

@@ -139,7 +139,7 @@ def _sample_embeddings(indexed: IndexedModel, known: Sequence[KnownRequest]) -> 
     if known:
         return indexed.generate([one.request for one in known])
     rows = np.arange(min(len(indexed.index), CALIBRATION_QUERIES))
-    return torch.from_numpy(indexed.index.reconstruct(rows)[None, None])
+    return torch.from_numpy(indexed.index.vectors_of(rows)[None, None])
 
 
 def _sample_queries(indexed: IndexedModel, sample: Tensor, requests: Sequence[Request]) -> tuple[np.ndarray, int]:

@@ -200,7 +200,7 @@ class Release:
             )
         rows = np.linspace(0, len(self.catalogue) - 1, num=min(PROBES, len(self.catalogue)), dtype=np.int64)
         made = represent_catalogue(self.load_model("cpu"), self.load_id_embedder(), self.catalogue, rows)
-        difference = float(np.abs(made - self.index.reconstruct(rows)).max())
+        difference = float(np.abs(made - self.index.vectors_of(rows)).max())
         if difference > PROBE_TOLERANCE:
             raise ReleaseError(
                 f"{self._file(INDEX)}: stored vectors differ from the model's by {difference:.3f}, expected at most "

@@ -3,7 +3,11 @@
 A small catalogue is searched exactly, which is then cheaper than to choose what not to search. A larger one is in
 inverted lists (IVF), whose centroids an HNSW graph finds, and its vectors are bfloat16: half of the bytes to read at
 the same recall. That graph's own search stops by its ``efSearch``, however many lists are asked for, so ``efSearch``
-follows nprobe. The file is mapped into memory: the instances of a server share its pages.
+follows nprobe.
+
+The vectors themselves lie beside the index in the order of their rows, in the format in which they are searched. A
+merge needs many of them, and to pick them out of the lists costs more than the product that they are for. Both files
+are mapped into memory: the instances of a server share their pages.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import faiss
 import numpy as np
 
 from pinrec_core.errors import ReleaseError
-from pinrec_core.retrieval.exact_search import BLOCK_ITEMS, Block, blocks_of, exact_top_k, recall
+from pinrec_core.retrieval.exact_search import BLOCK_ITEMS, Block, exact_top_k, recall
 
 FLAT_ITEMS = 10_000
 """The largest catalogue that is searched exactly."""
@@ -31,15 +35,18 @@ ADDED_AT_ONCE = 65_536
 
 
 class ItemIndex:
-    """Search by inner product over V vectors of width D."""
+    """Search by inner product over V vectors of width D.
 
-    def __init__(self, index: faiss.Index, *, nprobe: int = 1) -> None:
+    ``vectors`` ``[V, D]`` are what is searched: float32, or the bits of bfloat16 as uint16.
+    """
+
+    def __init__(self, index: faiss.Index, vectors: np.ndarray, *, nprobe: int = 1) -> None:
         self._index = index
+        self._vectors = vectors
         self._lists = index if isinstance(index, faiss.IndexIVF) else None
         self.nprobe = min(nprobe, self.nlist)
         if self._lists is not None:
             self._lists.nprobe = self.nlist  # of an exhaustive search only: any other says how many lists it visits
-            self._lists.make_direct_map()  # from a row to its place, for ``reconstruct``
 
     @staticmethod
     def build(vectors: np.ndarray, *, nprobe: int = 8, flat_items: int = FLAT_ITEMS) -> ItemIndex:
@@ -57,18 +64,30 @@ class ItemIndex:
             index.train(vectors)  # of more points than that, Faiss draws a sample
         for start in range(0, V, ADDED_AT_ONCE):
             index.add(vectors[start : start + ADDED_AT_ONCE])
-        return ItemIndex(index, nprobe=nprobe)
+        return ItemIndex(index, vectors if flat_items >= V else _bfloat16_bits(vectors), nprobe=nprobe)
 
     @staticmethod
-    def read(path: Path, *, nprobe: int) -> ItemIndex:
-        """Map an index that ``write`` wrote. Raises ``ReleaseError`` for a file that is none."""
+    def read(path: Path, vectors_path: Path, *, nprobe: int) -> ItemIndex:
+        """Map what ``write`` wrote. Raises ``ReleaseError`` for files that are not an index and its vectors."""
         try:
-            return ItemIndex(faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC), nprobe=nprobe)
+            index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
         except RuntimeError as error:
             raise ReleaseError(f"{path}: not a readable Faiss index") from error
+        try:
+            vectors = np.load(vectors_path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise ReleaseError(f"{vectors_path}: not a readable array of item vectors") from error
+        expected, format_ = (index.ntotal, index.d), np.float32 if isinstance(index, faiss.IndexFlat) else np.uint16
+        if vectors.shape != expected or vectors.dtype != format_:
+            raise ReleaseError(
+                f"{vectors_path}: {vectors.dtype} {list(vectors.shape)}, expected {np.dtype(format_)} "
+                f"{list(expected)}, as in {path.name}"
+            )
+        return ItemIndex(index, np.asarray(vectors), nprobe=nprobe)
 
-    def write(self, path: Path) -> None:
+    def write(self, path: Path, vectors_path: Path) -> None:
         faiss.write_index(self._index, str(path))
+        np.save(vectors_path, self._vectors, allow_pickle=False)
 
     def __len__(self) -> int:
         return self._index.ntotal
@@ -110,22 +129,13 @@ class ItemIndex:
 
     def blocks(self) -> Iterator[Block]:
         """All vectors with their rows, each row once, some ten thousand at a time."""
-        if self._lists is None:
-            vectors = faiss.rev_swig_ptr(self._index.get_xb(), len(self) * self.width).reshape(len(self), self.width)
-            yield from blocks_of(vectors)
-            return
-        rows, parts = [], []
-        for number in range(self.nlist):
-            row, part = self._list(number)
-            rows.append(row)
-            parts.append(part)
-            if sum(map(len, rows)) >= BLOCK_ITEMS or number == self.nlist - 1:
-                yield np.concatenate(rows), np.concatenate(parts)
-                rows, parts = [], []
+        for start in range(0, len(self), BLOCK_ITEMS):
+            rows = np.arange(start, min(start + BLOCK_ITEMS, len(self)))
+            yield rows, _float32(self._vectors[start : start + BLOCK_ITEMS])
 
-    def reconstruct(self, rows: np.ndarray) -> np.ndarray:
-        """Stored vectors of rows, float32 ``[n, D]``."""
-        return self._index.reconstruct_batch(np.ascontiguousarray(rows, np.int64))
+    def vectors_of(self, rows: np.ndarray) -> np.ndarray:
+        """The vectors of rows ``[n]`` as they are searched, float32 ``[n, D]``."""
+        return _float32(self._vectors[rows])
 
     def calibrate(self, query: np.ndarray, k: int, *, recall_target: float) -> float:
         """Set the least nprobe whose recall@k against exact search on ``query`` ``[n, D]`` is at least
@@ -149,14 +159,18 @@ class ItemIndex:
             too_few, enough = (too_few, middle) if reached(middle) >= recall_target else (middle, enough)
         return reached(enough)
 
-    def _list(self, number: int) -> Block:
-        """Rows and vectors of one inverted list."""
-        assert self._lists is not None
-        lists = self._lists.invlists
-        size = lists.list_size(number)
-        if not size:
-            return np.empty(0, np.int64), np.empty((0, self.width), np.float32)
-        row = faiss.rev_swig_ptr(lists.get_ids(number), size)
-        codes = faiss.rev_swig_ptr(lists.get_codes(number), size * self.width * 2).view(np.uint16)
-        bits = codes.astype(np.uint32) << 16  # a bfloat16 is the upper half of a float32
-        return row, bits.view(np.float32).reshape(size, self.width)
+
+def _bfloat16_bits(vectors: np.ndarray) -> np.ndarray:
+    """float32 ``[V, D]`` → uint16, rounded to nearest, as Faiss rounds what it puts into its lists."""
+    made = np.empty(vectors.shape, np.uint16)
+    for start in range(0, len(vectors), ADDED_AT_ONCE):
+        bits = np.ascontiguousarray(vectors[start : start + ADDED_AT_ONCE], np.float32).view(np.uint32)
+        made[start : start + ADDED_AT_ONCE] = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return made
+
+
+def _float32(stored: np.ndarray) -> np.ndarray:
+    """Vectors as they are stored → float32. A bfloat16 is the upper half of a float32."""
+    if stored.dtype == np.float32:
+        return stored
+    return (stored.astype(np.uint32) << 16).view(np.float32)

@@ -48,7 +48,7 @@ class ItemSoftmax:
         self.index = index
         self._inverse_temperature = inverse_temperature
         self._stride = -(-len(index) // reference_items)  # every so manieth row is a reference item
-        self._reference = index.reconstruct(np.arange(0, len(index), self._stride))
+        self._reference = index.vectors_of(np.arange(0, len(index), self._stride))
 
     def normalise(self, embedding: np.ndarray, finds: Finds) -> NormalisedSoftmax:
         """The softmax of each of the embeddings ``[M, D]``, from what they found."""

@@ -55,7 +55,7 @@ class MergeByMixture:
 
     def _parts(self, embedding: np.ndarray, rows: np.ndarray, log_p: NormalisedSoftmax, own: np.ndarray) -> np.ndarray:
         """log p of every item of one request under each of its embeddings, found or not: float32 ``[m, U]``."""
-        return log_p.log_probability(embedding @ self.softmax.index.reconstruct(rows).T, own[:, None])
+        return log_p.log_probability(embedding @ self.softmax.index.vectors_of(rows).T, own[:, None])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,7 +58,7 @@ def test_a_model_ranks_by_the_outcomes_mixture(subject, cases):
     W = len(indexed.generation.offsets)
     first = embedding[:, :, :W][:, :, indexed.generation.offsets.index(1)]  # the first step, δ = 1
     score = subject.scores(cases)
-    items = indexed.index.reconstruct(np.arange(len(indexed.index)))
+    items = indexed.index.vectors_of(np.arange(len(indexed.index)))
     for b in range(3):
         expected = sum(
             share * (items @ first[b, outcome]) for outcome, share in enumerate(indexed.dataset.outcome_share)

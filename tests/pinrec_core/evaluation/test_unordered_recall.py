@@ -46,7 +46,7 @@ def test_unordered_recall_against_brute_force(subject, cases):
     )
     generated = indexed.generate([case.request(subject.budget) for case in cases])
     embedding = generated.numpy()
-    items = indexed.index.reconstruct(np.arange(len(indexed.index)))
+    items = indexed.index.vectors_of(np.arange(len(indexed.index)))
     hits, retrieved, places, distinct = [], set(), 0, []
     for case, vectors in zip(cases, embedding.reshape(len(cases), -1, items.shape[1]), strict=True):
         own: set[int] = set()

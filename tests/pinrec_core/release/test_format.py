@@ -278,7 +278,7 @@ def test_a_release_is_never_overwritten(serving, dataset, releases):
 def test_the_index_holds_what_the_model_makes_of_the_items(releases):
     release = Release.open(current_release(releases))
     made = represent_catalogue(release.load_model("cpu"), release.load_id_embedder(), release.catalogue, chunk=7)
-    stored = release.index.reconstruct(np.arange(len(release.index)))
+    stored = release.index.vectors_of(np.arange(len(release.index)))
     np.testing.assert_allclose(made, stored, atol=layout.PROBE_TOLERANCE)
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pinrec_core.errors import ReleaseError
 from pinrec_core.generation.retrieval_plan import RetrievalPlan
 from pinrec_core.retrieval import merging
 from pinrec_core.retrieval.exact_search import exact_top_k
@@ -156,7 +157,7 @@ def test_the_order_of_the_mixture_is_that_of_the_scores_however_large_lambda_is(
     below the least float64: from them alone the rest would come in the order of rows, and far from every item the
     normaliser itself would be 0."""
     merge = MergeByMixture(ItemSoftmax(index, inverse_temperature))
-    far = -index.reconstruct(np.arange(600)).sum(axis=0)
+    far = -index.vectors_of(np.arange(600)).sum(axis=0)
     for vector in (unit(1, 8, 7)[0], far / np.linalg.norm(far)):
         plan = RetrievalPlan(
             embedding=vector[None], outcome=np.array([2], np.int32), quota=np.array([100], np.int32)
@@ -176,7 +177,7 @@ def test_outcomes_share_out_what_no_float_can_tell_apart(index):
     )
     score, row = index.search(plan.embedding, 60, exhaustive=True)
     items = merge_one(MergeByMixture(ItemSoftmax(index, 2_000.0)), plan, score, row)
-    cosine = index.reconstruct(items.item_row) @ vector
+    cosine = index.vectors_of(items.item_row) @ vector
     assert np.bincount(items.outcome).tolist() == [30, 30]
     assert cosine[items.outcome == 0].min() > cosine[items.outcome == 1].max()
 
@@ -186,7 +187,7 @@ def mixture_reference(
 ) -> list[dict[int, float]]:
     """The plain twin of the mixture's scores: a dictionary from item to probability for each request, one embedding at
     a time, with all items in the normaliser."""
-    vectors = index.reconstruct(np.arange(len(index))).astype(np.float64)
+    vectors = index.vectors_of(np.arange(len(index))).astype(np.float64)
     mixture: list[dict[int, float]] = [{} for _ in excluded]
     for m, embedding in enumerate(batch.embedding):
         weight = np.exp(inverse_temperature * (vectors @ embedding - 1))
@@ -237,7 +238,7 @@ def test_one_deep_request_leaves_its_neighbours_at_their_depth(index):
             searched.append((len(query), k))
             return super().search(query, k, **how)
 
-    counting = Counting(index._index, nprobe=index.nprobe)
+    counting = Counting(index._index, index._vectors, nprobe=index.nprobe)
     plans = [plan_of([10], [0], 1), plan_of([8, 8], [0, 1], 2), plan_of([300], [0], 3), plan_of([1], [0], 4)]
     finds = look_up(counting, PlanBatch.of(plans), np.array([20, 16, 300, 2]))
     assert searched == [(1, 300), (3, 20), (1, 2)]
@@ -298,12 +299,14 @@ def test_more_lists_find_more_where_queries_are_far_from_items():
 
 def test_exhaustive_search_is_exact_and_vectors_can_be_read_back(index):
     queries = unit(5, 8, 9)
-    vectors = index.reconstruct(np.arange(600))
+    vectors = index.vectors_of(np.arange(600))
     # bfloat16 keeps 8 bits of a number.
     np.testing.assert_allclose(vectors, unit(600, 8, 0), rtol=2**-8)
-    np.testing.assert_array_equal(index.reconstruct(np.array([7, 3])), vectors[[7, 3]])
-    found = index.search(queries, 600, exhaustive=True)[1]
+    np.testing.assert_array_equal(index.vectors_of(np.array([7, 3])), vectors[[7, 3]])
+    score, found = index.search(queries, 600, exhaustive=True)
     assert (np.sort(found, axis=1) == np.arange(600)).all()
+    # What is read back is what is searched, to the bit: only the order of 8 sums differs.
+    np.testing.assert_allclose(np.take_along_axis(queries @ vectors.T, found, axis=1), score, atol=1e-6)
 
 
 def test_a_small_catalogue_is_searched_exactly():
@@ -312,7 +315,7 @@ def test_a_small_catalogue_is_searched_exactly():
     assert (index.structure, index.nlist) == ("FLAT", 1)
     exact = np.argsort(-(queries @ vectors.T), axis=1, kind="stable")[:, :20]
     np.testing.assert_array_equal(index.search(queries, 20)[1], exact)
-    np.testing.assert_array_equal(index.reconstruct(np.arange(3000)), vectors)
+    np.testing.assert_array_equal(index.vectors_of(np.arange(3000)), vectors)
     assert index.calibrate(queries, 20, recall_target=0.98) == 1
 
 
@@ -320,12 +323,28 @@ def test_a_small_catalogue_is_searched_exactly():
 def test_a_written_index_is_mapped_and_answers_the_same(tmp_path, flat_items):
     vectors, queries = unit(5000, 8, 0), unit(9, 8, 1)
     index = ItemIndex.build(vectors, flat_items=flat_items)
-    index.write(tmp_path / "index.faiss")
-    mapped = ItemIndex.read(tmp_path / "index.faiss", nprobe=index.nprobe)
+    paths = tmp_path / "index.faiss", tmp_path / "vectors.npy"
+    index.write(*paths)
+    mapped = ItemIndex.read(*paths, nprobe=index.nprobe)
     assert mapped.structure == index.structure
+    np.testing.assert_array_equal(mapped.vectors_of(np.arange(5000)), index.vectors_of(np.arange(5000)))
     for got, expected in zip(mapped.search(queries, 10), index.search(queries, 10), strict=True):
         np.testing.assert_array_equal(got, expected)
-    assert "index.faiss" in Path("/proc/self/maps").read_text()
+    maps = Path("/proc/self/maps").read_text()
+    assert "index.faiss" in maps
+    assert "vectors.npy" in maps
+
+
+@pytest.mark.parametrize("made", ["of another catalogue", "in another format", "no array"])
+def test_vectors_that_are_not_those_of_the_index_are_refused(tmp_path, made):
+    index, path = ItemIndex.build(unit(500, 8, 0), flat_items=0), tmp_path / "vectors.npy"
+    index.write(tmp_path / "index.faiss", path)
+    if made == "no array":
+        path.write_bytes(b"nothing")
+    else:
+        np.save(path, np.zeros((499, 8), np.uint16) if made == "of another catalogue" else unit(500, 8, 0))
+    with pytest.raises(ReleaseError, match=r"vectors\.npy: (not a readable|uint16 \[499, 8\]|float32 \[500, 8\])"):
+        ItemIndex.read(tmp_path / "index.faiss", path, nprobe=1)
 
 
 @settings(max_examples=30, deadline=None)
