@@ -100,6 +100,7 @@ def serve(
         realtime=None if batch_only else (realtime or signals / "realtime"),
         device=device,
         threads=threads or (setting.threads if setting else default_threads()),
+        compiled=setting.compiled if setting else True,
         instances=(setting.instances if setting else {}) | parse_instances(instances or []),
         queue_delays=setting.queue_delays if setting else {},
     )
