@@ -37,11 +37,16 @@ FEATURE_WIDTH = 256
 OUTCOMES, SURFACES = ("like", "neutral", "dislike"), ("", "home")
 FIRST, LAST = 1_600_000_000, 1_700_000_000  # timestamps of the log
 NPROBE = 64
+HASHES = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """What a made-up release is made of: V items, rows of its ID tables in all, and the preset of its model."""
+    """What a made-up release is made of: V items, rows of its ID tables in all, and the preset of its model.
+
+    It has five hashes, so that a power of two of rows for each comes near to ``table_rows``, and rows of the preset's
+    width.
+    """
 
     items: int
     table_rows: int
@@ -50,11 +55,13 @@ class Sizes:
 
     @property
     def model(self) -> ModelConfig:
-        """The preset's model, with the least power of two of rows per hash that makes ``table_rows``."""
+        """The preset's model with the least power of two of rows per hash that makes at least ``table_rows``."""
         config = preset_named(self.preset).model_for(
             variant=Variant.MT_OC, num_outcomes=len(OUTCOMES), num_surfaces=len(SURFACES), feature_width=FEATURE_WIDTH
         )
-        return replace(config, id_rows=1 << (-(-self.table_rows // config.id_hashes) - 1).bit_length())
+        row_width = config.id_width // config.id_hashes
+        rows = -(-self.table_rows // HASHES)
+        return replace(config, id_hashes=HASHES, id_width=HASHES * row_width, id_rows=1 << (rows - 1).bit_length())
 
 
 def make_release(folder: Path, sizes: Sizes, report: Callable[[str], None]) -> tuple[Release, Path]:
