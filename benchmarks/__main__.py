@@ -41,6 +41,7 @@ class Benchmark(StrEnum):
     RETRIEVAL = "retrieval"
     SIGNALS = "signals"
     ENSEMBLE = "ensemble"
+    MEMORY = "memory"
     GOALS = "goals"
     """Measures nothing: it holds the goals against the results, alone."""
 

@@ -4,31 +4,26 @@ With one request at a time, the ratio is the overhead of the ensemble itself: gR
 between the stage processes through shared memory. With C clients, each asks again as soon as it is answered, and the
 baseline answers C requests as one batch. Bursts with silence between them show whether a batcher waits for requests
 that do not come, because nothing follows the last request of a burst. The rows of the stages give their time in
-process, with Triton's own counters beside it.
+process, with Triton's own counters beside it. All of it with the plain generator, and with the compiled one where the
+release has one for this machine.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import os
-import signal
-import socket
-import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from pinrec_client import PinRecClient
 
-from benchmarks.demo import pinrec_command
 from benchmarks.options import Options, Progress
 from benchmarks.pipeline import Pipeline, request_tensors
 from benchmarks.report import Result, Row, Value, compare
+from benchmarks.server import served
 from benchmarks.timing import Timing, time_together
 from load_tests import server_statistics
 from load_tests.server_statistics import ModelTime
@@ -36,9 +31,11 @@ from pinrec_cli.closed_loop import NUM_ITEMS, REQUEST_TIMEOUT, UserId, asking, c
 from pinrec_core.contract import PIPELINE
 from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.dataset.sequences import iter_histories
-from pinrec_core.errors import ServerError
+from pinrec_core.release.compiling import compile_for_this_machine
+from pinrec_core.release.programs import fitting_program
 
 BASELINE = "in process"
+PLAIN, COMPILED = "plain", "compiled"
 SERVED = "client → Triton"
 CONCURRENCIES = (1, 2, 4, 8, 16)
 BURST = 4
@@ -46,18 +43,19 @@ BURSTS = 20
 BURST_SPACING = 0.003  # seconds between the requests of a burst
 SILENCE = 0.2  # seconds between bursts
 USERS = 256
-STOP_TIMEOUT = 90.0
 
 
 def run(options: Options, progress: Progress) -> Result:
+    generators = _generators(options, progress)
     rows: list[Row] = []
-    for threads in options.threads_compared:
-        progress(f"threads={threads}: starting the server")
-        with tempfile.TemporaryDirectory(prefix="pinrec-benchmarks-") as folder:
-            store = Path(folder) / "realtime"
-            with _served(options, store, threads) as url:
-                pipeline = Pipeline(options.prepared.parameters(realtime=store, threads=threads))
-                rows += _measure(options, pipeline, url, threads, progress)
+    for threads, generator in itertools.product(options.threads_compared, generators):
+        case: dict[str, Value] = {"threads": threads, "generator": generator}
+        progress(f"{_text(case)}: starting the server")
+        compiled = generator == COMPILED
+        arguments = ["--threads", threads, "--compiled" if compiled else "--uncompiled"]
+        with served(options.prepared.folders, arguments) as server:
+            parameters = options.prepared.parameters(realtime=server.realtime, threads=threads)
+            rows += _measure(options, Pipeline(replace(parameters, compiled=compiled)), server.url, case, progress)
     release = options.prepared.release.manifest
     settings = {
         "dataset": release.dataset.name, "V": release.dataset.num_items, "layers": release.model.layers,
@@ -68,13 +66,24 @@ def run(options: Options, progress: Progress) -> Result:
     return Result(benchmark="ensemble", baseline=BASELINE, settings=settings, floors=[], rows=rows)
 
 
-def _measure(options: Options, pipeline: Pipeline, url: str, threads: int, progress: Progress) -> list[Row]:
+def _generators(options: Options, progress: Progress) -> list[str]:
+    """The plain generator, and the compiled one where the release has it. That of a demo is compiled first."""
+    release = options.prepared.release
+    if options.release is None and not options.quick and fitting_program(release) is None:
+        progress("compiling the generator")
+        compile_for_this_machine(release)
+    return [PLAIN, COMPILED] if fitting_program(release) else [PLAIN]
+
+
+def _measure(
+    options: Options, pipeline: Pipeline, url: str, case: Mapping[str, Value], progress: Progress
+) -> list[Row]:
     manifest = options.prepared.release.manifest.dataset
     histories = iter_histories(options.prepared.signals / "sequences")
     users = [user for user, _ in itertools.islice(histories, USERS)]
     rows: list[Row] = []
     for C in CONCURRENCIES[::2] if options.quick else CONCURRENCIES:
-        progress(f"threads={threads} clients={C}")
+        progress(f"{_text(case)} clients={C}")
         if C == 1:
             with PinRecClient(url, timeout=REQUEST_TIMEOUT) as client:
                 ask = asking(client, users)
@@ -96,11 +105,11 @@ def _measure(options: Options, pipeline: Pipeline, url: str, threads: int, progr
             **{f"· {name.partition('__')[0]}": _counted(model) for name, model in counted.items()},
         }
         ordered = {name: timings[name] for name in (BASELINE, SERVED)} | timings
-        rows += compare({"threads": threads, "clients": str(C)}, ordered, BASELINE, more=more)
-    progress(f"threads={threads} bursts of {BURST}")
+        rows += compare({**case, "clients": str(C)}, ordered, BASELINE, more=more)
+    progress(f"{_text(case)} bursts of {BURST}")
     timings = time_together(_in_process(pipeline, users, BURST, manifest), seconds=options.seconds)
     bursts = {BASELINE: timings[BASELINE], SERVED: _bursts(url, users)}
-    rows += compare({"threads": threads, "clients": f"bursts of {BURST}"}, bursts, BASELINE)
+    rows += compare({**case, "clients": f"bursts of {BURST}"}, bursts, BASELINE)
     return rows
 
 
@@ -148,37 +157,5 @@ def _counted(model: ModelTime) -> dict[str, Value]:
     return {"queue ms": model.queue_ms, "compute ms": model.compute_ms, "batch": model.batch_size}
 
 
-@contextmanager
-def _served(options: Options, store: Path, threads: int) -> Iterator[str]:
-    """Run ``pinrec serve`` on free ports with a real-time store of its own, and yield its gRPC address.
-
-    Raises ``ServerError`` when it does not start.
-    """
-    folders = options.prepared.folders
-    grpc, http, metrics = _free_ports(3)
-    command = [
-        *pinrec_command(), "serve", "--release", folders.release, "--signals", folders.signals, "--realtime", store,
-        "--threads", threads, "--grpc-port", grpc, "--http-port", http, "--metrics-port", metrics,
-        "--log-dir", store.parent, "--json",
-    ]  # fmt: skip
-    log = store.parent / "serve.log"
-    with log.open("w") as errors:
-        process = subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=errors, text=True)
-    try:
-        line = process.stdout.readline() if process.stdout else ""
-        if not line:
-            raise ServerError(f"pinrec serve ended with status {process.wait(STOP_TIMEOUT)}: {log.read_text('utf-8')}")
-        yield json.loads(line)["grpc"]
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(STOP_TIMEOUT)
-
-
-def _free_ports(n: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(n)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
+def _text(case: Mapping[str, Value]) -> str:
+    return " ".join(f"{name}={value}" for name, value in case.items())

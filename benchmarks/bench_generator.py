@@ -32,7 +32,7 @@ from pinrec_core.generation.generate import (
     step_embeddings,
 )
 from pinrec_core.generation.inputs import packed_histories, request_context
-from pinrec_core.generation.retrieval_plan import plan_retrieval
+from pinrec_core.generation.planning import plan_retrieval
 from pinrec_core.history import History
 from pinrec_core.model.decoder import DecoderState
 from pinrec_core.model.packed_histories import PackedHistories

@@ -10,7 +10,6 @@ import json
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import torch
 
 from benchmarks.bench_id_embedder import zipf_keys
 from benchmarks.options import Options, Progress
+from benchmarks.process_memory import pss_mib
 from benchmarks.report import Result, Row
 from benchmarks.timing import Timing
 from id_embedder.stage import IdEmbedderStage
@@ -32,7 +32,6 @@ HASHES, ROW_WIDTH = 5, 32
 ROWS, QUICK_ROWS = 1 << 25, 1 << 18
 PROCESSES = 3
 T, B = 512, 8
-MIB = 1 << 20
 
 
 def run(options: Options, progress: Progress) -> Result:
@@ -83,7 +82,7 @@ def _measure(options: Options, release: Path, case: dict[str, str | int | float]
         processes.append(process)
         pipes.append(here)
         ready.append(here.recv())
-        memory.append(_memory_mib([p.pid for p in processes if p.pid]))
+        memory.append(pss_mib([p.pid for p in processes if p.pid]))
     for pipe in pipes:
         pipe.send(None)
     milliseconds = [value for pipe in pipes for value in pipe.recv()]
@@ -116,12 +115,3 @@ def _serve(pipe: Connection, release: Path, number: int, seconds: float) -> None
         stage.run(keys)
         milliseconds.append((time.perf_counter() - before) * 1e3)
     pipe.send(milliseconds)
-
-
-def _memory_mib(pids: Sequence[int]) -> float:
-    """What the processes take together, each shared page divided among those that share it (PSS)."""
-    total = 0
-    for pid in pids:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text("utf-8").splitlines()
-        total += next(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:"))
-    return total / MIB

@@ -30,6 +30,7 @@ from pinrec_core.config.presets import PRESETS
 from pinrec_core.config.sections import GenerationConfig, ModelConfig, Variant
 from pinrec_core.generation.generate import RequestContext, generate
 from pinrec_core.generation.inputs import packed_histories, request_context
+from pinrec_core.generation.planning import plan_retrieval
 from pinrec_core.generation.program import (
     Generate,
     GenerationProgram,
@@ -41,7 +42,6 @@ from pinrec_core.generation.program import (
     program_inputs,
     with_products,
 )
-from pinrec_core.generation.retrieval_plan import plan_retrieval
 from pinrec_core.model.packed_histories import PackedHistories
 from pinrec_core.model.pinrec import PinRec
 from pinrec_core.request import Request

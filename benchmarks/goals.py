@@ -70,14 +70,24 @@ def _row(rows: Rows, where: Mapping[str, object]) -> Mapping[str, Any]:
     return found[0]
 
 
-def _per_stage(rows: Rows) -> float:
-    served, alone = (field("median_ms", clients="1", what=what)(rows) for what in ("client → Triton", "in process"))
+def _per_stage(rows: Rows, generator: str = "plain") -> float:
+    served, alone = (
+        field("median_ms", clients="1", generator=generator, what=what)(rows)
+        for what in ("client → Triton", "in process")
+    )
     return (served - alone) / 4
 
 
-def _served_share(rows: Rows) -> float:
-    served, alone = ({"clients": "16", "what": what} for what in ("client → Triton", "in process"))
-    return field("requests/s", **served)(rows) / field("requests/s", **alone)(rows)
+def _served_share(rows: Rows, generator: str = "plain") -> float:
+    served, alone = (
+        field("requests/s", clients="16", generator=generator, what=what)(rows)
+        for what in ("client → Triton", "in process")
+    )
+    return served / alone
+
+
+def _further(stage: str, generator: str = "plain", count: int = 2) -> Callable[[Rows], float]:
+    return field("of the first", generator=generator, what=f"{stage} × {count}")
 
 
 _REFERENCE = {"case": "6 x 512", "what": "compiled"}
@@ -146,6 +156,15 @@ GOALS = (
          result="small/ensemble", value=_per_stage),
     Goal(goal="Triton over in-process, requests/s", case="`small`, 16 clients", target=0.85, at_most=False,
          result="small/ensemble", value=_served_share),
+    Goal(goal="Triton over in-process, requests/s", case="`tiny`, 16 clients", target=0.85, at_most=False,
+         result="ensemble", value=_served_share),
+    *(
+        Goal(goal="memory of a server per further instance of a stage", case=f"`{stage}`, 1M items, 10M table rows",
+             target=0.1, result="memory", value=_further(stage))
+        for stage in ("signal_fetch", "id_embedder", "generator", "faiss_retrieval")
+    ),
+    Goal(goal="memory of a server per further instance of a stage", case="`generator`, compiled", target=0.1,
+         result="memory", value=_further("generator", "compiled")),
     Goal(goal="p99 / p50 at 70% of saturation", case="the ensemble", target=3, missing="not measured"),
 )  # fmt: skip
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from pinrec_core.errors import PinRecError
 from pinrec_core.release.format import Release
+from pinrec_core.representations.id_tables import RowFormat
 from pinrec_core.stages.base import StageParameters, Tensors
 
 
@@ -21,11 +21,14 @@ class IdEmbedderStage:
     """Holds the hashed ID tables of one release."""
 
     def __init__(self, parameters: StageParameters) -> None:
-        torch.set_num_threads(parameters.threads)
         # `pinrec serve` compared the checksum before it started this process, and each process that compares it again
         # has to read all tables.
         self.tables = Release.open(parameters.release_folder).load_id_embedder(checked=False)
         self.tables.populate()
+        if self.tables.row_format is RowFormat.INT8:
+            import torch  # converts INT8 rows; imported here, so that the first request does not wait for it
+
+            torch.set_num_threads(parameters.threads)
 
     def parse(self, tensors: Tensors) -> np.ndarray:
         return tensors["history_item_key"]

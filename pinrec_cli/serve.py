@@ -36,7 +36,7 @@ def serve(
     tuning: Annotated[
         Path | None,
         typer.Option(
-            help="What `pinrec tune` found for this machine; --threads and --instances count more.",
+            help="What `pinrec tune` found for this machine; --threads, --instances and --compiled count more.",
             show_default="tuning.toml in RELEASES, or beside RELEASE, if it is there",
         ),
     ] = None,
@@ -46,6 +46,14 @@ def serve(
     ] = None,
     instances: Annotated[
         list[str] | None, typer.Option(help="Processes of a stage, e.g. generator=2. Repeatable.", show_default=False)
+    ] = None,
+    compiled: Annotated[
+        bool | None,
+        typer.Option(
+            "--compiled/--uncompiled",
+            help="Whether the generator runs its compiled program, where there is one for this machine.",
+            show_default="as tuned, or compiled",
+        ),
     ] = None,
     model_repository: Annotated[
         Path | None,
@@ -100,6 +108,7 @@ def serve(
         realtime=None if batch_only else (realtime or signals / "realtime"),
         device=device,
         threads=threads or (setting.threads if setting else default_threads()),
+        compiled=compiled if compiled is not None else setting is None or setting.compiled,
         instances=(setting.instances if setting else {}) | parse_instances(instances or []),
         queue_delays=setting.queue_delays if setting else {},
     )

@@ -27,6 +27,14 @@ def tune(
         int, typer.Option(min=1, max=256, help="Clients that ask at the same time: the load to tune for.")
     ] = 16,
     seconds: Annotated[float, typer.Option(min=0.1, help="Time under load for each setting.")] = 4.0,
+    compile_: Annotated[
+        bool,
+        typer.Option(
+            "--compile/--no-compile",
+            help="Where the release has no compiled generator for this machine, compile one first, which takes a "
+            "minute and a C++ compiler.",
+        ),
+    ] = True,
     device: Annotated[str, typer.Option(help="Where the generator runs, as for serve: cpu, cuda, cuda:1.")] = "cpu",
     triton: Annotated[
         str, typer.Option(help="Which Triton: image (/opt/tritonserver), wheel (nvidia-pytriton), or auto.")
@@ -36,11 +44,14 @@ def tune(
     """Find how many threads and processes of each stage serve most requests per second on this machine.
 
     Each setting is measured with the real server: it starts, CLIENTS clients ask again as soon as they are answered, it
-    stops. One thing is changed at a time (threads, processes of a stage, how long a stage waits to fill a batch), and a
-    change is kept where it serves 5% more, measured twice. Run it while nothing else runs on the machine, and again
-    after a release of another size.
+    stops. One thing is changed at a time (a compiled generator, threads, processes of a stage, how long a stage waits
+    to fill a batch), and a change is kept where it serves 5% more, measured twice. Run it while nothing else runs on
+    the machine, and again after a release of another size.
 
     pinrec tune --releases releases --signals data/ml100k/signals
+
+    A program that is compiled here lies in releases/programs, for this release and this machine; the release itself
+    stays as it is.
 
     `pinrec serve --releases releases` then takes releases/tuning.toml by itself. What --threads or --instances say
     counts more than the file, and on a machine with another processor or other cores the file is ignored.
@@ -49,9 +60,10 @@ def tune(
 
     from pinrec_cli.console import print_json, stderr, stdout
     from pinrec_cli.tuning_runs import measuring
-    from pinrec_core.errors import ConfigError, require
+    from pinrec_core.errors import ConfigError, DataError, ReleaseError, StorageError, require
     from pinrec_core.release.current import current_release
     from pinrec_core.release.format import Release
+    from pinrec_core.release.programs import fitting_program
     from pinrec_core.validation import to_plain
     from pinrec_serving.deployment import default_threads
     from pinrec_serving.installation import TritonSource
@@ -67,6 +79,16 @@ def tune(
     require(target.parent.is_dir(), "--out", str(target), "a file in a folder that exists", error=ConfigError)
     opened = Release.open(folder)
     opened.verify()
+    made = False
+    if compile_ and device == "cpu" and fitting_program(opened) is None:
+        from pinrec_core.release.compiling import compile_for_this_machine
+
+        stderr.print("compiling the generator for this machine", soft_wrap=True)
+        try:
+            compile_for_this_machine(opened)
+            made = True
+        except (ConfigError, DataError, ReleaseError, StorageError) as error:
+            stderr.print(f"warning: the generator is measured uncompiled: {error}", soft_wrap=True)
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
     grpc, http, metrics = (s.getsockname()[1] for s in sockets)
     for s in sockets:
@@ -78,7 +100,9 @@ def tune(
     )  # fmt: skip
     stderr.print(f"{machine}: {clients} clients, at most {minutes:g} minutes", soft_wrap=True)
     found = search(
-        Setting(threads=default_threads()), machine.cores, measure, seconds=60 * minutes,
+        # A program that was made just now is no part of what has been served so far.
+        Setting(threads=default_threads(), compiled=not made), machine.cores, measure, seconds=60 * minutes,
+        program=device == "cpu" and fitting_program(opened) is not None,
         report=lambda setting, rate: stderr.print(f"{rate:8.1f} requests/s  {setting}", soft_wrap=True),
     )  # fmt: skip
     tuning = Tuning(

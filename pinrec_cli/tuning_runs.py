@@ -46,7 +46,7 @@ def measuring(
         with tempfile.TemporaryDirectory(prefix="pinrec-tune-") as folder:
             options = ServingOptions(
                 signals=signals, realtime=Path(folder) / "realtime", device=device, threads=setting.threads,
-                instances=setting.instances, queue_delays=setting.queue_delays,
+                compiled=setting.compiled, instances=setting.instances, queue_delays=setting.queue_delays,
             )  # fmt: skip
             with TritonServer(endpoint=endpoint, log_folder=Path(folder), source=source) as server:
                 deployment = Deployment(server, templates, options)

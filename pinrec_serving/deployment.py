@@ -47,8 +47,9 @@ class ServingOptions:
     """Options that apply to every release served: this machine's data folders, device, threads and processes.
 
     ``realtime`` is None where the batch view is served alone. ``device`` is the generator's; every other stage runs on
-    the CPU. ``threads`` bounds each stage process. ``instances`` gives the number of processes of a stage, where that
-    is not one, and ``queue_delays`` the microseconds that it waits to fill a batch, where those are not its template's.
+    the CPU. ``threads`` bounds each stage process. ``compiled`` lets the generator run a program that fits the machine.
+    ``instances`` gives the number of processes of a stage, where that is not one, and ``queue_delays`` the microseconds
+    that it waits to fill a batch, where those are not its template's.
     Raises ``ConfigError`` for an unknown stage or a number that is too small.
     """
 
@@ -56,6 +57,7 @@ class ServingOptions:
     realtime: Path | None = None
     device: str = "cpu"
     threads: int = field(default_factory=default_threads)
+    compiled: bool = True
     instances: Mapping[str, int] = field(default_factory=dict)
     queue_delays: Mapping[str, int] = field(default_factory=dict)
 
@@ -157,6 +159,7 @@ class Deployment:
             "realtime": options.realtime and str(Path(options.realtime).resolve()),
             "device": device,
             "threads": str(options.threads) if release else None,
+            "compiled": None if options.compiled or release is None else "false",
         }
         return {name: value for name, value in values.items() if value}
 

@@ -66,7 +66,7 @@ def stage_parameters(args: Mapping[str, str]) -> StageParameters:
     raw: dict[str, dict[str, str]] = json.loads(args["model_config"]).get("parameters", {})
     values = {name: parameter["string_value"] for name, parameter in raw.items()}
     model = args["model_name"]
-    unknown = sorted(set(values) - {"release", "signals", "realtime", "device", "threads"})
+    unknown = sorted(set(values) - {"release", "signals", "realtime", "device", "threads", "compiled"})
     if unknown:
         raise ConfigError(f"{model}: parameters {unknown} are unknown")
     if not values.get("signals"):
@@ -74,12 +74,16 @@ def stage_parameters(args: Mapping[str, str]) -> StageParameters:
     threads = values.get("threads", "1")
     if not threads.isdecimal() or int(threads) < 1:
         raise ConfigError(f"{model}: parameters.threads={threads!r}: expected a whole number of at least 1")
+    compiled = values.get("compiled", "true")
+    if compiled not in ("true", "false"):
+        raise ConfigError(f"{model}: parameters.compiled={compiled!r}: expected true or false")
     return StageParameters(
         release=_path(values.get("release")),
         signals=Path(values["signals"]),
         realtime=_path(values.get("realtime")),
         device=values.get("device", "cpu"),
         threads=int(threads),
+        compiled=compiled == "true",
     )
 
 

@@ -1,5 +1,5 @@
-"""How many processes, threads and microseconds of waiting suit a machine: the file that ``pinrec tune`` writes and
-``pinrec serve`` reads, and the search that finds them.
+"""How many processes, threads and microseconds of waiting suit a machine, and whether a compiled generator does: the
+file that ``pinrec tune`` writes and ``pinrec serve`` reads, and the search that finds them.
 
 The search knows no server: it is given a function that measures a setting.
 """
@@ -61,6 +61,7 @@ class Setting:
     """What is tuned. A stage that is not named keeps the defaults."""
 
     threads: Count  # of each stage process
+    compiled: bool = True  # the generator, where a program fits the machine
     stages: dict[str, StageTuning] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -87,7 +88,8 @@ class Setting:
             for name, tuning in self.stages.items()
             if tuning != StageTuning()
         ]
-        return ", ".join([f"{self.threads} thread{'s' * (self.threads > 1)}", *stages])
+        plain = [] if self.compiled else ["generator uncompiled"]
+        return ", ".join([f"{self.threads} thread{'s' * (self.threads > 1)}", *plain, *stages])
 
 
 @validated()
@@ -139,6 +141,7 @@ def save_tuning(tuning: Tuning, path: Path) -> None:
         "",
         "[setting]",
         f"threads = {tuning.setting.threads}",
+        f"compiled = {json.dumps(tuning.setting.compiled)}",
     ]
     for name, stage in tuning.setting.stages.items():
         lines += [
@@ -168,13 +171,15 @@ def search(
     measure: Callable[[Setting], float],
     *,
     seconds: float,
+    program: bool = False,
     report: Callable[[Setting, float], None] = lambda *_: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Found:
     """Change one thing at a time, and keep what serves more requests per second by ``GAIN``, measured twice in turns.
 
-    ``measure`` returns the requests per second of a setting. No measurement begins that, taking as long as the longest
-    so far, would end after ``seconds``; the first one always takes place.
+    ``measure`` returns the requests per second of a setting. ``program`` says that the generator can run compiled. No
+    measurement begins that, taking as long as the longest so far, would end after ``seconds``; the first one always
+    takes place.
     """
     began = clock()
     longest = 0.0
@@ -193,7 +198,7 @@ def search(
 
     best, rate = first, timed(first) or 0.0
     first_rate = rate
-    for candidates in _coordinates(cores):
+    for candidates in _coordinates(cores, program):
         for change in candidates:
             candidate = change(best)
             if candidate is None or str(candidate) in rates:
@@ -215,8 +220,10 @@ def search(
 Change = Callable[[Setting], Setting | None]
 
 
-def _coordinates(cores: int) -> Iterator[list[Change]]:
+def _coordinates(cores: int, program: bool) -> Iterator[list[Change]]:
     """What can be changed, one thing after the other, the one that usually matters most first."""
+    if program:
+        yield [lambda setting: replace(setting, compiled=not setting.compiled)]
     yield [_threads(count) for count in _powers_of_two(cores)]
     for stage in BY_COST:
         yield [_instances(stage, count) for count in range(2, cores + 1)]

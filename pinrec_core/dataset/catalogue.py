@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from pinrec_core.dataset.manifest import CATALOGUE_NAME
 from pinrec_core.errors import DataError
-
-FILE_NAME = "catalogue.arrow"
 
 
 class ItemCatalogue:
@@ -35,7 +34,7 @@ class ItemCatalogue:
     @staticmethod
     def open(folder: Path) -> ItemCatalogue:
         """The catalogue of a prepared dataset or a release. Raises ``DataError`` as ``open_file`` does."""
-        return ItemCatalogue.open_file(Path(folder) / FILE_NAME)
+        return ItemCatalogue.open_file(Path(folder) / CATALOGUE_NAME)
 
     @staticmethod
     def open_file(path: Path) -> ItemCatalogue:
@@ -105,7 +104,7 @@ def write_catalogue(
             "scale": np.asarray(scale, np.float32)[order],
         }
     )
-    with pa.OSFile(str(Path(folder) / FILE_NAME), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+    with pa.OSFile(str(Path(folder) / CATALOGUE_NAME), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table, max_chunksize=max(1, n))
 
 

@@ -28,6 +28,7 @@ from pinrec_core.ids import IdKind
 from pinrec_core.validation import ListOf, OneOf, check, load_json, save_json, validated
 
 MANIFEST_NAME = "dataset.json"
+CATALOGUE_NAME = "catalogue.arrow"
 SEQUENCES = Path("signals/sequences")
 """The folder, within a prepared dataset, of the sequences that training reads."""
 UNKNOWN_SURFACE = ""

@@ -1,6 +1,7 @@
 """Files and folders that are written whole or not at all: ``file_writing`` for the files that libraries write,
-``output_folder`` for a folder that replaces another one, ``folder_lock`` for a folder that one process at a time works
-in, and ``temporary_folder``. ``held_folder`` tells the folders of living processes from left-overs.
+``mapped_tensor`` for one that is read where it lies, ``output_folder`` for a folder that replaces another one,
+``folder_lock`` for a folder that one process at a time works in, and ``temporary_folder``. ``held_folder`` tells the
+folders of living processes from left-overs.
 
 This package may not know what any of them holds.
 """

@@ -141,12 +141,13 @@ def compile_package(program: GenerationProgram, example: tuple[Tensor, ...], pat
 
 def load_package(path: Path) -> Generate:
     """The compiled program in a package that ``compile_package`` wrote on such a processor with this torch."""
-    from torch._inductor import aoti_load_package
-
-    run = aoti_load_package(str(path))
+    # What torch._inductor.aoti_load_package wraps. The wrapper imports torch's compiler, 70 MiB for each process and a
+    # second of its start, and reads a description of inputs and outputs from JSON at every call.
+    program = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)  # type: ignore[attr-defined]
 
     @torch.inference_mode()
     def generate(history: PackedHistories, request: RequestContext) -> Tensor:
-        return run(*program_inputs(history, request))
+        (embedding,) = program.boxed_run(list(program_inputs(history, request)))
+        return embedding
 
     return generate

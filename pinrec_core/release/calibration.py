@@ -19,7 +19,7 @@ from pinrec_core.config.sections import GenerationConfig
 from pinrec_core.dataset.catalogue import ItemCatalogue
 from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.generation.compression import compress, compression_ratio
-from pinrec_core.generation.retrieval_plan import plan_retrieval
+from pinrec_core.generation.planning import plan_retrieval
 from pinrec_core.model.device import torch_device
 from pinrec_core.release.format import CalibratedOn, Calibration
 from pinrec_core.release.indexed_model import IndexedModel

@@ -8,10 +8,11 @@
         manifest.json              identity, configuration, vocabularies, and the parts
         model.safetensors          part "model": embedders, decoder, head
         id_embedder.safetensors    part "id_embedder": ID tables as packed rows in FP16 or INT8, for the CPU
-        index.faiss                part "index": item vectors; row = catalogue row
+        index.faiss                part "index": search over the item vectors; row = catalogue row
+        item_vectors.npy           part "item_vectors": the same vectors by row, for what was found
         catalogue.arrow            part "catalogue": ids, titles, INT8 features
 
-A release is made of named parts. Four of them every release has; further ones are optional, and a reader leaves alone
+A release is made of named parts. Five of them every release has; further ones are optional, and a reader leaves alone
 those whose names it does not know, so that a part can join without another format. The manifest says of each part in
 which file it is, its checksum, and the space that its vectors belong to: parts of different spaces do not fit together.
 
@@ -19,43 +20,47 @@ A release is written beside its place and renamed into it, so a folder with a va
 against its checksum when it is first read; only ID tables that are opened with ``checked=False`` are not.
 ``Release.verify`` checks the whole: that the index holds what this model makes of these items, even where checksums
 were made to agree.
+
+Each part imports what it needs when it is read: a process that reads no model has no torch, which would be most of its
+memory, and one that reads no index and no catalogue neither Faiss nor Arrow.
 """
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import safetensors
-import safetensors.torch
-import torch
 from pydantic import Field
 
 from pinrec_core.config.sections import GenerationConfig, ModelConfig
-from pinrec_core.dataset.catalogue import FILE_NAME as CATALOGUE_FILE
-from pinrec_core.dataset.catalogue import ItemCatalogue
-from pinrec_core.dataset.manifest import DatasetManifest
+from pinrec_core.dataset.manifest import CATALOGUE_NAME, DatasetManifest
 from pinrec_core.errors import ReleaseError
-from pinrec_core.model.device import torch_device
-from pinrec_core.model.sequence_model import SequenceModel
-from pinrec_core.model.variants import generative_model
+from pinrec_core.files.mapped_tensor import map_tensor
 from pinrec_core.representations.id_tables import SCALE_BYTES, IdTables, RowFormat
-from pinrec_core.retrieval.catalogue_vectors import represent_catalogue
-from pinrec_core.retrieval.item_index import ItemIndex
 from pinrec_core.validation import check, from_plain, read_json, validated
 
-FORMAT = 3
+if TYPE_CHECKING:
+    import torch
+
+    from pinrec_core.dataset.catalogue import ItemCatalogue
+    from pinrec_core.model.sequence_model import SequenceModel
+    from pinrec_core.retrieval.item_index import ItemIndex
+
+FORMAT = 4
 MANIFEST_FILE = "manifest.json"
 
-MODEL, ID_EMBEDDER, INDEX, CATALOGUE = "model", "id_embedder", "index", "catalogue"
+MODEL, ID_EMBEDDER, INDEX, VECTORS, CATALOGUE = "model", "id_embedder", "index", "item_vectors", "catalogue"
 FILES = {
     MODEL: "model.safetensors",
     ID_EMBEDDER: "id_embedder.safetensors",
     INDEX: "index.faiss",
-    CATALOGUE: CATALOGUE_FILE,
+    VECTORS: "item_vectors.npy",
+    CATALOGUE: CATALOGUE_NAME,
 }
 """The parts that every release has, and the files they are in."""
 
@@ -150,7 +155,7 @@ class ReleaseManifest:
     def __post_init__(self) -> None:
         missing = [name for name in FILES if name not in self.parts]
         check(not missing, "parts", sorted(self.parts), f"{missing} as well")
-        for name in (MODEL, ID_EMBEDDER, INDEX):
+        for name in (MODEL, ID_EMBEDDER, INDEX, VECTORS):
             space = self.parts[name].space
             check(space == self.embedding_space, f"parts.{name}.space", space,
                   f"{self.embedding_space!r}, the release's embedding space")  # fmt: skip
@@ -192,6 +197,8 @@ class Release:
 
     def verify(self) -> None:
         """Check every part: checksums, embedding space, and that the index holds what this model makes of the items."""
+        from pinrec_core.retrieval.catalogue_vectors import represent_catalogue
+
         for name in self.manifest.parts:
             self.path(name)
         if len(self.index) != len(self.catalogue):
@@ -203,8 +210,13 @@ class Release:
         difference = float(np.abs(made - self.index.vectors_of(rows)).max())
         if difference > PROBE_TOLERANCE:
             raise ReleaseError(
-                f"{self._file(INDEX)}: stored vectors differ from the model's by {difference:.3f}, expected at most "
-                f"{PROBE_TOLERANCE}; the index belongs to another model"
+                f"{self._file(VECTORS)}: stored vectors differ from the model's by {difference:.3f}, expected at most "
+                f"{PROBE_TOLERANCE}; they belong to another model"
+            )
+        if (difference := self.index.disagreement(rows)) > PROBE_TOLERANCE:
+            raise ReleaseError(
+                f"{self._file(INDEX)}: its scores differ from products with {FILES[VECTORS]} by {difference:.3f}, "
+                f"expected at most {PROBE_TOLERANCE}; the index belongs to another release"
             )
 
     def path(self, name: str) -> Path:
@@ -216,31 +228,40 @@ class Release:
             )
         path = self.folder / part.file
         if name not in self._verified:
-            got = sha256(path)
-            if got != part.sha256:
-                raise ReleaseError(
-                    f"{path}: sha256 {got[:12]}…, expected {part.sha256[:12]}…; the file was changed or damaged"
-                )
+            check_file(path, part)
             self._verified.add(name)
         return path
 
     @cached_property
     def catalogue(self) -> ItemCatalogue:
+        from pinrec_core.dataset.catalogue import ItemCatalogue
+
         return ItemCatalogue.open_file(self.path(CATALOGUE))
 
     @cached_property
     def index(self) -> ItemIndex:
-        return ItemIndex.read(self.path(INDEX), nprobe=self.manifest.generation.nprobe)
+        from pinrec_core.retrieval.item_index import ItemIndex
+
+        return ItemIndex.read(self.path(INDEX), self.path(VECTORS), nprobe=self.manifest.generation.nprobe)
 
     def load_model(self, device: torch.device | str) -> SequenceModel:
         """The model in evaluation mode, without ID tables: those are the ID embedder's. In FP16 on a GPU."""
+        import safetensors.torch
+        import torch
+
+        from pinrec_core.model.device import torch_device
+        from pinrec_core.model.variants import generative_model
+
         path = self.path(MODEL)
         with safetensors.safe_open(path, "pt") as file:
             self._check_space(MODEL, (file.metadata() or {}).get(SPACE_KEY))
-        with torch.device("meta"):
-            model = generative_model(self.manifest.model)
-        weights = safetensors.torch.load_file(path)
+        # Random weights first, which are replaced. Not on the device "meta": initialising there imports torch's
+        # compiler, 70 MiB for each process. The ID tables, which may be larger than memory, are not made.
+        with torch.random.fork_rng(devices=[]):
+            model = generative_model(replace(self.manifest.model, id_rows=1))
+        model.config = self.manifest.model
         del model.id_embedding
+        weights = safetensors.torch.load_file(path)
         model.load_state_dict(weights, strict=True, assign=True)
         device = torch_device(device)
         return model.to(device, torch.float16 if device.type == "cuda" else torch.float32).eval()
@@ -253,11 +274,10 @@ class Release:
         """
         path = self.path(ID_EMBEDDER) if checked else self._file(ID_EMBEDDER)
         try:
-            with safetensors.safe_open(path, "pt") as file:
-                self._check_space(ID_EMBEDDER, (file.metadata() or {}).get(SPACE_KEY))
-                rows = file.get_tensor(ID_ROWS).numpy()
+            rows, metadata = map_tensor(path, ID_ROWS)
         except (OSError, safetensors.SafetensorError) as error:
             raise ReleaseError(f"{path}: expected the ID tables of a release ({error})") from error
+        self._check_space(ID_EMBEDDER, metadata.get(SPACE_KEY))
         config = self.manifest.model
         int8 = rows.dtype == np.uint8
         expected = (
@@ -294,6 +314,13 @@ def embedding_space_of(model: SequenceModel, feature_space: str) -> str:
             digest.update(f"{prefix}.{name}{tuple(weight.shape)}".encode())
             digest.update(weight.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:32]
+
+
+def check_file(path: Path, part: Part) -> None:
+    """Raises ``ReleaseError`` where the file is not the one that ``part`` describes."""
+    got = sha256(path)
+    if got != part.sha256:
+        raise ReleaseError(f"{path}: sha256 {got[:12]}…, expected {part.sha256[:12]}…; the file was changed or damaged")
 
 
 def sha256(path: Path) -> str:

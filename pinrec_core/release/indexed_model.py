@@ -18,7 +18,7 @@ from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.generation.defaults import default_budget
 from pinrec_core.generation.generate import generate
 from pinrec_core.generation.inputs import embedded_histories, request_context
-from pinrec_core.generation.retrieval_plan import plan_retrieval
+from pinrec_core.generation.planning import plan_retrieval
 from pinrec_core.model.sequence_model import SequenceModel
 from pinrec_core.release.format import Calibration, Release
 from pinrec_core.representations.id_tables import IdTables

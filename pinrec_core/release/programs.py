@@ -1,48 +1,44 @@
-"""The compiled generator of a release: an optional part, for one kind of processor and one version of torch.
+"""Which compiled generator a release runs: a program for one kind of processor and one version of torch.
 
-It is made when a release is made, and compared with the plain model before it may join. Where it does not fit, the
-generator runs the plain model, and says so once.
+It is an optional part of the release, or it was compiled on the machine that serves and lies beside the releases::
+
+    releases/programs/20260101T120000-1a2b3c4d/<fit>/
+      program.json                 which release it was compiled from, its checksum, what it was compiled for
+      generator_program.pt2
+
+``compiling`` makes either. Where none fits, the generator runs the plain model, and says so once if there is another.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
-import shutil
 from pathlib import Path
+from typing import Annotated
 
-import numpy as np
 import torch
-from torch import Tensor
+from pydantic import Field
 
-from pinrec_core.errors import ConfigError, ReleaseError
-from pinrec_core.files.file_writing import writing
-from pinrec_core.generation.generate import RequestContext, generate
-from pinrec_core.generation.inputs import embedded_histories, request_context
-from pinrec_core.generation.program import (
-    Generate,
-    GenerationProgram,
-    compile_package,
-    default_products,
-    load_package,
-    processor,
-    program_inputs,
-    with_products,
-)
-from pinrec_core.history import NO_OUTCOME, History, ItemType
-from pinrec_core.model.packed_histories import PackedHistories
-from pinrec_core.release.format import Part, Release
-from pinrec_core.release.indexed_model import IndexedModel
-from pinrec_core.request import Request
+from pinrec_core.errors import ReleaseError
+from pinrec_core.generation.program import Generate, load_package, processor
+from pinrec_core.release.format import MANIFEST_FILE, Part, Release, check_file, sha256
+from pinrec_core.validation import load_json, validated
 
 PROGRAM = "generator_program"
 FILE = "generator_program.pt2"
-COSINE_TOLERANCE = 1e-3
-"""The largest allowed 1 − cosine between an embedding of the program and the plain model's. BF16 rounds each factor of
-a product by up to 2^-9; sums over a layer's width average that, and 1e-5 is usual. A fault of the compiler makes it
-about 1."""
-SAMPLE = 8
+LOCAL_PROGRAMS = "programs"
+LOCAL_MANIFEST = "program.json"
 
 log = logging.getLogger(__name__)
+
+
+@validated(ReleaseError)
+class LocalProgram:
+    """What ``program.json`` holds."""
+
+    release: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # ``identity`` of what was compiled
+    program: Part
 
 
 def fit_of_this_machine() -> dict[str, str]:
@@ -50,75 +46,54 @@ def fit_of_this_machine() -> dict[str, str]:
     return {"processor": processor(), "torch": torch.__version__}
 
 
-def add_program(serving: IndexedModel, folder: Path) -> Part:
-    """Compile the generator of ``serving`` into ``folder`` → the part.
+def identity(release: Release) -> str:
+    """The checksum of the release's manifest, which names those of all of its parts."""
+    return sha256(release.folder / MANIFEST_FILE)
 
-    Raises ``ConfigError`` without a C++ compiler, and ``ReleaseError`` when the program's embeddings differ from the
-    plain model's.
+
+def local_folder(release: Release) -> Path:
+    """Where a program of this release that was compiled on such a machine lies, if there is one."""
+    fit = hashlib.sha256(json.dumps(fit_of_this_machine(), sort_keys=True).encode()).hexdigest()[:16]
+    return release.folder.resolve().parent / LOCAL_PROGRAMS / release.manifest.release_id / fit
+
+
+def fitting_program(release: Release) -> tuple[Path, Part] | None:
+    """The file of the program that runs here, the release's own first, and what is known of it; None without one.
+
+    The file is not compared with its checksum. Raises ``ReleaseError`` for a ``program.json`` that cannot be read.
     """
-    if shutil.which("g++") is None and shutil.which("clang++") is None:
-        raise ConfigError("compile=True: expected a C++ compiler (g++ or clang++) on the PATH; or leave it out")
-    history, request = _sample(serving)
-    products = default_products()
-    model = with_products(serving.model, products)
-    program = GenerationProgram(model, steps=serving.generation.steps, offsets=serving.generation.offsets)
-    path = folder / FILE
-    with writing(path):
-        compile_package(program, program_inputs(history, request), path)
-    made = load_package(path)(history, request)
-    difference = _largest_difference(made, generate(serving.model, history, request, serving.generation.offsets))
-    if not difference <= COSINE_TOLERANCE:
-        raise ReleaseError(
-            f"{path}: 1 - cosine to the plain model's embeddings is up to {difference:.2g}, expected at most "
-            f"{COSINE_TOLERANCE}; release without a compiled program"
-        )
-    attributes = fit_of_this_machine() | {"products": products.value, "difference": f"{difference:.2g}"}
-    return Part.of(folder, FILE, attributes=attributes)
+    own = release.manifest.parts.get(PROGRAM)
+    if own is not None and not _misfit(own):
+        return release.folder / own.file, own
+    folder = local_folder(release)
+    if not folder.is_dir():
+        return None
+    local = load_json(LocalProgram, folder / LOCAL_MANIFEST, error=ReleaseError, what="what a program is for")
+    if local.release != identity(release):
+        log.warning("%s: compiled from another release of this name; it is not used", folder)
+        return None
+    return folder / local.program.file, local.program
 
 
 def load_program(release: Release) -> Generate | None:
-    """The compiled generator of a release, or None, with one warning where it was made for another machine."""
-    part = release.manifest.parts.get(PROGRAM)
-    if part is None:
+    """The compiled generator of a release, or None, with one warning where it was made for another machine.
+
+    Raises ``ReleaseError`` for a program that was changed or damaged.
+    """
+    found = fitting_program(release)
+    if found is None:
+        if (own := release.manifest.parts.get(PROGRAM)) is not None:
+            here, path = _misfit(own), release.folder / own.file
+            other = {name: own.attributes.get(name) for name in here}
+            log.warning("%s: compiled for %s, this machine has %s; the generator runs uncompiled", path, other, here)
         return None
-    here = fit_of_this_machine()
-    other = {name: part.attributes.get(name) for name, value in here.items() if part.attributes.get(name) != value}
-    if other:
-        log.warning(
-            "%s: compiled for %s, this machine has %s; the generator runs uncompiled",
-            release.folder / part.file, other, {name: here[name] for name in other},
-        )  # fmt: skip
-        return None
-    generate = load_package(release.path(PROGRAM))
-    log.info("%s: the generator runs compiled, products in %s", release.folder / part.file, part.attributes["products"])
+    path, part = found
+    check_file(path, part)
+    generate = load_package(path)
+    log.info("%s: the generator runs compiled, products in %s", path, part.attributes["products"])
     return generate
 
 
-def _largest_difference(made: Tensor, expected: Tensor) -> float:
-    return float((1 - (made.float() * expected.float()).sum(-1)).max())
-
-
-def _sample(serving: IndexedModel) -> tuple[PackedHistories, RequestContext]:
-    """A batch of requests of all lengths, from none to the longest history, of random items of the catalogue."""
-    random = np.random.default_rng(0)
-    config, catalogue = serving.model.config, serving.catalogue
-    requests = []
-    for seed, T in enumerate(np.linspace(0, config.max_history, SAMPLE, dtype=int).tolist()):
-        row = np.sort(random.integers(0, len(catalogue), T))
-        history = History(
-            item_key=catalogue.item_key[row],
-            item_type=np.full(T, ItemType.PIN, np.uint8),
-            outcome=np.full(T, NO_OUTCOME, np.int16),
-            surface=random.integers(0, config.num_surfaces, T).astype(np.int16),
-            timestamp=np.sort(random.integers(1_600_000_000, 1_700_000_000, T)),
-            feature=catalogue.feature[row],
-            scale=catalogue.scale[row],
-        )
-        requests.append(
-            Request(
-                history=history, surface=0, time=1_700_000_000, seed=seed, budget=serving.default_budget, num_items=1
-            )
-        )
-    device = serving.model.start_token.device
-    context = request_context(requests, steps=serving.generation.steps, device=device)
-    return embedded_histories(serving.model, serving.embed_ids, requests), context
+def _misfit(part: Part) -> dict[str, str]:
+    """What this machine has where the program was compiled for something else."""
+    return {name: value for name, value in fit_of_this_machine().items() if part.attributes.get(name) != value}

@@ -20,10 +20,11 @@ from pinrec_core.files.file_writing import save_tensors, writing
 from pinrec_core.files.output_folder import built_beside
 from pinrec_core.model.sequence_model import SequenceModel
 from pinrec_core.release import format as layout
+from pinrec_core.release.compiling import add_program
 from pinrec_core.release.current import point_current
 from pinrec_core.release.format import Calibration, HeldOut, Part, Release, ReleaseManifest
 from pinrec_core.release.indexed_model import IndexedModel
-from pinrec_core.release.programs import PROGRAM, add_program
+from pinrec_core.release.programs import PROGRAM
 from pinrec_core.representations.id_tables import IdTables, RowFormat
 from pinrec_core.validation import save_json
 
@@ -47,7 +48,7 @@ def publish(
 ) -> Release:
     """Write, verify and publish a release; the pointer ``current`` moves last.
 
-    With ``compile_generator`` the release also holds the generator compiled for this processor (``release.programs``).
+    With ``compile_generator`` the release also holds the generator compiled for this processor (``release.compiling``).
     ``report`` is told what is being done. Raises ``ReleaseError`` for an index below its recall target, unless
     ``accept_recall``, and when a part does not verify, ``ConfigError`` where there is no compiler, ``StorageError`` or
     ``OSError`` when a part cannot be written.
@@ -61,15 +62,15 @@ def publish(
         raise ReleaseError(f"{target}: exists already; a release is never overwritten")
     with built_beside(target) as building:
         report("weights")
-        shutil.copyfile(dataset / layout.CATALOGUE_FILE, building / layout.FILES[layout.CATALOGUE])
+        shutil.copyfile(dataset / layout.FILES[layout.CATALOGUE], building / layout.FILES[layout.CATALOGUE])
         _export_weights(serving.model, building / layout.FILES[layout.MODEL], space)
         tables = building / layout.FILES[layout.ID_EMBEDDER]
         metadata = {layout.SPACE_KEY: space}
         save_tensors({layout.ID_ROWS: torch.from_numpy(serving.embed_ids.rows)}, tables, metadata=metadata)
         report(f"index of {len(serving.index):,} items")
-        index = building / layout.FILES[layout.INDEX]
+        index, vectors = building / layout.FILES[layout.INDEX], building / layout.FILES[layout.VECTORS]
         with writing(index):
-            serving.index.write(index)
+            serving.index.write(index, vectors)
         optional = {}
         if compile_generator:
             report("compiling the generator")

@@ -10,9 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-SEED = 0x2545F4914F6CDD1D
-"""Hash k is seeded with k times this number. The seeds lie far apart, so that the hashes are independent for any range
-of keys."""
+from pinrec_core.representations.id_tables import SEED
 
 
 class HashedIdEmbedding(nn.Module):

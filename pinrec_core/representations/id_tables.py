@@ -2,7 +2,8 @@
 
 ``HashedIdEmbedding`` is what training changes, and the plain twin of this module: both look up the same rows and give
 the same vectors up to the number format. This module knows no file; a release maps the array from one, so that every
-process of a machine shares it.
+process of a machine shares it. It imports torch only where there are tensors, or INT8 rows: torch would be most of the
+memory of a process that serves FP16 rows.
 
 The hash runs in NumPy, on rows in the order of the result, so that nothing has to be transposed. Torch needs half as
 many operations again for it, because its integers are signed, and each of them costs more to start: for the 128 keys of
@@ -12,12 +13,16 @@ a small request its hash took three times as long as the gather itself, in Torch
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from pinrec_core.representations.id_embedding import SEED, HashedIdEmbedding
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+SEED = 0x2545F4914F6CDD1D
+"""Hash k is seeded with k times this number. The seeds lie far apart, so that the hashes are independent for any range
+of keys."""
 
 
 class RowFormat(StrEnum):
@@ -36,6 +41,13 @@ PAGE_BYTES = 4096
 # Constants as arrays without dimensions: NumPy starts an operation with them in half the time that scalars take.
 _SHIFT_1, _SHIFT_2, _SHIFT_3 = (np.array(bits, np.uint64) for bits in (30, 27, 31))
 _FACTOR_1, _FACTOR_2 = (np.array(factor, np.uint64) for factor in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+
+
+class TrainedTables(Protocol):
+    """What ``IdTables.pack`` reads of a ``HashedIdEmbedding``."""
+
+    tables: nn.Embedding  # [K · rows, I/K]
+    hashes: int
 
 
 class IdTables:
@@ -63,10 +75,9 @@ class IdTables:
         return self.hashes * self.row_width
 
     @staticmethod
-    @torch.no_grad()
-    def pack(embedding: HashedIdEmbedding, row_format: RowFormat = RowFormat.FP16) -> IdTables:
+    def pack(embedding: TrainedTables, row_format: RowFormat = RowFormat.FP16) -> IdTables:
         """The tables of ``embedding`` as packed rows, in ordinary memory."""
-        weight = embedding.tables.weight
+        weight = embedding.tables.weight.detach()
         count, width = weight.shape
         int8 = row_format is RowFormat.INT8
         rows = np.empty((count, width + SCALE_BYTES), np.uint8) if int8 else np.empty((count, width), np.float16)
@@ -85,6 +96,8 @@ class IdTables:
 
     def __call__(self, item_key: Tensor) -> Tensor:
         """int64 ``[n]`` on the CPU → float16 ``[n, I]``."""
+        import torch
+
         return torch.from_numpy(self.embed(item_key.numpy()))
 
     def embed(self, item_key: np.ndarray) -> np.ndarray:
@@ -130,6 +143,8 @@ def _to_int8(vectors: np.ndarray) -> np.ndarray:
 
 def _from_int8(rows: np.ndarray) -> np.ndarray:
     """uint8 ``[n, w + 2]`` → float16 ``[n, w]``. By torch: NumPy's conversion to FP16 takes ten times as long."""
+    import torch
+
     values = torch.from_numpy(rows[:, :-SCALE_BYTES].view(np.int8))
     scale = torch.from_numpy(rows[:, -SCALE_BYTES:].view(np.float16))
     return values.float().mul_(scale.float()).half().numpy()

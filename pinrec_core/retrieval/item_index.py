@@ -137,6 +137,16 @@ class ItemIndex:
         """The vectors of rows ``[n]`` as they are searched, float32 ``[n, D]``."""
         return _float32(self._vectors[rows])
 
+    def disagreement(self, rows: np.ndarray) -> float:
+        """By how much the scores of an exhaustive search for the vectors of ``rows`` differ from products with vectors.
+
+        Rounding is 1e-6; of vectors that are not those of the index it is as large as the scores.
+        """
+        query = self.vectors_of(rows)
+        score, found = self.search(query, 8, exhaustive=True)
+        products = np.einsum("qd,qkd->qk", query, self.vectors_of(found))
+        return float(np.abs(score - products).max(initial=0.0))
+
     def calibrate(self, query: np.ndarray, k: int, *, recall_target: float) -> float:
         """Set the least nprobe whose recall@k against exact search on ``query`` ``[n, D]`` is at least
         ``recall_target``, to about a tenth, or that of most lists worth probing. → The recall that it reaches.

@@ -45,7 +45,7 @@ class StageParameters:
     ``release`` is the release folder; it is None for ``signal_ingest``, which serves on while releases change.
     ``signals`` is the signals folder of a prepared dataset. ``realtime`` is the folder of the real-time store; with
     None, histories come from the batch view alone. ``device`` is a torch device. ``threads`` is the number of threads
-    that one operation may use.
+    that one operation may use. ``compiled`` lets the generator run its compiled program, where there is one.
     """
 
     release: Path | None
@@ -53,6 +53,7 @@ class StageParameters:
     realtime: Path | None
     device: str
     threads: int
+    compiled: bool = True
 
     @property
     def release_folder(self) -> Path:

@@ -11,8 +11,8 @@ import torch
 from pinrec_core.errors import InvalidRequestError, PinRecError
 from pinrec_core.generation.generate import generate
 from pinrec_core.generation.inputs import packed_histories, request_context
+from pinrec_core.generation.planning import plan_retrieval
 from pinrec_core.generation.program import Generate
-from pinrec_core.generation.retrieval_plan import plan_retrieval
 from pinrec_core.history import DTYPES, History
 from pinrec_core.model.device import torch_device
 from pinrec_core.model.sequence_model import SequenceModel
@@ -40,7 +40,7 @@ class GeneratorStage:
         self.config = release.manifest.model
         self.generation = release.manifest.generation
         self.device = torch_device(parameters.device)
-        compiled = load_program(release) if self.device.type == "cpu" else None
+        compiled = load_program(release) if self.device.type == "cpu" and parameters.compiled else None
         self.generate = compiled or self._uncompiled(release.load_model(self.device))
         self._warm_up()
 

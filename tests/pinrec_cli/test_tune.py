@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import datetime
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from pinrec_cli.main import app, main
-from pinrec_core.release.format import HeldOut
+from pinrec_core.release.current import current_release
+from pinrec_core.release.format import HeldOut, Part, Release
+from pinrec_core.release.programs import FILE, fit_of_this_machine, fitting_program
 from pinrec_core.release.publishing import publish
 from pinrec_serving.tuning import TUNING_FILE, Machine, load_tuning
 
@@ -33,7 +37,7 @@ def test_what_is_best_is_written_where_serve_looks_for_it(releases, dataset, mon
         lambda *_, **__: lambda setting: 100.0 * min(setting.stage("generator").instances, 2),
     )
     arguments = ["tune", "--releases", str(releases), "--signals", str(dataset / "signals"), "--clients", "4"]
-    done = CliRunner().invoke(app, [*arguments, "--json"])
+    done = CliRunner().invoke(app, [*arguments, "--no-compile", "--json"])
     assert done.exit_code == 0, done.output
     written = load_tuning(releases / TUNING_FILE)
     assert written.setting.instances == {"generator": 2}
@@ -42,6 +46,42 @@ def test_what_is_best_is_written_where_serve_looks_for_it(releases, dataset, mon
     assert json.loads(done.stdout.splitlines()[-1])["setting"]["stages"] == {
         "generator": {"instances": 2, "queue_delay_us": 0}
     }
+
+
+@pytest.mark.parametrize("helps", [True, False])
+def test_a_program_is_compiled_where_the_release_has_none_and_kept_where_it_serves_more(
+    releases, dataset, tmp_path, monkeypatch, helps
+):
+    folder = shutil.copytree(releases, tmp_path / "releases")
+    before = sorted(current_release(folder).iterdir())
+
+    def add(_: object, into: Path) -> Part:
+        (into / FILE).write_bytes(b"a program")
+        return Part.of(into, FILE, attributes=fit_of_this_machine())
+
+    monkeypatch.setattr("pinrec_core.release.compiling.add_program", add)
+    monkeypatch.setattr("pinrec_serving.tuning.sched_getaffinity", lambda _: {0})
+    monkeypatch.setattr(
+        "pinrec_cli.tuning_runs.measuring",
+        lambda *_, **__: lambda setting: 200.0 if setting.compiled == helps else 100.0,
+    )
+    done = CliRunner().invoke(app, ["tune", "--releases", str(folder), "--signals", str(dataset / "signals")])
+    assert done.exit_code == 0, done.output
+    written = load_tuning(folder / TUNING_FILE)
+    assert written.setting.compiled == helps
+    assert written.default_requests_per_second == (100.0 if helps else 200.0)  # without the program
+    assert sorted(current_release(folder).iterdir()) == before
+    assert fitting_program(Release.open(current_release(folder))) is not None
+
+
+def test_without_a_compiler_the_rest_is_tuned_after_a_warning(releases, dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("pinrec_cli.tuning_runs.measuring", lambda *_, **__: lambda _: 100.0)
+    arguments = ["tune", "--releases", str(releases), "--signals", str(dataset / "signals")]
+    done = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / TUNING_FILE)])
+    assert done.exit_code == 0, done.output
+    assert "warning: the generator is measured uncompiled" in done.output
+    assert load_tuning(tmp_path / TUNING_FILE).setting.compiled  # a program that comes later may run
 
 
 def test_what_cannot_be_tuned_is_said_in_a_sentence(releases, tmp_path, monkeypatch, capsys):
@@ -57,7 +97,7 @@ def test_what_cannot_be_tuned_is_said_in_a_sentence(releases, tmp_path, monkeypa
         (("--releases", releases), 3, "expected part-*.parquet files"),
     ]:
         (tmp_path / "signals" / "sequences").mkdir(parents=True, exist_ok=True)
-        words = ["pinrec", "tune", "--signals", tmp_path / "signals", *arguments]
+        words = ["pinrec", "tune", "--no-compile", "--signals", tmp_path / "signals", *arguments]
         monkeypatch.setattr("sys.argv", [str(word) for word in words])
         with pytest.raises(SystemExit) as end:
             main()

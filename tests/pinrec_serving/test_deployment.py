@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections import Counter
@@ -12,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tritonclient.grpc as triton_client
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from pinrec_core.contract import SIGNAL_INGEST
@@ -231,6 +234,30 @@ def test_string_ids_travel_as_bytes(deployment: Deployment, client: triton_clien
     assert (types["user_id"], types["item_id"]) == ("BYTES", "BYTES")
     assert ask(client, "user-7").as_numpy("release")[0, 0] == b"r9"
     deploy(deployment, "r10")
+
+
+def test_what_a_stage_may_do_is_in_its_parameters(
+    deployment: Deployment,
+    client: triton_client.InferenceServerClient,
+    server: TritonServer,
+    templates: Path,
+    signals: Path,
+) -> None:
+    """A generator that is told to run uncompiled; one that is not told may run its program."""
+    uncompiled = Deployment(server, templates, ServingOptions(signals=signals, compiled=False))
+    deploy(uncompiled, "r11")
+    assert ask(client).as_numpy("release")[0, 0] == b"r11"
+    assert parameters(server, "generator__r11")["compiled"] == "false"
+    assert "compiled" not in parameters(server, "generator__r10")
+    assert "compiled" not in parameters(server, "signal_ingest")
+    deployment.release_id = None  # it does not know of the other one
+    shutil.rmtree(server.repository / "generator__r10")
+    deploy(deployment, "r10")
+
+
+def parameters(server: TritonServer, model: str) -> dict[str, str]:
+    config = text_format.Parse((server.repository / model / "config.pbtxt").read_text("utf-8"), ModelConfig())
+    return {name: value.string_value for name, value in config.parameters.items()}
 
 
 def test_draining_finishes_what_was_accepted_and_takes_nothing_new(

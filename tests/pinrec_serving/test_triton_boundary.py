@@ -255,7 +255,8 @@ def arguments(**parameters: str) -> dict[str, str]:
 def test_parameters_of_a_stage() -> None:
     got = stage_parameters(arguments(release="/r/1", signals="/s", realtime="/s/rt", device="cuda:1", threads="3"))
     assert (got.release, got.signals, got.realtime) == (Path("/r/1"), Path("/s"), Path("/s/rt"))
-    assert (got.device, got.threads) == ("cuda:1", 3)
+    assert (got.device, got.threads, got.compiled) == ("cuda:1", 3, True)
+    assert not stage_parameters(arguments(signals="/s", compiled="false")).compiled
     bare = stage_parameters(arguments(signals="/s"))
     assert (bare.release, bare.realtime, bare.device, bare.threads) == (None, None, "cpu", 1)
 
@@ -265,6 +266,7 @@ def test_parameters_of_a_stage() -> None:
     [
         ({}, "parameters.signals is missing"),
         ({"signals": "/s", "threads": "0"}, "parameters.threads='0'"),
+        ({"signals": "/s", "compiled": "no"}, "parameters.compiled='no': expected true or false"),
         ({"signals": "/s", "thread": "2"}, r"parameters \['thread'\] are unknown"),
     ],
 )

@@ -34,6 +34,9 @@ def tuning(**changes: object) -> Tuning:
 def test_the_file_gives_back_what_was_found(tmp_path: Path) -> None:
     save_tuning(tuning(), tmp_path / TUNING_FILE)
     assert load_tuning(tmp_path / TUNING_FILE) == tuning()
+    uncompiled = tuning(setting=replace(SETTING, compiled=False))
+    save_tuning(uncompiled, tmp_path / TUNING_FILE)
+    assert load_tuning(tmp_path / TUNING_FILE) == uncompiled
     assert [p.name for p in tmp_path.iterdir()] == [TUNING_FILE]
 
 
@@ -41,7 +44,7 @@ def test_the_file_gives_back_what_was_found(tmp_path: Path) -> None:
     ("before", "after", "message"),
     [
         ("threads = 2", "threads = 0", r"setting\.threads=0: expected a value of at least 1"),
-        ("threads = 2", "thread = 2", r"setting\.keys=\['thread'\]: expected only \['stages', 'threads'\]"),
+        ("threads = 2", "thread = 2", r"setting\.keys=\['thread'\]: expected only \['compiled', 'stages', 'threads'\]"),
         ("stages.generator", "stages.ranker", r"stages='ranker': expected one of \['signal_fetch', 'id_embedder'"),
         ("queue_delay_us = 500", 'queue_delay_us = "500"', r"queue_delay_us='500': expected a whole number"),
         ("cores = ", "cores = = ", "expected a tuning as TOML"),
@@ -93,6 +96,17 @@ def test_the_search_climbs_one_thing_at_a_time() -> None:
     assert (found.first_rate, found.rate) == (100.0, 240.0)
 
 
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("helps", [True, False])
+def test_a_compiled_generator_is_kept_or_given_up_as_any_other_change(first: bool, helps: bool) -> None:
+    def rate(setting: Setting) -> float:
+        return 200.0 if setting.compiled == helps else 100.0
+
+    found = search(replace(FIRST, compiled=first), 2, rate, seconds=1e9, program=True)
+    assert (found.setting.compiled, found.rate) == (helps, 200.0)
+    assert search(replace(FIRST, compiled=first), 2, rate, seconds=1e9).setting.compiled == first
+
+
 def test_a_gain_that_is_small_or_that_does_not_come_twice_is_not_kept() -> None:
     asked: list[str] = []
 
@@ -132,3 +146,4 @@ def test_the_search_ends_in_time_with_what_it_has() -> None:
 def test_a_setting_is_written_in_words() -> None:
     assert str(FIRST) == "1 thread"
     assert str(SETTING) == "2 threads, generator × 3 waiting 500 µs"
+    assert str(replace(FIRST, compiled=False)) == "1 thread, generator uncompiled"

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pinrec_core.dataset.catalogue import FILE_NAME, ItemCatalogue, write_catalogue
+from pinrec_core.dataset.catalogue import ItemCatalogue, write_catalogue
+from pinrec_core.dataset.manifest import CATALOGUE_NAME
 from pinrec_core.errors import ConfigError, DataError
 from pinrec_core.evaluation.cases import ahead_of_request, held_out_cases
 from pinrec_core.evaluation.judging import judge
@@ -59,7 +60,7 @@ def test_a_model_is_its_own_equal(run):
 def test_a_release_is_judged_on_its_own_rows_and_on_users_held_out_of_it(release, dataset, tmp_path):
     """The dataset given has grown since, so that its rows are others; a tenth of the users is not what was held out."""
     grown = shutil.copytree(dataset, tmp_path / "grown")
-    table = pa.ipc.open_file(dataset / FILE_NAME).read_all().drop_columns("feature")
+    table = pa.ipc.open_file(dataset / CATALOGUE_NAME).read_all().drop_columns("feature")
     old = ItemCatalogue.open(dataset)
     write_catalogue(
         grown,

@@ -14,7 +14,7 @@ from pinrec_core.generation import budget as budgets
 from pinrec_core.generation.compression import _by_walking, compress, compress_reference, compression_ratio
 from pinrec_core.generation.generate import RequestContext, condition_of_step, generate, step_embeddings
 from pinrec_core.generation.inputs import draw_feedback_outcomes
-from pinrec_core.generation.retrieval_plan import plan_retrieval
+from pinrec_core.generation.planning import plan_retrieval
 from pinrec_core.history import History
 from pinrec_core.release.calibration import calibrate_merge_cosine
 from pinrec_core.request import Request

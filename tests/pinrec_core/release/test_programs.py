@@ -6,14 +6,19 @@ import datetime
 import json
 import logging
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from pinrec_core.errors import ConfigError, ReleaseError
 from pinrec_core.generation.inputs import embedded_histories, request_context
 from pinrec_core.release import format as layout
-from pinrec_core.release.format import HeldOut, Release
-from pinrec_core.release.programs import COSINE_TOLERANCE, PROGRAM, add_program, load_program
+from pinrec_core.release import programs
+from pinrec_core.release.compiling import COSINE_TOLERANCE, add_program, compile_for_this_machine
+from pinrec_core.release.format import HeldOut, Part, Release
+from pinrec_core.release.programs import PROGRAM, fitting_program, load_program, local_folder
 from pinrec_core.request import Request
 from pinrec_core.stages.base import StageParameters
 from pinrec_core.stages.generator import GeneratorStage
@@ -90,3 +95,71 @@ def test_without_a_compiler_one_sentence_says_so(serving, tmp_path, monkeypatch)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match=r"expected a C\+\+ compiler \(g\+\+ or clang\+\+\) on the PATH"):
         add_program(serving, tmp_path)
+
+
+@pytest.fixture
+def local(compiled, tmp_path, monkeypatch) -> Release:
+    """A release without a program, and beside it one that was compiled here: that of ``compiled``, to compile once."""
+    folder = shutil.copytree(compiled.folder, tmp_path / compiled.folder.name)
+    manifest = json.loads((folder / layout.MANIFEST_FILE).read_text())
+    own = manifest["parts"].pop(PROGRAM)
+    (folder / layout.MANIFEST_FILE).write_text(json.dumps(manifest))
+    made = (folder / own["file"]).rename(tmp_path / "made.pt2")
+
+    def add(_: object, into: Path) -> Part:
+        shutil.copyfile(made, into / own["file"])
+        return Part.of(into, own["file"], attributes=own["attributes"])
+
+    monkeypatch.setattr("pinrec_core.release.compiling.add_program", add)
+    release = Release.open(folder)
+    assert load_program(release) is None
+    assert compile_for_this_machine(release) == local_folder(release)
+    return release
+
+
+def test_a_program_that_was_compiled_beside_the_releases_serves_and_the_release_stays_as_it_was(local, serving):
+    assert PROGRAM not in Release.open(local.folder).manifest.parts
+    asked = requests(serving)
+    history = embedded_histories(serving.model, serving.embed_ids, asked)
+    made = load_program(local)(history, request_context(asked, steps=serving.generation.steps, device="cpu"))
+    assert float((1 - (made * serving.generate(asked)).sum(-1)).max()) < COSINE_TOLERANCE
+    parameters = StageParameters(
+        release=local.folder, signals=local.folder, realtime=None, device="cpu", threads=1, compiled=False
+    )
+    context = request_context(asked, steps=serving.generation.steps, device="cpu")
+    assert GeneratorStage(parameters).generate(history, context).equal(serving.generate(asked))
+
+
+def test_a_program_beside_the_releases_is_found_by_machine_and_release(local, monkeypatch, caplog):
+    assert fitting_program(local) is not None
+    manifest = local.folder / layout.MANIFEST_FILE
+    manifest.write_text(manifest.read_text() + "\n")  # another release under the same name
+    assert fitting_program(local) is None
+    assert "compiled from another release of this name" in caplog.text
+    monkeypatch.setattr(programs, "processor", lambda: "another")
+    assert not local_folder(local).exists()
+    assert fitting_program(local) is None
+
+
+def test_a_damaged_program_beside_the_releases_is_refused(local):
+    path, _ = fitting_program(local)
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with pytest.raises(ReleaseError, match=r"generator_program.pt2: sha256 .*, expected .*; the file was changed"):
+        load_program(local)
+    (path.parent / programs.LOCAL_MANIFEST).write_text("{}")
+    with pytest.raises(ReleaseError, match=r"program.json: .*missing"):
+        load_program(local)
+
+
+def test_a_process_that_runs_a_program_does_without_the_compiler(compiled):
+    """The compiler's modules are 70 MiB of every process that imports them."""
+    code = (
+        "import sys; from pathlib import Path; from pinrec_core.stages.base import StageParameters; "
+        "from pinrec_core.stages.generator import GeneratorStage; folder = Path(sys.argv[1]); "
+        "GeneratorStage(StageParameters(release=folder, signals=folder, realtime=None, device='cpu', threads=1, "
+        "compiled=sys.argv[2] == 'compiled')); "
+        "print([name for name in ('torch._dynamo', 'torch._inductor', 'sympy') if name in sys.modules])"
+    )
+    for which in ("compiled", "plain"):
+        done = subprocess.run([sys.executable, "-c", code, compiled.folder, which], capture_output=True, text=True)
+        assert done.stdout.strip() == "[]", done.stderr
