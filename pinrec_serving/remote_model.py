@@ -70,7 +70,7 @@ class RemoteModel:
             case "DEADLINE_EXCEEDED":
                 reason = f"no answer within {deadline * 1e3:g} ms"
             case "NOT_FOUND":
-                reason = "that server does not serve this model; swap it to this release first"
+                reason = "that server is stopping, or not swapped to this release yet"
             case _:
                 reason = f"{status}: {error.message()}"
         failure = ServerError(f"{self._name} of {self._server.address}: {reason}")
