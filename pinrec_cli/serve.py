@@ -112,7 +112,7 @@ def serve(
 
     if (release is None) == (releases is None):
         raise ConfigError("expected exactly one of --release, --releases")
-    require(only in (None, ID_EMBEDDER.name), "--only", only, ID_EMBEDDER.name, error=ConfigError)
+    require(only in (None, ID_EMBEDDER.name), "--only", only, repr(ID_EMBEDDER.name), error=ConfigError)
     if only is None and signals is None:
         raise ConfigError("--signals is missing: expected the signals folder of a prepared dataset, or --only")
     if only is not None and (signals or realtime or batch_only or id_embedder):

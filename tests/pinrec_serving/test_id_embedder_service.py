@@ -6,14 +6,13 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from tritonclient.utils import InferenceServerException
 
 from pinrec_core.release.current import point_current
-from pinrec_serving.runtime import Endpoint
 from tests.pinrec_serving.conftest import REPOSITORY, free_endpoint
 from tests.pinrec_serving.serve_process import Service, children
 
@@ -32,37 +31,45 @@ def remote_templates(templates: Path, tmp_path_factory: pytest.TempPathFactory) 
     return folder
 
 
-class Pair:
-    """Starts the service and ensembles that call it, all on the releases of ``world``."""
+@pytest.fixture(scope="module")
+def start_service(world: Path, remote_templates: Path) -> Iterator[Callable[[], Service]]:
+    """Starts the ID embedder on its own, each time at the same address."""
+    endpoint, started = free_endpoint(), []
 
-    def __init__(self, world: Path, templates: Path) -> None:
-        self.address = free_endpoint()
-        self._common = ["--releases", world / "releases", "--model-repository", templates, "--threads", 1]
-        self._world = world
-        self.started: list[Service] = []
-
-    def service(self) -> Service:
-        return self._start("--only", "id_embedder", "--log-dir", self._world / "ids", endpoint=self.address)
-
-    def ensemble(self) -> Service:
-        return self._start(
-            "--signals", self._world / "signals", "--log-dir", self._world / "log", "--id-embedder", self.address.grpc,
-            "--id-embedder-deadline-ms", DEADLINE_MS, endpoint=free_endpoint(),
+    def start() -> Service:
+        started.append(
+            Service(
+                "--releases", world / "releases", "--only", "id_embedder", "--model-repository", remote_templates,
+                "--log-dir", world / "ids", "--threads", 1, endpoint=endpoint,
+            )
         )  # fmt: skip
+        return started[-1]
 
-    def _start(self, *options: object, endpoint: Endpoint) -> Service:
-        self.started.append(Service(*self._common, *options, endpoint=endpoint))
-        return self.started[-1]
+    yield start
+    for service in started:
+        service.process.kill()
+        service.process.communicate()
 
 
-@pytest.fixture
-def pair(world: Path, remote_templates: Path) -> Iterator[Pair]:
+@pytest.fixture(scope="module")
+def service(start_service: Callable[[], Service], world: Path) -> Service:
     point_current(world / "releases", "r1")
-    pair = Pair(world, remote_templates)
-    yield pair
-    for process in (started.process for started in pair.started):
-        process.kill()
-        process.communicate()
+    service = start_service()
+    assert service.ready()["grpc"] == service.endpoint.grpc
+    return service
+
+
+@pytest.fixture(scope="module")
+def ensemble(service: Service, world: Path, remote_templates: Path) -> Iterator[Service]:
+    ensemble = Service(
+        "--releases", world / "releases", "--signals", world / "signals", "--model-repository", remote_templates,
+        "--log-dir", world / "log", "--threads", 1, "--id-embedder", service.endpoint.grpc,
+        "--id-embedder-deadline-ms", DEADLINE_MS, endpoint=free_endpoint(),
+    )  # fmt: skip
+    ensemble.ready()
+    yield ensemble
+    ensemble.process.kill()
+    ensemble.process.communicate()
 
 
 def refusal(ensemble: Service) -> str:
@@ -71,30 +78,6 @@ def refusal(ensemble: Service) -> str:
         ensemble.release()
     assert caught.value.status() == "StatusCode.UNAVAILABLE"
     return str(caught.value.message())
-
-
-def test_the_ensemble_outlives_its_service_and_recovers_by_itself(pair: Pair) -> None:
-    service = pair.service()
-    assert service.ready()["grpc"] == pair.address.grpc
-    ensemble = pair.ensemble()
-    ensemble.ready()
-    assert ensemble.release() == "r1"
-
-    (triton,) = children(service.process.pid)
-    os.kill(triton, signal.SIGSTOP)  # the service hangs: connections stay open and nothing is answered
-    said = f"id_embedder__r1 of {pair.address.grpc}: no answer within {DEADLINE_MS} ms"
-    assert said in refusal(ensemble)
-    os.kill(triton, signal.SIGCONT)
-    assert answered(ensemble) == "r1"
-
-    os.kill(triton, signal.SIGKILL)
-    assert service.end()[0] == 6
-    for _ in range(3):
-        assert f"id_embedder__r1 of {pair.address.grpc}: UNAVAILABLE" in refusal(ensemble)
-    assert ensemble.release(NEW_USER) == "r1", "who has no history needs no ID embedding"
-
-    pair.service().ready()
-    assert answered(ensemble) == "r1"
 
 
 def answered(ensemble: Service, seconds: float = 60.0) -> str:
@@ -108,21 +91,17 @@ def answered(ensemble: Service, seconds: float = 60.0) -> str:
             time.sleep(0.05)
 
 
-def test_the_service_is_swapped_first_and_serves_the_earlier_release_until_the_ensembles_follow(
-    pair: Pair, world: Path
+def test_the_service_is_swapped_first_and_serves_the_earlier_release_until_the_ensemble_follows(
+    service: Service, ensemble: Service, world: Path
 ) -> None:
-    service, ensemble = pair.service(), None
-    service.ready()
-    ensemble = pair.ensemble()
-    ensemble.ready()
+    assert ensemble.release() == "r1"
     point_current(world / "releases", "r2")
     ensemble.process.send_signal(signal.SIGHUP)
     ensemble.wait_for(
         "swap failed, r1 serves on: id_embedder__r2 cannot be loaded: ServerError: "
-        f"id_embedder__r2 of {pair.address.grpc}: that server is stopping, or not swapped to this release yet"
+        f"id_embedder__r2 of {service.endpoint.grpc}: that server is stopping, or not swapped to this release yet"
     )
     assert ensemble.release() == "r1"
-
     service.process.send_signal(signal.SIGHUP)
     service.wait_for("serving r2")
     assert ensemble.release() == "r1"
@@ -130,15 +109,29 @@ def test_the_service_is_swapped_first_and_serves_the_earlier_release_until_the_e
     ensemble.wait_for("serving r2")
     assert ensemble.release() == "r2"
 
-    for process in (ensemble, service):
-        process.process.send_signal(signal.SIGTERM)
-        status, progress = process.end()
-        assert status == 0, progress
-        assert "draining" in progress
 
+def test_the_ensemble_outlives_its_service_and_recovers_by_itself(
+    service: Service, ensemble: Service, start_service: Callable[[], Service]
+) -> None:
+    """It follows the swap, and must be the last: the service of the module is not there after it."""
+    (triton,) = children(service.process.pid)
+    os.kill(triton, signal.SIGSTOP)  # the service hangs: connections stay open and nothing is answered
+    assert f"id_embedder__r2 of {service.endpoint.grpc}: no answer within {DEADLINE_MS} ms" in refusal(ensemble)
+    os.kill(triton, signal.SIGCONT)
+    assert answered(ensemble) == "r2"
 
-def test_an_ensemble_does_not_start_without_its_service(pair: Pair) -> None:
-    status, progress = pair.ensemble().end()
-    assert status == 6, progress
-    assert f"id_embedder__r1 of {pair.address.grpc}: UNAVAILABLE" in progress
-    assert "Traceback" not in progress
+    os.kill(triton, signal.SIGKILL)
+    assert service.end()[0] == 6
+    for _ in range(3):
+        assert f"id_embedder__r2 of {service.endpoint.grpc}: UNAVAILABLE" in refusal(ensemble)
+    assert ensemble.release(NEW_USER) == "r2", "who has no history needs no ID embedding"
+
+    again = start_service()
+    again.ready()
+    assert answered(ensemble) == "r2"
+
+    again.process.send_signal(signal.SIGTERM)
+    status, progress = again.end()
+    assert status == 0, progress
+    assert "draining" in progress
+    assert refusal(ensemble)

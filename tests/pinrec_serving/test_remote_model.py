@@ -22,7 +22,7 @@ from tests.pinrec_serving.conftest import REPOSITORY, free_endpoint, manifest
 pytestmark = pytest.mark.triton
 
 DEADLINE_MS = 10_000.0
-"""Far above what a call takes, so that a busy machine fails no test. What happens at a deadline is tested with others."""
+"""Far above what a call takes, so that a busy machine fails no test."""
 
 
 @pytest.fixture(scope="module")
