@@ -25,7 +25,8 @@ CHANNEL_ARGUMENTS = [
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 1000),
     # A host that is gone answers no packet. The timeout also bounds how long sent bytes may stay unacknowledged, so the
-    # connection is given up after a second; pings are as rare as a Triton server accepts them.
+    # connection is given up after two seconds, and not when the system gives it up. Pings are as rare as a Triton
+    # server accepts them.
     ("grpc.keepalive_time_ms", 300_000),
     ("grpc.keepalive_timeout_ms", 1000),
 ]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import tritonclient.grpc as triton_client
 from tritonclient.utils import InferenceServerException
 
 from pinrec_core.release.current import point_current
@@ -125,6 +126,8 @@ def test_the_ensemble_outlives_its_service_and_recovers_by_itself(
     for _ in range(3):
         assert f"id_embedder__r2 of {service.endpoint.grpc}: UNAVAILABLE" in refusal(ensemble)
     assert ensemble.release(NEW_USER) == "r2", "who has no history needs no ID embedding"
+    with triton_client.InferenceServerClient(ensemble.endpoint.grpc) as client:
+        assert client.is_model_ready("pinrec"), "a restart would not help"
 
     again = start_service()
     again.ready()
