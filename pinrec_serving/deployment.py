@@ -119,7 +119,7 @@ class Deployment:
         """
         if release_id == self.release_id:
             return
-        if release_id in self._releases:
+        if release_id in self._releases:  # the one before is loaded still: back to it
             self._releases.remove(release_id)
         else:
             self._load(release_id, folder, IdKinds(user_id=dataset.user_id_kind, item_id=dataset.item_id_kind))
