@@ -38,6 +38,7 @@ class Benchmark(StrEnum):
     PROGRAM = "program"
     ID_EMBEDDER = "id_embedder"
     ID_TABLES = "id_tables"
+    ID_SERVICE = "id_service"
     RETRIEVAL = "retrieval"
     SIGNALS = "signals"
     ENSEMBLE = "ensemble"

@@ -1,4 +1,4 @@
-"""``pinrec serve`` runs the real Triton Inference Server with one release of the ensemble."""
+"""``pinrec serve`` runs the real Triton Inference Server with one release: the ensemble, or the ID embedder alone."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import typer
 
 def serve(
     signals: Annotated[
-        Path, typer.Option(help="Signals folder of a prepared dataset (DATASET/signals).", show_default=False)
-    ],
+        Path | None,
+        typer.Option(help="Signals folder of a prepared dataset (DATASET/signals).", show_default="none with --only"),
+    ] = None,
     release: Annotated[Path | None, typer.Option(help="The release folder to serve.", show_default=False)] = None,
     releases: Annotated[
         Path | None,
@@ -26,6 +27,22 @@ def serve(
     batch_only: Annotated[
         bool, typer.Option("--batch-only", help="Serve without a real-time store: no event is read or accepted.")
     ] = False,
+    only: Annotated[
+        str | None,
+        typer.Option(
+            help="id_embedder: serve the ID embedder alone, for ensembles elsewhere.", show_default="the ensemble"
+        ),
+    ] = None,
+    id_embedder: Annotated[
+        str | None,
+        typer.Option(
+            help="HOST:PORT of a `pinrec serve --only id_embedder` that looks up ID embeddings.",
+            show_default="this server does",
+        ),
+    ] = None,
+    id_embedder_deadline_ms: Annotated[
+        float, typer.Option(help="With --id-embedder: milliseconds within which it has to answer.")
+    ] = 20.0,
     grpc_port: Annotated[int, typer.Option(min=1, max=65535, help="Port for recommendations and events.")] = 8001,
     http_port: Annotated[
         int, typer.Option(min=1, max=65535, help="Port for the same over HTTP, and for health checks.")
@@ -81,11 +98,19 @@ def serve(
     """Serve a release: start Triton, load the ensemble, say where it listens, drain and stop on SIGTERM or Ctrl-C.
 
     Example: pinrec serve --releases releases --signals data/ml100k/signals
+
+    The ID embedder as a service of its own, here on port 8101, and an ensemble that calls it:
+
+    pinrec serve --releases releases --only id_embedder --grpc-port 8101 --http-port 8100 --metrics-port 8102
+
+    pinrec serve --releases releases --signals data/ml100k/signals --id-embedder 127.0.0.1:8101
     """
     import tempfile
 
     from pinrec_cli.console import print_json, stderr, stdout
+    from pinrec_core.contract import ID_EMBEDDER
     from pinrec_core.errors import ConfigError, DataError, require
+    from pinrec_core.stages.base import RemoteServer
     from pinrec_serving.companion import Companion
     from pinrec_serving.deployment import ServingOptions, default_threads, parse_instances
     from pinrec_serving.installation import TritonSource
@@ -95,17 +120,28 @@ def serve(
 
     if (release is None) == (releases is None):
         raise ConfigError("expected exactly one of --release, --releases")
-    require(not (signals / "signals").is_dir(), "--signals", str(signals), "the folder `signals` within it",
-            error=DataError)  # fmt: skip
+    require(only in (None, ID_EMBEDDER.name), "--only", only, repr(ID_EMBEDDER.name), error=ConfigError)
+    if only is None and signals is None:
+        raise ConfigError("--signals is missing: expected the signals folder of a prepared dataset, or --only")
+    if only is not None and (signals or realtime or batch_only or id_embedder):
+        raise ConfigError("--signals, --realtime, --batch-only, --id-embedder: expected none of them with --only")
+    if signals is not None:
+        require(not (signals / "signals").is_dir(), "--signals", str(signals), "the folder `signals` within it",
+                error=DataError)  # fmt: skip
     require(triton in set(TritonSource), "--triton", triton, f"one of {', '.join(TritonSource)}")
     require(not (batch_only and realtime), "--realtime", str(realtime), "no folder with --batch-only")
     setting = tuned_setting(
         tuning, beside=releases if releases is not None else (release or Path()).resolve().parent,
         warn=lambda sentence: stderr.print(f"warning: {sentence}", soft_wrap=True),
     )  # fmt: skip
+    remote = None
+    if id_embedder is not None:
+        remote = RemoteServer(address=id_embedder, deadline_ms=id_embedder_deadline_ms)
     options = ServingOptions(
         signals=signals,
-        realtime=None if batch_only else (realtime or signals / "realtime"),
+        realtime=None if batch_only or signals is None else (realtime or signals / "realtime"),
+        only=None if only is None else ID_EMBEDDER,
+        id_embedder=remote,
         device=device,
         threads=threads or (setting.threads if setting else default_threads()),
         compiled=compiled if compiled is not None else setting is None or setting.compiled,
@@ -135,7 +171,7 @@ def serve(
                 }
             )
         else:
-            stdout.print(f"serving release {release_id}", soft_wrap=True)
+            stdout.print(f"serving {f'{only} of ' if only else ''}release {release_id}", soft_wrap=True)
             stdout.print(f"  gRPC     {endpoint.grpc}")
             stdout.print(f"  HTTP     {endpoint.http}")
             stdout.print(f"  metrics  {endpoint.metrics}")

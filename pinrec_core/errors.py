@@ -54,7 +54,7 @@ class StoreError(PinRecError):
 
 
 class ServerError(PinRecError):
-    """The inference server cannot be started or reached, or cannot load a release."""
+    """An inference server, this one or one that a stage calls, cannot be started or reached, or lacks a release."""
 
     code = "UNAVAILABLE"
     exit_code = 6

@@ -2,7 +2,8 @@
 
 The stages of a new release are loaded beside those that serve, under names that contain the release. Loading the
 ensemble that names them is the switch. Triton lets requests in flight finish on the stages they began with, so no
-answer comes from a mixture of releases. This module uses the server through its model-control API alone.
+answer comes from a mixture of releases. A stage that is served alone has no ensemble: its callers switch, each in its
+own time, so the earlier release stays loaded as well. This module uses the server through its model-control API alone.
 """
 
 from __future__ import annotations
@@ -15,20 +16,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import tritonclient.grpc as triton
-from tritonclient.utils import InferenceServerException
-
-from pinrec_core.contract import ENSEMBLE, PIPELINE, SIGNAL_INGEST
+from pinrec_core.contract import ENSEMBLE, PIPELINE, SIGNAL_INGEST, StageSpec
 from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.errors import ConfigError, ServerError, require
-from pinrec_serving.model_repository import IdKinds, stage_names, write_ensemble, write_stage
+from pinrec_core.stages.base import RemoteServer
+from pinrec_serving.model_control import UNLOAD_TIMEOUT, ModelControl
+from pinrec_serving.model_repository import IdKinds, qualified_name, write_ensemble, write_stage
 from pinrec_serving.runtime import TritonServer
-
-LOAD_TIMEOUT = 600.0  # seconds for one stage to load: a large model is read, checked and perhaps compiled
-UNLOAD_TIMEOUT = 60.0
-POLL_INTERVAL = 0.1
-RETURNED = ("UNAVAILABLE", "")
-"""States of a model that has no requests in flight any more. While it has some, its state is UNLOADING."""
 
 log = logging.getLogger(__name__)
 
@@ -46,15 +40,19 @@ def default_threads() -> int:
 class ServingOptions:
     """Options that apply to every release served: this machine's data folders, device, threads and processes.
 
-    ``realtime`` is None where the batch view is served alone. ``device`` is the generator's; every other stage runs on
-    the CPU. ``threads`` bounds each stage process. ``compiled`` lets the generator run a program that fits the machine.
-    ``instances`` gives the number of processes of a stage, where that is not one, and ``queue_delays`` the microseconds
-    that it waits to fill a batch, where those are not its template's.
-    Raises ``ConfigError`` for an unknown stage or a number that is too small.
+    ``only`` is the one stage to serve; with None, it is the ensemble, which needs ``signals``. ``realtime`` is None
+    where the batch view is served alone. ``id_embedder`` is the server that looks up ID embeddings for the ensemble;
+    with None, it does so itself. ``device`` is the generator's; every other stage runs on the CPU. ``threads`` bounds
+    each stage process. ``compiled`` lets the generator run a program that fits the machine. ``instances`` gives the
+    number of processes of a stage, where that is not one, and ``queue_delays`` the microseconds that it waits to fill a
+    batch, where those are not its template's. Raises ``ConfigError`` for an unknown stage, a number that is too small,
+    or an ensemble without signals.
     """
 
-    signals: Path
+    signals: Path | None = None
     realtime: Path | None = None
+    only: StageSpec | None = None
+    id_embedder: RemoteServer | None = None
     device: str = "cpu"
     threads: int = field(default_factory=default_threads)
     compiled: bool = True
@@ -70,6 +68,18 @@ class ServingOptions:
             require(stage in stages, "queue_delays stage", stage, f"one of {stages}", error=ConfigError)
             require(delay >= 0, f"queue_delays {stage}", delay, "a number of at least 0", error=ConfigError)
         require(self.threads >= 1, "threads", self.threads, "a number of at least 1", error=ConfigError)
+        if self.only is None:
+            require(self.signals is not None, "signals", self.signals, "a signals folder", error=ConfigError)
+
+    @property
+    def stages(self) -> tuple[StageSpec, ...]:
+        """The stages that are loaded of each release."""
+        return PIPELINE if self.only is None else (self.only,)
+
+    @property
+    def releases_kept(self) -> int:
+        """Releases that stay loaded after a swap: a stage alone serves its callers' earlier one until the next swap."""
+        return 1 if self.only is None else 2
 
 
 def parse_instances(texts: Sequence[str]) -> dict[str, int]:
@@ -96,8 +106,13 @@ class Deployment:
         self._templates = Path(templates)
         self._options = options
         self._progress = progress
-        self._control = _ModelControl(server)
-        self.release_id: str | None = None
+        self._control = ModelControl(server)
+        self._releases: list[str] = []  # those that are loaded; the last one serves
+
+    @property
+    def release_id(self) -> str | None:
+        """The release that serves; None before the first one."""
+        return self._releases[-1] if self._releases else None
 
     def deploy(self, *, release_id: str, folder: Path, dataset: DatasetManifest) -> None:
         """Serve the release in ``folder`` from now on. A release that is served already is left as it is.
@@ -106,29 +121,15 @@ class Deployment:
         """
         if release_id == self.release_id:
             return
-        ids = IdKinds(user_id=dataset.user_id_kind, item_id=dataset.item_id_kind)
-        names = stage_names(release_id)
-        try:
-            for spec in PIPELINE:
-                self._progress(f"loading {names[spec.name]}")
-                write_stage(
-                    self._repository, self._templates, spec,
-                    name=names[spec.name], ids=ids,
-                    parameters=self._parameters(release=folder, device=self._options.device),
-                    instances=self._options.instances.get(spec.name),
-                    queue_delay_us=self._options.queue_delays.get(spec.name),
-                )  # fmt: skip
-                self._control.load(names[spec.name])
-            self._progress(f"switching to {release_id}")
-            write_ensemble(self._repository, self._templates, release_id=release_id, ids=ids)
-            self._control.load(ENSEMBLE.name)
-        except BaseException:
-            self._remove(names)
-            raise
-        earlier, self.release_id = self.release_id, release_id
-        if earlier is not None:
+        if release_id in self._releases:  # the one before is loaded still: back to it
+            self._releases.remove(release_id)
+        else:
+            self._load(release_id, folder, IdKinds(user_id=dataset.user_id_kind, item_id=dataset.item_id_kind))
+        self._releases.append(release_id)
+        while len(self._releases) > self._options.releases_kept:
+            earlier = self._releases.pop(0)
             self._progress(f"unloading {earlier}")
-            self._remove(stage_names(earlier))
+            self._remove(self._names(earlier))
 
     def deploy_ingest(self, dataset: DatasetManifest) -> None:
         """Load the write path. It belongs to the signals folder, not to a release, so swaps leave it loaded."""
@@ -143,24 +144,55 @@ class Deployment:
     def drain(self, timeout: float) -> bool:
         """Refuse new requests and wait for the accepted ones. False when some are in flight after ``timeout`` seconds.
 
-        Only the two models that a client calls are unloaded: the accepted requests still need the stages.
+        Only the models that a client calls are unloaded: the accepted requests of an ensemble still need its stages.
         """
         deadline = time.monotonic() + timeout
         entrances = [ENSEMBLE.name, SIGNAL_INGEST.name]
+        if self._options.only is not None:
+            entrances = [name for release_id in self._releases for name in self._names(release_id).values()]
         for name in entrances:
             self._control.unload(name)
         return self._control.wait_unloaded(entrances, deadline)
+
+    def _load(self, release_id: str, folder: Path, ids: IdKinds) -> None:
+        """Load the stages of a release, and the ensemble that names them, which is the switch."""
+        names = self._names(release_id)
+        try:
+            for spec in self._options.stages:
+                self._progress(f"loading {names[spec.name]}")
+                write_stage(
+                    self._repository, self._templates, spec,
+                    name=names[spec.name], ids=ids,
+                    parameters=self._parameters(release=folder, device=self._options.device),
+                    instances=self._options.instances.get(spec.name),
+                    queue_delay_us=self._options.queue_delays.get(spec.name),
+                )  # fmt: skip
+                self._control.load(names[spec.name])
+            if self._options.only is None:
+                self._progress(f"switching to {release_id}")
+                write_ensemble(self._repository, self._templates, release_id=release_id, ids=ids)
+                self._control.load(ENSEMBLE.name)
+        except BaseException:
+            self._remove(names)
+            raise
+
+    def _names(self, release_id: str) -> dict[str, str]:
+        """Stage → the name under which it is loaded, in the order in which a request passes the stages."""
+        return {spec.name: qualified_name(spec.name, release_id) for spec in self._options.stages}
 
     def _parameters(self, *, release: Path | None = None, device: str | None = None) -> dict[str, str]:
         options = self._options
         values = {
             "release": release and str(Path(release).resolve()),
-            "signals": str(Path(options.signals).resolve()),
+            "signals": options.signals and str(Path(options.signals).resolve()),
             "realtime": options.realtime and str(Path(options.realtime).resolve()),
             "device": device,
             "threads": str(options.threads) if release else None,
             "compiled": None if options.compiled or release is None else "false",
         }
+        if release and options.id_embedder is not None:
+            values["id_embedder"] = options.id_embedder.address
+            values["id_embedder_deadline_ms"] = str(options.id_embedder.deadline_ms)
         return {name: value for name, value in values.items() if value}
 
     def _remove(self, names: Mapping[str, str]) -> None:
@@ -175,48 +207,3 @@ class Deployment:
             log.warning("unloading %s: %s", ", ".join(loaded), error)
         for name in loaded:
             shutil.rmtree(self._repository / name, ignore_errors=True)
-
-
-class _ModelControl:
-    """Triton's model-control calls. A call that fails raises ``ServerError``."""
-
-    def __init__(self, server: TritonServer) -> None:
-        self._client = triton.InferenceServerClient(server.endpoint.local.grpc)
-        self._headers = server.admin_headers
-
-    def load(self, name: str) -> None:
-        try:
-            self._client.load_model(name, headers=self._headers, client_timeout=LOAD_TIMEOUT)
-            ready = self._client.is_model_ready(name)
-        except InferenceServerException as error:
-            raise ServerError(f"{name} cannot be loaded: {_sentence(error)}") from error
-        if not ready:
-            raise ServerError(f"{name} is loaded but not ready")
-
-    def unload(self, name: str) -> None:
-        try:
-            self._client.unload_model(name, headers=self._headers, client_timeout=UNLOAD_TIMEOUT)
-        except InferenceServerException as error:
-            raise ServerError(f"{name} cannot be unloaded: {_sentence(error)}") from error
-
-    def wait_unloaded(self, names: list[str], deadline: float) -> bool:
-        """Wait until none of these models has requests in flight; False when ``deadline`` has passed before."""
-        while True:
-            states = self._states()
-            if all(states.get(name, "") in RETURNED for name in names):
-                return True
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(POLL_INTERVAL)
-
-    def _states(self) -> dict[str, str]:
-        try:
-            index = self._client.get_model_repository_index(headers=self._headers, client_timeout=UNLOAD_TIMEOUT)
-        except InferenceServerException as error:
-            raise ServerError(f"the server's models cannot be listed: {_sentence(error)}") from error
-        return {model.name: model.state for model in index.models}
-
-
-def _sentence(error: InferenceServerException) -> str:
-    """The reason alone, without Triton's account of model states and without the backend's Python traceback."""
-    return str(error.message()).split("UNAVAILABLE state: Internal: ")[-1].split("\n\nAt:")[0].strip("; \n")

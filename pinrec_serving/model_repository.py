@@ -18,7 +18,7 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig
 
 import pinrec_core
-from pinrec_core.contract import ENSEMBLE, PIPELINE, DType, StageSpec
+from pinrec_core.contract import ENSEMBLE, DType, StageSpec
 from pinrec_core.errors import ServerError, require
 from pinrec_core.ids import IdKind
 from pinrec_core.release.current import check_release_id
@@ -107,11 +107,6 @@ def write_ensemble(repository: Path, templates: Path, *, release_id: str, ids: I
         step.model_name = qualified_name(step.model_name, release_id)
     (Path(repository) / ENSEMBLE.name / VERSION).mkdir(parents=True, exist_ok=True)
     _write_config(repository, config)
-
-
-def stage_names(release_id: str) -> dict[str, str]:
-    """Stage → the name under which it is loaded, in the order in which a request passes the stages."""
-    return {spec.name: qualified_name(spec.name, release_id) for spec in PIPELINE}
 
 
 def _set_id_types(config: ModelConfig, spec: StageSpec, ids: IdKinds) -> None:

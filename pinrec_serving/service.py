@@ -39,12 +39,12 @@ def run_service(
     """
     _on(STOP, _stop_at_once)
     release = _verified(choose_release())
-    signals_manifest = DatasetManifest.load(options.signals)
+    signals_manifest = DatasetManifest.load(options.signals) if options.signals is not None else None
     report("starting Triton")
     with server:
         deployment = Deployment(server, templates, options, report)
         try:
-            if options.realtime is not None:
+            if options.realtime is not None and signals_manifest is not None:
                 deployment.deploy_ingest(signals_manifest)  # creates the store that signal_fetch reads
             _deploy(deployment, release)
         except PinRecError:

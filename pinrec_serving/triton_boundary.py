@@ -21,7 +21,7 @@ import numpy as np
 
 from pinrec_core.contract import DType, StageSpec, TensorSpec
 from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError
-from pinrec_core.stages.base import Stage, StageParameters, Tensors, run_batch
+from pinrec_core.stages.base import RemoteServer, Stage, StageParameters, Tensors, run_batch
 
 log = logging.getLogger(__name__)
 
@@ -66,11 +66,20 @@ def stage_parameters(args: Mapping[str, str]) -> StageParameters:
     raw: dict[str, dict[str, str]] = json.loads(args["model_config"]).get("parameters", {})
     values = {name: parameter["string_value"] for name, parameter in raw.items()}
     model = args["model_name"]
-    unknown = sorted(set(values) - {"release", "signals", "realtime", "device", "threads", "compiled"})
-    if unknown:
+    known = {
+        "release",
+        "signals",
+        "realtime",
+        "device",
+        "threads",
+        "compiled",
+        "id_embedder",
+        "id_embedder_deadline_ms",
+    }
+    if unknown := sorted(set(values) - known):
         raise ConfigError(f"{model}: parameters {unknown} are unknown")
-    if not values.get("signals"):
-        raise ConfigError(f"{model}: parameters.signals is missing; models are loaded by `pinrec serve`")
+    if not values:
+        raise ConfigError(f"{model}: there are no parameters; models are loaded by `pinrec serve`")
     threads = values.get("threads", "1")
     if not threads.isdecimal() or int(threads) < 1:
         raise ConfigError(f"{model}: parameters.threads={threads!r}: expected a whole number of at least 1")
@@ -79,11 +88,12 @@ def stage_parameters(args: Mapping[str, str]) -> StageParameters:
         raise ConfigError(f"{model}: parameters.compiled={compiled!r}: expected true or false")
     return StageParameters(
         release=_path(values.get("release")),
-        signals=Path(values["signals"]),
+        signals=_path(values.get("signals")),
         realtime=_path(values.get("realtime")),
         device=values.get("device", "cpu"),
         threads=int(threads),
         compiled=compiled == "true",
+        id_embedder=_remote_server(model, values),
     )
 
 
@@ -175,6 +185,16 @@ def _response(spec: StageSpec, answer: Tensors | PinRecError, request: Any) -> A
         return pb_utils.InferenceResponse(output_tensors=[], error=error)
     outputs = [pb_utils.Tensor(t.name, np.ascontiguousarray(answer[t.name][None])) for t in spec.outputs]
     return pb_utils.InferenceResponse(output_tensors=outputs)
+
+
+def _remote_server(model: str, values: Mapping[str, str]) -> RemoteServer | None:
+    if "id_embedder" not in values:
+        return None
+    deadline = values.get("id_embedder_deadline_ms", "")
+    try:
+        return RemoteServer(address=values["id_embedder"], deadline_ms=float(deadline))
+    except ValueError as error:
+        raise ConfigError(f"{model}: parameters.id_embedder_deadline_ms={deadline!r}: expected a number") from error
 
 
 def _path(text: str | None) -> Path | None:

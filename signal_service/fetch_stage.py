@@ -42,7 +42,7 @@ class SignalFetchStage:
         release = Release.open(parameters.release_folder)
         manifest = release.manifest
         histories = UserHistories.open(
-            manifest.dataset, release.catalogue, signals=parameters.signals, realtime=parameters.realtime
+            manifest.dataset, release.catalogue, signals=parameters.signals_folder, realtime=parameters.realtime
         )
         parser = RequestParser(manifest.dataset, manifest.model, manifest.generation, time.time)
         return SignalFetchStage(parser, histories, max_history=manifest.model.max_history)

@@ -44,7 +44,7 @@ class SignalIngestStage:
         """
         if parameters.realtime is None:
             raise ConfigError("realtime=None: signal_ingest expects the folder of the real-time store")
-        manifest = DatasetManifest.load(parameters.signals)
+        manifest = DatasetManifest.load(parameters.signals_folder)
         return SignalIngestStage(manifest, RocksDbEventStore.open_primary(parameters.realtime))
 
     def parse(self, tensors: Tensors) -> list[Event]:

@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError, StoreError
+from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError, ServerError, StoreError, require
 
 Tensors = Mapping[str, np.ndarray]
 Row = TypeVar("Row")
@@ -39,21 +39,40 @@ class Stage(Protocol[Row]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteServer:
+    """Another server that a stage calls: its gRPC ``address`` as ``host:port``, and the time in which it has to answer.
+
+    Raises ``ConfigError`` for an address without a port, and for a deadline that is not above 0.
+    """
+
+    address: str
+    deadline_ms: float
+
+    def __post_init__(self) -> None:
+        host, _, port = self.address.rpartition(":")
+        require(host != "" and port.isdecimal(), "address", self.address, "HOST:PORT", error=ConfigError)
+        require(self.deadline_ms > 0, "deadline_ms", self.deadline_ms, "a number above 0", error=ConfigError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageParameters:
     """Where a stage finds its data and what it runs on. Triton's ``parameters`` carry these values and no others.
 
     ``release`` is the release folder; it is None for ``signal_ingest``, which serves on while releases change.
-    ``signals`` is the signals folder of a prepared dataset. ``realtime`` is the folder of the real-time store; with
-    None, histories come from the batch view alone. ``device`` is a torch device. ``threads`` is the number of threads
-    that one operation may use. ``compiled`` lets the generator run its compiled program, where there is one.
+    ``signals`` is the signals folder of a prepared dataset; it is None where the ID embedder is served alone.
+    ``realtime`` is the folder of the real-time store; with None, histories come from the batch view alone. ``device``
+    is a torch device. ``threads`` is the number of threads that one operation may use. ``compiled`` lets the generator
+    run its compiled program, where there is one. ``id_embedder`` is the server that looks up ID embeddings; with None,
+    the stage of this server does.
     """
 
     release: Path | None
-    signals: Path
+    signals: Path | None
     realtime: Path | None
     device: str
     threads: int
     compiled: bool = True
+    id_embedder: RemoteServer | None = None
 
     @property
     def release_folder(self) -> Path:
@@ -62,13 +81,20 @@ class StageParameters:
             raise ConfigError("release=None: expected the folder of a release")
         return self.release
 
+    @property
+    def signals_folder(self) -> Path:
+        """The signals folder, for a stage that needs one. Raises ``ConfigError`` where there is none."""
+        if self.signals is None:
+            raise ConfigError("signals=None: expected the signals folder of a prepared dataset")
+        return self.signals
+
 
 def run_batch(stage: Stage[Row], requests: Sequence[Tensors]) -> list[Tensors | PinRecError]:
     """Answer N requests with exactly N results, in order: the tensors, or the error of that request alone.
 
     A batched run that fails as a whole is bisected until the failing rows stand alone, so one bad row costs
-    O(log N) further runs and its neighbours are still run together. A row may therefore be run more than once. A
-    ``StoreError`` is the exception: it is the answer of every row at once.
+    O(log N) further runs and its neighbours are still run together. A row may therefore be run more than once.
+    ``StoreError`` and ``ServerError`` are the exception: they are the answer of every row at once.
 
     An unforeseen error is answered with a ``PinRecError`` whose message names only its class, and whose ``__cause__``
     it is. Its traceback is not logged here: the caller either raises the answer or logs it with ``exc_info=answer``.
@@ -98,7 +124,7 @@ def _run_isolated(stage: Stage[Row], rows: Sequence[Row]) -> Sequence[Tensors | 
         if len(answers) != len(rows):
             raise RuntimeError(f"the stage gave {len(answers)} answers: expected {len(rows)}, one per row")
         return answers
-    except StoreError as error:  # a store that cannot be read or written now fails each row alike
+    except (StoreError, ServerError) as error:  # a store or server that is away fails each row alike
         return [error] * len(rows)
     except Exception as error:
         if len(rows) == 1:

@@ -69,11 +69,15 @@ class Server:
 
 @contextlib.contextmanager
 def serving(prepared: Prepared, folder: Path, *options: object) -> Iterator[Server]:
-    """``pinrec serve`` on free ports with a real-time store of its own, stopped at the end."""
+    """``pinrec serve`` on free ports with a real-time store of its own, stopped at the end.
+
+    With ``--only`` among the options there are no signals.
+    """
     ports = _free_ports(3)
     log = folder / "serve.log"
     command = [
-        PINREC, "serve", "--releases", prepared.releases, "--signals", prepared.signals, "--json", "--threads", 1,
+        PINREC, "serve", "--releases", prepared.releases, "--json", "--threads", 1,
+        *([] if "--only" in options else ["--signals", prepared.signals]),
         "--grpc-port", ports[0], "--http-port", ports[1], "--metrics-port", ports[2], "--log-dir", folder, *options,
     ]  # fmt: skip
     bare = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"} | {"PATH": os.defpath}

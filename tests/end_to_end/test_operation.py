@@ -10,6 +10,7 @@ import time
 import pytest
 from pinrec_client import PinRecClientError, UnavailableError
 
+from load_tests import server_statistics
 from pinrec_core.release.current import current_release, point_current
 from tests.end_to_end.conftest import Prepared, pinrec, serving
 
@@ -84,6 +85,28 @@ def test_a_swap_under_load_loses_no_request_and_a_bad_release_changes_nothing(ml
         log = server.log.with_name("triton.log").read_text("utf-8", "replace")
         assert ("generator_program.pt2: the generator runs compiled" in log) == bool(compiled)
         assert server.stop() == 0
+
+
+def test_an_ensemble_over_a_service_of_the_id_tables_answers_as_one_that_holds_them(ml100k, ml100k_server, tmp_path):
+    folders = [tmp_path / name for name in ("ids", "ensemble")]
+    for folder in folders:
+        folder.mkdir()
+    with (
+        serving(ml100k, folders[0], "--only", "id_embedder") as ids,
+        serving(ml100k, folders[1], "--batch-only", "--id-embedder", ids.url,
+                "--id-embedder-deadline-ms", 10_000) as ensemble,
+        ml100k_server.client() as here, ensemble.client() as there,
+    ):  # fmt: skip
+        for user in (1, 13, 405, 655, 10**9):  # the last one is nobody
+            asked = {"num_items": 50, "request_time": 900_000_000, "seed": 3}
+            a, b = here.recommend(user, **asked), there.recommend(user, **asked)
+            # Each request is alone in its batch, on one thread: the same sums in the same order, so the same bits. What
+            # other tests have logged lies after the request's time.
+            assert [(i.item_id, i.outcome, i.score) for i in a.items] == [
+                (i.item_id, i.outcome, i.score) for i in b.items
+            ]
+        counted = server_statistics.read(ids.url, 30.0)
+        assert sum(model.requests for model in counted.values()) > 4, "the service was asked"
 
 
 def test_sigterm_under_load_answers_what_was_accepted(ml100k, tmp_path):

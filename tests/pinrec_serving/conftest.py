@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.util
+import json
 import shutil
 import socket
 from collections.abc import Iterator
@@ -13,6 +15,10 @@ import pytest
 from pinrec_core.contract import PIPELINE, SIGNAL_INGEST
 from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.ids import IdKind
+from pinrec_core.release import format as layout
+from pinrec_core.release.format import HeldOut, Release
+from pinrec_core.release.indexed_model import IndexedModel
+from pinrec_core.release.publishing import publish
 from pinrec_serving.installation import IMAGE_ROOT
 from pinrec_serving.runtime import Endpoint, TritonServer
 from tests.pinrec_core.conftest import dataset, run, serving
@@ -73,3 +79,29 @@ def triton() -> None:
 def server(triton: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     with TritonServer(endpoint=free_endpoint(), log_folder=tmp_path_factory.mktemp("log")) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def world(triton: None, serving: IndexedModel, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with four real releases and their signals. The stand-in generator refuses the release ``damaged``."""
+    folder = tmp_path_factory.mktemp("world")
+    made = publish(
+        serving,
+        dataset=dataset,
+        releases=folder / "made",
+        training=HeldOut(evaluation_share=0.3, held_out_last=0),
+        metrics={},
+        now=datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
+    )
+    for release_id in ("r1", "r2", "r3", "damaged"):
+        copy_release(made, folder / "releases", release_id)
+    (folder / "signals").mkdir()
+    DatasetManifest.load(dataset).save(folder / "signals")
+    return folder
+
+
+def copy_release(made: Release, releases: Path, release_id: str) -> None:
+    """Copy a release under another id, which is written in the manifest alone."""
+    folder = shutil.copytree(made.folder, releases / release_id)
+    described = json.loads((folder / layout.MANIFEST_FILE).read_text("utf-8"))
+    (folder / layout.MANIFEST_FILE).write_text(json.dumps(described | {"release_id": release_id}), "utf-8")

@@ -2,105 +2,26 @@
 
 from __future__ import annotations
 
-import datetime
-import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-import tritonclient.grpc as triton_client
 
 from pinrec_cli.tuning_runs import measuring
-from pinrec_core.dataset.manifest import DatasetManifest
-from pinrec_core.release import format as layout
 from pinrec_core.release.current import point_current
-from pinrec_core.release.format import HeldOut, Release
-from pinrec_core.release.indexed_model import IndexedModel
-from pinrec_core.release.publishing import publish
+from pinrec_core.release.format import Release
 from pinrec_serving.installation import TritonSource
-from pinrec_serving.runtime import Endpoint
 from pinrec_serving.tuning import TUNING_FILE, Machine, Setting, StageTuning, Tuning, save_tuning
 from tests.pinrec_serving.conftest import free_endpoint
+from tests.pinrec_serving.serve_process import Service, children
 
 pytestmark = pytest.mark.triton
 
-TRAINING = HeldOut(evaluation_share=0.3, held_out_last=0)
-NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
-PINREC = [sys.executable, "-c", "from pinrec_cli.main import main; main()"]
 SEVERAL = Setting(threads=1, stages={"generator": StageTuning(instances=2, queue_delay_us=500)})
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def copy_release(made: Release, releases: Path, release_id: str) -> None:
-    """Copy a release under another id, which is written in the manifest alone."""
-    folder = shutil.copytree(made.folder, releases / release_id)
-    described = json.loads((folder / layout.MANIFEST_FILE).read_text("utf-8"))
-    (folder / layout.MANIFEST_FILE).write_text(json.dumps(described | {"release_id": release_id}), "utf-8")
-
-
-class Service:
-    """A running ``pinrec serve``. ``wait_for`` reads its progress up to a given sentence."""
-
-    def __init__(self, *arguments: object, endpoint: Endpoint) -> None:
-        ports = {"grpc": endpoint.grpc_port, "http": endpoint.http_port, "metrics": endpoint.metrics_port}
-        options = [f"--{name}-port={port}" for name, port in ports.items()]
-        self.process = subprocess.Popen(
-            [*PINREC, "serve", *map(str, arguments), *options, "--json"],
-            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        self.endpoint = endpoint
-        self.progress: list[str] = []
-
-    def ready(self) -> dict[str, str]:
-        assert self.process.stdout is not None
-        return json.loads(self.process.stdout.readline())
-
-    def wait_for(self, sentence: str) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.progress.append(line)
-            if sentence in line:
-                return
-        raise AssertionError(f"{sentence!r} was never said:\n{''.join(self.progress)}")
-
-    def release(self) -> str:
-        user = triton_client.InferInput("user_id", [1, 1], "INT64")
-        user.set_data_from_numpy(np.array([[7]], np.int64))
-        with triton_client.InferenceServerClient(self.endpoint.grpc) as client:
-            return client.infer("pinrec", [user]).as_numpy("release")[0, 0].decode()
-
-    def end(self) -> tuple[int, str]:
-        watchdog = threading.Timer(60.0, self.process.kill)
-        watchdog.start()
-        _, errors = self.process.communicate()
-        watchdog.cancel()
-        return self.process.returncode, "".join(self.progress) + errors
-
-
-@pytest.fixture(scope="module")
-def world(triton: None, serving: IndexedModel, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with three real releases and their signals. The stand-in generator refuses the release ``damaged``."""
-    folder = tmp_path_factory.mktemp("world")
-    made = publish(
-        serving,
-        dataset=dataset,
-        releases=folder / "made",
-        training=TRAINING,
-        metrics={},
-        now=NOW,
-    )
-    for release_id in ("r1", "r2", "damaged"):
-        copy_release(made, folder / "releases", release_id)
-    (folder / "signals").mkdir()
-    DatasetManifest.load(dataset).save(folder / "signals")
-    return folder
 
 
 @pytest.fixture
@@ -166,10 +87,6 @@ def test_a_setting_is_measured_with_a_real_server(world: Path, templates: Path, 
     assert measure(tuned) > 0
 
 
-def children(pid: int) -> list[int]:
-    return [int(p) for task in Path(f"/proc/{pid}/task").iterdir() for p in (task / "children").read_text().split()]
-
-
 def test_a_tuning_of_another_machine_is_one_warning_and_its_service_starts(world: Path, templates: Path) -> None:
     point_current(world / "releases", "r1")
     tuning = Tuning(
@@ -197,6 +114,10 @@ def test_a_tuning_of_another_machine_is_one_warning_and_its_service_starts(world
         (["--signals", "signals"], 2, "exactly one of --release, --releases"),
         (["--release", "nowhere", "--signals", "signals"], 4, "nowhere: not a release"),
         (["--releases", "nowhere", "--signals", "signals"], 4, "expected the id of a release"),
+        (["--release", "releases/r1"], 2, "--signals is missing"),
+        (["--release", "releases/r1", "--only", "ranker"], 2, "--only='ranker': expected 'id_embedder'"),
+        (["--release", "releases/r1", "--only", "id_embedder", "--batch-only"], 2, "expected none of them with --only"),
+        (["--release", "releases/r1", "--signals", "signals", "--id-embedder", "ids"], 2, "expected HOST:PORT"),
         (["--release", "releases/r1", "--signals", "nowhere"], 3, "expected a prepared dataset's manifest"),
         (["--release", "releases/r1", "--signals", "."], 3, "expected the folder `signals` within it"),
         (["--release", "releases/r1", "--signals", "signals", "--triton", "moon"], 2, "image, wheel"),

@@ -15,7 +15,7 @@ import pytest
 
 from pinrec_core.contract import DType, StageSpec, TensorSpec
 from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError, ReleaseError, StoreError
-from pinrec_core.stages.base import Tensors
+from pinrec_core.stages.base import RemoteServer, Tensors
 from pinrec_serving import triton_boundary
 from pinrec_serving.triton_boundary import NUMPY_TYPES, TRITON_CODES, execute, stage_parameters
 
@@ -259,12 +259,18 @@ def test_parameters_of_a_stage() -> None:
     assert not stage_parameters(arguments(signals="/s", compiled="false")).compiled
     bare = stage_parameters(arguments(signals="/s"))
     assert (bare.release, bare.realtime, bare.device, bare.threads) == (None, None, "cpu", 1)
+    assert bare.id_embedder is None
+    alone = stage_parameters(arguments(release="/r/1", id_embedder="ids:8001", id_embedder_deadline_ms="2.5"))
+    assert alone.signals is None
+    assert alone.id_embedder == RemoteServer(address="ids:8001", deadline_ms=2.5)
 
 
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({}, "parameters.signals is missing"),
+        ({}, "there are no parameters; models are loaded by `pinrec serve`"),
+        ({"id_embedder": "ids:8001"}, "parameters.id_embedder_deadline_ms=''"),
+        ({"id_embedder": "ids", "id_embedder_deadline_ms": "20"}, "address='ids': expected HOST:PORT"),
         ({"signals": "/s", "threads": "0"}, "parameters.threads='0'"),
         ({"signals": "/s", "compiled": "no"}, "parameters.compiled='no': expected true or false"),
         ({"signals": "/s", "thread": "2"}, r"parameters \['thread'\] are unknown"),

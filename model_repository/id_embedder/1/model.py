@@ -5,19 +5,32 @@ from __future__ import annotations
 from typing import Any
 
 from pinrec_core import contract
+from pinrec_core.stages.base import Stage
 from pinrec_serving import triton_boundary
 
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         triton_boundary.prepare_process()
-        # Imported here because it may import torch, which must not happen before the process is prepared.
-        from id_embedder.stage import IdEmbedderStage
+        parameters = triton_boundary.stage_parameters(args)
+        self.stage: Stage[Any]
+        # Imported here because one may import torch, which must not happen before the process is prepared, and the
+        # other has no need of it.
+        if parameters.id_embedder is None:
+            from id_embedder.stage import IdEmbedderStage
 
-        self.stage = IdEmbedderStage(triton_boundary.stage_parameters(args))
+            self.stage = IdEmbedderStage(parameters)
+        else:
+            from id_embedder.remote_stage import RemoteIdEmbedderStage
+            from pinrec_serving.remote_model import RemoteModel
+
+            # There the model has the name that it has here, in which the release is.
+            self.stage = RemoteIdEmbedderStage(
+                RemoteModel(contract.ID_EMBEDDER, args["model_name"], parameters.id_embedder)
+            )
 
     def execute(self, requests: list[Any]) -> list[Any]:
         return triton_boundary.execute(contract.ID_EMBEDDER, self.stage, requests)
 
     def finalize(self) -> None:
-        del self.stage  # this closes its files and stores
+        del self.stage  # this closes its files, stores and connections

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pinrec_core.errors import InvalidRequestError, PinRecError, StoreError
+from pinrec_core.errors import InvalidRequestError, PinRecError, ServerError, StoreError
 from pinrec_core.stages.base import Tensors, run_batch, scalar, text
 
-GOOD, MALFORMED, REFUSED, POISON, STORE = "good", "malformed", "refused", "poison", "store"
+GOOD, MALFORMED, REFUSED, POISON, STORE, SERVER = "good", "malformed", "refused", "poison", "store", "server"
 EXPECTED = {
     MALFORMED: (InvalidRequestError, "kind='malformed'"),
     REFUSED: (StoreError, "refused alone"),
@@ -43,6 +43,8 @@ class Squares:
                 raise ZeroDivisionError("secret detail")
             if kind == STORE:
                 raise StoreError("the store is closed")
+            if kind == SERVER:
+                raise ServerError("the server is away")
         return [StoreError("refused alone") if kind == REFUSED else {"y": np.array([x * x])} for x, kind in rows]
 
 
@@ -97,10 +99,11 @@ def test_the_neighbours_of_a_poisoned_row_are_run_together() -> None:
     assert stage.runs == [8, 4, 2, 2, 1, 1, 4]
 
 
-def test_a_store_that_is_down_answers_every_row_after_one_run() -> None:
+@pytest.mark.parametrize(("kind", "error"), [(STORE, StoreError), (SERVER, ServerError)])
+def test_a_store_or_server_that_is_down_answers_every_row_after_one_run(kind: str, error: type[PinRecError]) -> None:
     stage = Squares()
-    answers = run_batch(stage, requests([GOOD, MALFORMED, STORE, GOOD]))
-    assert [type(answer) for answer in answers] == [StoreError, InvalidRequestError, StoreError, StoreError]
+    answers = run_batch(stage, requests([GOOD, MALFORMED, kind, GOOD]))
+    assert [type(answer) for answer in answers] == [error, InvalidRequestError, error, error]
     assert stage.runs == [3]
 
 

@@ -1,0 +1,47 @@
+"""The ID embedder stage where the tables are served elsewhere: each batch is one call with its distinct keys.
+
+Keys are made distinct here, other than by the stage that holds the tables: an embedding that crosses the network costs
+more than finding out that it was asked for already. This module does not know how the call is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from pinrec_core.errors import PinRecError
+from pinrec_core.stages.base import Tensors
+
+START_SECONDS = 5.0
+"""Within which the first call has to be answered. It also opens the connection, and no request waits for it."""
+
+
+class Lookup(Protocol):
+    """One call of the service. Raises ``ServerError`` when it is not answered within ``seconds``, or its deadline."""
+
+    def __call__(self, tensors: Tensors, *, seconds: float | None = None) -> Tensors: ...
+
+
+class RemoteIdEmbedderStage:
+    """Passes the keys of a batch to ``lookup``. Raises ``ServerError`` when that does not serve this release now."""
+
+    def __init__(self, lookup: Lookup) -> None:
+        self._lookup = lookup
+        # Of no keys: it fails where the service has no such release, and says how wide an embedding is.
+        self._nothing = self._embed(np.empty(0, np.int64), seconds=START_SECONDS)
+
+    def parse(self, tensors: Tensors) -> np.ndarray:
+        return tensors["history_item_key"]
+
+    def run(self, rows: Sequence[np.ndarray]) -> Sequence[Tensors | PinRecError]:
+        """Raises ``ServerError`` when the service does not answer, unless all histories of the batch are empty."""
+        distinct, position = np.unique(np.concatenate(rows), return_inverse=True)
+        embedding = self._embed(distinct) if len(distinct) else self._nothing
+        ends = np.cumsum([len(row) for row in rows])
+        return [{"history_id_embedding": embedding[part]} for part in np.split(position, ends[:-1])]
+
+    def _embed(self, keys: np.ndarray, *, seconds: float | None = None) -> np.ndarray:
+        """int64 ``[n]`` → float16 ``[n, I]``."""
+        return self._lookup({"history_item_key": keys}, seconds=seconds)["history_id_embedding"]

@@ -1,0 +1,61 @@
+"""``pinrec serve`` as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import tritonclient.grpc as triton_client
+
+from pinrec_serving.runtime import Endpoint
+from tests.conftest import ROOT
+
+PINREC = [sys.executable, "-c", "from pinrec_cli.main import main; main()"]
+
+
+class Service:
+    """A running ``pinrec serve``. ``wait_for`` reads its progress up to a given sentence."""
+
+    def __init__(self, *arguments: object, endpoint: Endpoint) -> None:
+        ports = {"grpc": endpoint.grpc_port, "http": endpoint.http_port, "metrics": endpoint.metrics_port}
+        options = [f"--{name}-port={port}" for name, port in ports.items()]
+        self.process = subprocess.Popen(
+            [*PINREC, "serve", *map(str, arguments), *options, "--json"],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.endpoint = endpoint
+        self.progress: list[str] = []
+
+    def ready(self) -> dict[str, str]:
+        assert self.process.stdout is not None
+        return json.loads(self.process.stdout.readline())
+
+    def wait_for(self, sentence: str) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.progress.append(line)
+            if sentence in line:
+                return
+        raise AssertionError(f"{sentence!r} was never said:\n{''.join(self.progress)}")
+
+    def release(self, user_id: int = 7) -> str:
+        """The release that answers. Raises ``InferenceServerException``."""
+        user = triton_client.InferInput("user_id", [1, 1], "INT64")
+        user.set_data_from_numpy(np.array([[user_id]], np.int64))
+        with triton_client.InferenceServerClient(self.endpoint.grpc) as client:
+            return client.infer("pinrec", [user]).as_numpy("release")[0, 0].decode()
+
+    def end(self) -> tuple[int, str]:
+        watchdog = threading.Timer(60.0, self.process.kill)
+        watchdog.start()
+        _, errors = self.process.communicate()
+        watchdog.cancel()
+        return self.process.returncode, "".join(self.progress) + errors
+
+
+def children(pid: int) -> list[int]:
+    return [int(p) for task in Path(f"/proc/{pid}/task").iterdir() for p in (task / "children").read_text().split()]
