@@ -55,7 +55,7 @@ def run(options: Options, progress: Progress) -> Result:
         progress(f"threads={threads}: starting the server")
         with tempfile.TemporaryDirectory(prefix="pinrec-benchmarks-") as folder:
             store = Path(folder) / "realtime"
-            with _served(options, store, threads) as url:
+            with served(options, store, threads) as url:
                 pipeline = Pipeline(options.prepared.parameters(realtime=store, threads=threads))
                 rows += _measure(options, pipeline, url, threads, progress)
     release = options.prepared.release.manifest
@@ -149,7 +149,7 @@ def _counted(model: ModelTime) -> dict[str, Value]:
 
 
 @contextmanager
-def _served(options: Options, store: Path, threads: int) -> Iterator[str]:
+def served(options: Options, store: Path, threads: int) -> Iterator[str]:
     """Run ``pinrec serve`` on free ports with a real-time store of its own, and yield its gRPC address.
 
     Raises ``ServerError`` when it does not start.

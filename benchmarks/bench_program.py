@@ -54,13 +54,17 @@ STEPS = 6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """A model of one size and variant, S steps of W offsets, and the number of outcomes."""
+    """A model of one size and variant, S steps of W offsets, and the number of outcomes.
+
+    ``max_history`` is that of the size where it is None.
+    """
 
     name: str
     variant: Variant
     S: int
     W: int = 1
     outcomes: int = OUTCOMES
+    max_history: int | None = None
 
     @property
     def config(self) -> ModelConfig:
@@ -69,6 +73,8 @@ class Size:
         else:
             sizes = dict(PRESETS[self.name].model)
         sizes |= {"max_steps": max(self.S, 1), "max_offset": self.W}
+        if self.max_history is not None:
+            sizes["max_history"] = self.max_history
         return ModelConfig(
             **sizes, variant=self.variant, num_outcomes=self.outcomes, num_surfaces=SURFACES,
             feature_width=FEATURE_WIDTH,
@@ -83,22 +89,14 @@ class _Drawn:
     B: int
 
 
-class Compiled:
-    """One size, its plain model and its compiled program, with the seconds that compiling and loading took."""
+class Plain:
+    """One size and its plain model with random weights."""
 
-    def __init__(self, size: Size, folder: Path) -> None:
+    def __init__(self, size: Size) -> None:
         torch.manual_seed(0)
         self.size = size
         self.offsets = tuple(range(1, size.W + 1))
         self.model = PinRec(size.config).eval()
-        model = with_bf16_products(self.model) if multiplies_bf16() else self.model
-        program = GenerationProgram(model, steps=size.S, offsets=self.offsets)
-        path = folder / f"{size.name}-{size.variant.value}-{size.W}.pt2"
-        began = time.perf_counter()
-        compile_package(program, program_inputs(*self.batch(3)[:2]), path)
-        self.compile_seconds = time.perf_counter() - began
-        self.generate: Generate = load_package(path)
-        self.load_seconds = _seconds_to_load(path)
 
     def batch(
         self, B: int, lengths: tuple[int, ...] | None = None
@@ -115,6 +113,21 @@ class Compiled:
     def plain(self, history: PackedHistories, request: RequestContext) -> torch.Tensor:
         return generate(self.model, history, request, self.offsets)
 
+
+class Compiled(Plain):
+    """One size with its compiled program, and the seconds that compiling and loading took."""
+
+    def __init__(self, size: Size, folder: Path) -> None:
+        super().__init__(size)
+        model = with_bf16_products(self.model) if multiplies_bf16() else self.model
+        program = GenerationProgram(model, steps=size.S, offsets=self.offsets)
+        path = folder / f"{size.name}-{size.variant.value}-{size.W}.pt2"
+        began = time.perf_counter()
+        compile_package(program, program_inputs(*self.batch(3)[:2]), path)
+        self.compile_seconds = time.perf_counter() - began
+        self.generate: Generate = load_package(path)
+        self.load_seconds = _seconds_to_load(path)
+
     def difference(self, history: PackedHistories, request: RequestContext) -> float:
         """The largest 1 − cosine between the program's and the plain model's embeddings."""
         return float((1 - (self.generate(history, request) * self.plain(history, request)).sum(-1)).max())
@@ -126,11 +139,14 @@ def run(options: Options, progress: Progress) -> Result:
     with tempfile.TemporaryDirectory(prefix="pinrec-programs-") as folder:
         small = _compiled(Size(name="small", variant=Variant.OC, S=STEPS), Path(folder), progress)
         made = [small]
-        rows += _against_gpt2(small, (1,), floor, options, progress)
+        progress("small B=1")
+        rows += against_gpt2(small, 1, small.size.config.max_history, floor, options)
         if not options.quick:
             reference = _compiled(Size(name=REFERENCE, variant=Variant.OC, S=STEPS), Path(folder), progress)
             made.append(reference)
-            rows += _against_gpt2(reference, (1, 8), floor, options, progress)
+            for B in (1, 8):
+                progress(f"{REFERENCE} B={B}")
+                rows += against_gpt2(reference, B, reference.size.config.max_history, floor, options)
             rows += _mixed_lengths(reference, options, progress)
             rows += _compression(reference, options, progress)
             rows += _one_step(Path(folder), floor, options, progress)
@@ -158,31 +174,26 @@ def _compiled(size: Size, folder: Path, progress: Progress) -> Compiled:
     return Compiled(size, folder)
 
 
-def _against_gpt2(
-    compiled: Compiled, batches: tuple[int, ...], floor: Floor, options: Options, progress: Progress
-) -> list[Row]:
-    rows = []
-    config, size = compiled.size.config, compiled.size
-    for B in batches:
-        progress(f"{size.name} B={B}")
-        history, request, _ = compiled.batch(B)
-        timed: dict[str, Callable[[], object]] = {}
-        if importlib.util.find_spec("transformers") is not None:
-            timed[GPT2] = gpt2_stepping(config, B, config.max_history, size.S)
-        timed["generate"] = lambda history=history, request=request: compiled.plain(history, request)
-        timed["compiled"] = lambda history=history, request=request: compiled.generate(history, request)
-        needed = MatmulFlops.of(config, B=B, T=config.max_history, S=size.S, W=size.W)
-        case: dict[str, Value] = {"case": size.name, "B": B, "T": config.max_history}
-        more: dict[str, dict[str, Value]] = {
-            "compiled": {
-                "1 - cosine": compiled.difference(history, request),
-                "load s": compiled.load_seconds,
-            }
-        }
-        timings = time_together(timed, seconds=3 * options.seconds)
-        least = {"compiled": floor.milliseconds(needed.total)}
-        rows += compare(case, timings, next(iter(timed)), floor_ms=least, more=more)
-    return rows
+def against_gpt2(made: Plain, B: int, T: int, floor: Floor, options: Options) -> list[Row]:
+    """B histories of T items: GPT-2, the plain model, and the compiled program where ``made`` has one.
+
+    The first of them is the baseline: the plain model where ``transformers`` is not installed.
+    """
+    config, size = made.size.config, made.size
+    history, request, _ = made.batch(B, (T,) * B)
+    case: dict[str, Value] = {"case": size.name, "B": B, "T": T}
+    more: dict[str, dict[str, Value]] = {}
+    timed: dict[str, Callable[[], object]] = {}
+    if importlib.util.find_spec("transformers") is not None:
+        timed[GPT2] = gpt2_stepping(config, B, T, size.S)
+    timed["generate"] = lambda: made.plain(history, request)
+    if isinstance(made, Compiled):
+        timed["compiled"] = lambda: made.generate(history, request)
+        more["compiled"] = {"1 - cosine": made.difference(history, request), "load s": made.load_seconds}
+    needed = MatmulFlops.of(config, B=B, T=T, S=size.S, W=size.W)
+    timings = time_together(timed, seconds=3 * options.seconds)
+    least = dict.fromkeys(("generate", "compiled"), floor.milliseconds(needed.total))
+    return compare(case, timings, next(iter(timed)), floor_ms=least, more=more)
 
 
 def _mixed_lengths(compiled: Compiled, options: Options, progress: Progress) -> list[Row]:

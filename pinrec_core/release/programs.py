@@ -50,13 +50,18 @@ def fit_of_this_machine() -> dict[str, str]:
     return {"processor": processor(), "torch": torch.__version__}
 
 
+def has_compiler() -> bool:
+    """Whether a program can be compiled on this machine."""
+    return any(shutil.which(name) for name in ("g++", "clang++"))
+
+
 def add_program(serving: IndexedModel, folder: Path) -> Part:
     """Compile the generator of ``serving`` into ``folder`` → the part.
 
     Raises ``ConfigError`` without a C++ compiler, and ``ReleaseError`` when the program's embeddings differ from the
     plain model's.
     """
-    if shutil.which("g++") is None and shutil.which("clang++") is None:
+    if not has_compiler():
         raise ConfigError("compile=True: expected a C++ compiler (g++ or clang++) on the PATH; or leave it out")
     history, request = _sample(serving)
     bf16 = multiplies_bf16()
