@@ -69,8 +69,9 @@ def main(
         typer.Option(help="Threads per process. Repeatable: the ensemble compares them.", show_default="as serve"),
     ] = None,
     part: Annotated[list[Part] | None, typer.Option(help="Of scale: what grows. Repeatable; all without.")] = None,
-    max_items: Annotated[int, typer.Option(help="Of scale: the largest catalogue. 10 million take most of an hour.",
-                                           min=1)] = 1_000_000,
+    max_items: Annotated[
+        int, typer.Option(help="Of scale: the largest catalogue. 10 million take most of an hour.", min=1)
+    ] = 1_000_000,
     max_users: Annotated[int, typer.Option(help="Of scale: the most users.", min=1)] = 1_000_000,
     out: Annotated[Path, typer.Option(help="Folder for the results.", show_default="benchmarks/results")] = RESULTS,
     plots: Annotated[Path, typer.Option(help="Folder for the plots of scale.", show_default="docs/benchmarks")] = PLOTS,

@@ -89,7 +89,7 @@ def closed_loop(target: Target, *, clients: int, seconds: float) -> Outcome:
     driver = _Driver(target)
     for sent in driver.turns(clients, seconds):
         driver.send(sent)
-    return driver.outcome(since=driver.began, seconds=seconds)
+    return driver.outcome(since=driver.began)
 
 
 def poisson_arrivals(rate: float, seconds: float, seed: int) -> np.ndarray:
@@ -136,13 +136,18 @@ class _Driver:
         while self._ended.acquire() and (now := time.perf_counter()) < self.began + seconds:
             yield now
 
-    def outcome(self, *, since: float, seconds: float) -> Outcome:
-        """Wait for the requests in flight, then judge those that were due in the ``seconds`` from ``since`` on."""
+    def outcome(self, *, since: float, seconds: float | None = None) -> Outcome:
+        """Wait for the requests in flight, then judge those that were due from ``since`` on.
+
+        Rates are per second of ``seconds``, in which they were due, or of the time until the last of them ended.
+        """
         while not all(request.ended for request in self._requests):
             time.sleep(POLLING)
         driver_share = (time.process_time() - self._busy) / (time.perf_counter() - self.began)
         self._connection.close()
         measured = [request for request in self._requests if request.due >= since]
+        if seconds is None:
+            seconds = max(request.ended for request in measured) - since
         failures = [from_triton(request.failure, "") for request in measured if request.failure]
         errors = Counter(
             f"{type(failure).__name__}: {failure}"[:160]

@@ -93,8 +93,7 @@ def _measure(V: int, folder: Path, options: Options, progress: Progress) -> tupl
             timed = {BASELINE: _exact(workload, vectors, B), **functions(workload, B)}
             timings = time_together(timed, seconds=options.seconds)
             least = {BASELINE: floor.milliseconds(size)}
-            more = {name: {"ms/request": timing.median_ms / B} for name, timing in timings.items()}
-            rows += compare(case, timings, BASELINE, floor_ms=least, more=more | {BARE: more[BARE] | reached})
+            rows += compare(case, timings, BASELINE, floor_ms=least, more={BARE: reached})
     return rows, floor
 
 
@@ -168,7 +167,7 @@ def _build_row(V: int, built: Built, index: ItemIndex, folder: Path) -> Row:
     return Row(
         case={"V": V}, what=BUILD, timing=Timing.of([1e3 * built.seconds]), ratio=None,
         more={
-            "structure": index.structure, "nlist": index.nlist,
-            "index MiB": (folder / "index").stat().st_size / MIB, "peak MiB": built.peak_bytes / MIB,
+            "nlist": index.nlist, "index MiB": (folder / "index").stat().st_size / MIB,
+            "peak MiB": built.peak_bytes / MIB,
         },
     )  # fmt: skip

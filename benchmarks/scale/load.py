@@ -3,8 +3,9 @@
 The saturation is the most that clients are served who ask again as soon as they are answered. An open loop then offers
 shares of it, and latency counts from the scheduled arrival. Every request asks for 100 items for a known user, within
 the client's default timeout. At the end comes the lowest share again, to see whether the overload has left anything
-behind. The ratio of a row is its median over that of requests which come one at a time. ``served`` is the share of
-requests that were answered in time, ``queue at`` the stage in which requests waited longest, with the mean wait there.
+behind. The ratio of a row is its median over that of requests which come one at a time. ``timeouts`` and ``errors`` are
+shares of the requests; ``queue at`` is the stage in which requests waited longest, and ``queue ms`` their mean wait
+there. ``late ms`` is how late the driver was, at the 99th percentile, and ``driver`` its share of one core.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from benchmarks.report import Result, Row, Value
 from benchmarks.timing import Timing
 from load_tests import server_statistics
 from load_tests.server_statistics import ModelTime
+from pinrec_core.contract import ENSEMBLE
 from pinrec_core.dataset.sequences import iter_histories
 from pinrec_core.errors import ServerError
 
@@ -45,10 +47,12 @@ def run(options: Options, progress: Progress) -> Result:
     progress("starting the server")
     histories = iter_histories(options.prepared.signals / "sequences")
     users = [user for user, _ in islice(histories, USERS)]
-    with tempfile.TemporaryDirectory(prefix="pinrec-scale-") as folder:
-        with served(options, Path(folder) / "realtime", options.threads) as url:
-            target = Target(url=url, users=users, num_items=NUM_ITEMS, timeout=DEFAULT_TIMEOUT)
-            rows, saturation = _measure(target, QUICK_SHARES if options.quick else SHARES, options, progress)
+    with (
+        tempfile.TemporaryDirectory(prefix="pinrec-scale-") as folder,
+        served(options, Path(folder) / "realtime", options.threads) as url,
+    ):
+        target = Target(url=url, users=users, num_items=NUM_ITEMS, timeout=DEFAULT_TIMEOUT)
+        rows, saturation = _measure(target, QUICK_SHARES if options.quick else SHARES, options, progress)
     release = options.prepared.release.manifest
     settings = {
         "saturation in requests/s": round(saturation, 1), "timeout in s": DEFAULT_TIMEOUT,
@@ -60,9 +64,7 @@ def run(options: Options, progress: Progress) -> Result:
     return Result(benchmark="scale_load", baseline=BASELINE, settings=settings, floors=[], rows=rows)
 
 
-def _measure(
-    target: Target, shares: Sequence[float], options: Options, progress: Progress
-) -> tuple[list[Row], float]:
+def _measure(target: Target, shares: Sequence[float], options: Options, progress: Progress) -> tuple[list[Row], float]:
     """All rows, and the saturation in requests per second. Raises ``ServerError`` where nothing is answered."""
     with driver_process() as process:
 
@@ -96,11 +98,12 @@ def _measure(
 
 
 def _longest_queue(models: dict[str, ModelTime]) -> dict[str, Value]:
-    waits = {name.partition("__")[0]: model.queue_ms for name, model in models.items() if "__" in name}
+    """The stage in which requests waited longest, if any answered."""
+    waits = {name.partition("__")[0]: model.queue_ms for name, model in models.items() if name != ENSEMBLE.name}
     if not waits:
         return {}
     longest = max(waits, key=lambda name: waits[name])
-    return {"queue at": f"{longest} {waits[longest]:.1f} ms"}
+    return {"queue at": longest, "queue ms": waits[longest]}
 
 
 def _row(load: str, what: str, outcome: Outcome, least: float, queue: dict[str, Value]) -> Row:
@@ -109,10 +112,7 @@ def _row(load: str, what: str, outcome: Outcome, least: float, queue: dict[str, 
     more: dict[str, Value] = {
         "p95_ms": float(np.quantile(outcome.latency_ms, 0.95)), "p99 / p50": timing.p99_ms / timing.median_ms,
         "offered/s": outcome.offered_per_second, "answered/s": outcome.answered_per_second,
-        "served": 1 - (outcome.timeouts + outcome.errors.total()) / requests,
         "timeouts": outcome.timeouts / requests, "errors": outcome.errors.total() / requests,
-        "sent late p99_ms": float(np.quantile(outcome.late_ms, 0.99)), "driver share": outcome.driver_share,
+        "late ms": float(np.quantile(outcome.late_ms, 0.99)), "driver": outcome.driver_share,
     }  # fmt: skip
-    return Row(
-        case={"load": load}, what=what, timing=timing, ratio=timing.median_ms / least, more=more | queue
-    )
+    return Row(case={"load": load}, what=what, timing=timing, ratio=timing.median_ms / least, more=more | queue)

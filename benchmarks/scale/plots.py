@@ -39,7 +39,7 @@ def catalogue_figure(rows: Rows) -> Figure:
     for axes, N in zip(panels, sizes, strict=False):
         for what in (catalogue.BASELINE, BARE, "retrieve"):
             chosen = [row for row in rows if row["what"] == what and row.get("N") == N and row.get("B") == B]
-            _line(axes, [(row["V"], row["ms/request"]) for row in chosen], what)
+            _line(axes, [(row["V"], row["median_ms"] / B) for row in chosen], what)
         _label(axes, f"N = {N}, batches of {B}", "items", "ms per request", log="xy")
     built = [row for row in rows if row["what"] == catalogue.BUILD]
     _line(panels[-1], [(row["V"], row["median_ms"] / 1e3) for row in built], "seconds to build")

@@ -30,7 +30,6 @@ from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.dataset.sequences import BatchInfo, iter_histories
 from pinrec_core.history import History
 from pinrec_core.ids import IdKind, user_store_key
-from pinrec_core.release.format import Release
 from pinrec_core.stages.base import StageParameters, Tensors, run_batch
 from signal_service.batch_view import SEQUENCES, VIEW, write_batch_view
 from signal_service.fetch_stage import SignalFetchStage
@@ -111,9 +110,7 @@ def _measure(
     return [build, *rows]
 
 
-def _write_view(
-    U: int, patterns: Sequence[History], signals: Path, options: Options, progress: Progress
-) -> BatchInfo:
+def _write_view(U: int, patterns: Sequence[History], signals: Path, options: Options, progress: Progress) -> BatchInfo:
     """The view of U users and its manifest, in a new folder of signals."""
     manifest: DatasetManifest = replace(options.prepared.release.manifest.dataset, num_users=U)
     signals.mkdir(parents=True)
