@@ -101,9 +101,9 @@ def main(
         measured = names or [name for name in Benchmark if name is not Benchmark.SCALE]
         results = _run(list(_modules(measured, part or list(Part))), options, out, console)
         if Benchmark.SCALE in measured and not quick:
-            from benchmarks.scale.plots import draw  # only these plots need matplotlib
+            from benchmarks.scale.page import write  # its plots need matplotlib, which nothing else here does
 
-            draw(out, machine_card().slug, plots)
+            write(out, machine_card().slug, plots)
     except PinRecError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from error

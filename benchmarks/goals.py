@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.report import write_between
 from pinrec_core.errors import ConfigError
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
@@ -179,10 +180,7 @@ def write(lines: Sequence[Reached], folder: Path, page: Path = PAGE) -> None:
     """``goals.json`` and the table of the page."""
     plain = [asdict(line) for line in lines]
     (folder / "goals.json").write_text(json.dumps(plain, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    text = page.read_text("utf-8")
-    before, _, rest = text.partition(START)
-    _, _, after = rest.partition(END)
-    page.write_text(f"{before}{START}\n\n{_table(lines)}\n{END}{after}", "utf-8")
+    write_between(page, START, END, _table(lines))
 
 
 def _table(lines: Sequence[Reached]) -> str:

@@ -19,16 +19,24 @@ Rows = Sequence[Mapping[str, Any]]
 DICT = users.BASELINE
 
 
-def draw(results: Path, slug: str, folder: Path) -> list[Path]:
-    """A plot for every part that has a result of the machine ``slug`` in ``results``; returns their paths."""
-    drawn = []
+def draw(results: Path, slug: str, folder: Path) -> dict[Part, Path]:
+    """A plot for every part that has a result of the machine ``slug`` in ``results``; the paths by part."""
+    drawn = {}
     for part, figure in FIGURES.items():
-        source = results / f"scale_{part}-{slug}.json"
-        if source.is_file():
+        if _path(results, slug, part).is_file():
             folder.mkdir(parents=True, exist_ok=True)
-            drawn.append(folder / f"scale-{part}.svg")
-            save(figure(json.loads(source.read_text("utf-8"))["rows"]), drawn[-1])
+            drawn[part] = folder / f"scale-{part}.svg"
+            save(figure(read(results, slug, part)), drawn[part])
     return drawn
+
+
+def read(results: Path, slug: str, part: Part) -> Rows:
+    """The rows of a part's result."""
+    return json.loads(_path(results, slug, part).read_text("utf-8"))["rows"]
+
+
+def _path(results: Path, slug: str, part: Part) -> Path:
+    return results / f"scale_{part}-{slug}.json"
 
 
 def catalogue_figure(rows: Rows) -> Figure:

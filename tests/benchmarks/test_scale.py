@@ -61,15 +61,35 @@ def quiet(_: str) -> None:
 
 
 def drawn(result, tmp_path) -> str:
-    """The plot of a result, as text."""
+    """The plot of a result, as text. The page shows it, and a table of what it grows by."""
     pytest.importorskip("matplotlib")
-    from benchmarks.scale.plots import draw
+    from benchmarks.scale import page
 
     card = machine_card()
     save(tmp_path / "results", card, result, seconds=0.0)
-    (plot,) = draw(tmp_path / "results", card.slug, tmp_path / "plots")
-    assert plot.name == f"{result.benchmark.replace('_', '-')}.svg"
-    return plot.read_text("utf-8")
+    written = tmp_path / "plots.md"
+    written.write_text(f"before\n{page.START}\nto be replaced\n{page.END}\nafter\n", "utf-8")
+    page.write(tmp_path / "results", card.slug, tmp_path / "plots")
+    text = written.read_text("utf-8")
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")
+    assert "to be replaced" not in text
+    name = f"{result.benchmark.replace('_', '-')}.svg"
+    assert f"](plots/{name})" in text
+    assert text.count("\n| ") > 2  # the head, and at least two costs
+    return (tmp_path / "plots" / name).read_text("utf-8")
+
+
+def test_a_cost_is_compared_where_what_grows_is_least_and_largest():
+    pytest.importorskip("matplotlib")
+    from benchmarks.scale import page
+
+    rows = [
+        {"users": U, "what": "warm", "median_ms": ms, "p99_ms": 2 * ms} for U, ms in ((10, 1.0), (99, 5.0), (1000, 3.0))
+    ]
+    (p50, p99) = page._of_users(rows)
+    assert page.table([p50]).splitlines()[-1] == "| users | 10 | 1,000 | one history, warm, p50, ms | 1 | 3 | 3 |"
+    assert p99.values == (2.0, 6.0)
 
 
 def test_the_catalogue_is_searched_exactly_and_by_the_index(options, monkeypatch, tmp_path):
