@@ -43,8 +43,8 @@ def table(growths: Sequence[Growth]) -> str:
         "| what grows | from | to | what it costs | at first | in the end | factor |\n|---|---|---|---|---|---|---|\n"
     )
     return head + "".join(
-        f"| {g.grows} | {g.sizes[0]} | {g.sizes[1]} | {g.cost} | {g.values[0]:.3g} | {g.values[1]:.3g} | "
-        f"{g.values[1] / g.values[0]:.3g} |\n"
+        f"| {g.grows} | {g.sizes[0]} | {g.sizes[1]} | {g.cost} | {_number(g.values[0])} | {_number(g.values[1])} | "
+        f"{_number(g.values[1] / g.values[0])} |\n"
         for g in growths
     )
 
@@ -56,8 +56,8 @@ def _of_catalogue(rows: Rows) -> Iterator[Growth]:
                 chosen = [row for row in rows if (row["what"], row.get("N"), row.get("B")) == (what, N, B)]
                 yield from _growth("items", f"{what}, N = {N}, batch of {B}, ms", chosen, "V", "median_ms")
     built = [row for row in rows if row["what"] == catalogue.BUILD]
-    for name, unit in (("median_ms", "ms"), ("index MiB", "MiB on disk"), ("peak MiB", "MiB of memory")):
-        yield from _growth("items", f"building the index, {unit}", built, "V", name)
+    for name, cost in (("index MiB", "the index, MiB on disk"), ("peak MiB", "building it, MiB of memory")):
+        yield from _growth("items", cost, built, "V", name)
 
 
 def _of_history(rows: Rows) -> Iterator[Growth]:
@@ -97,3 +97,8 @@ def _growth(grows: str, cost: str, rows: Rows, size: str, value: str) -> Iterato
         first, last = rows[0], rows[-1]
         sizes = [text if isinstance(text, str) else f"{text:,}" for text in (first[size], last[size])]
         yield Growth(grows=grows, cost=cost, sizes=(sizes[0], sizes[1]), values=(first[value], last[value]))
+
+
+def _number(value: float) -> str:
+    """Three significant digits, and all of those before the point."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

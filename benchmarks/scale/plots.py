@@ -16,7 +16,6 @@ from benchmarks.quality.plots import COLOURS, save
 from benchmarks.scale import Part, catalogue, load, users
 
 Rows = Sequence[Mapping[str, Any]]
-DICT = users.BASELINE
 
 
 def draw(results: Path, slug: str, folder: Path) -> dict[Part, Path]:
@@ -75,10 +74,12 @@ def history_figure(rows: Rows) -> Figure:
 def users_figure(rows: Rows) -> Figure:
     """Milliseconds to fetch one history against the number of users; bytes of the stores."""
     figure, panels = _panels(2)
-    for what in (users.COLD, users.WARM, DICT):
+    for what in (users.COLD, users.WARM):
         chosen = [row for row in rows if row["what"] == what]
         _line(panels[0], [(row["users"], row["median_ms"]) for row in chosen], f"{what}, p50")
         _line(panels[0], [(row["users"], row["p99_ms"]) for row in chosen], f"{what}, p99", dashed=True)
+    decoded = [row for row in rows if row["what"] == users.BASELINE]
+    _line(panels[0], [(row["users"], row["median_ms"]) for row in decoded], f"{users.BASELINE}, p50")
     _label(panels[0], "one history", "users", "ms", log="xy")
     built = [row for row in rows if row["what"] == users.BUILD]
     _line(panels[1], [(row["users"], row["view MiB"]) for row in built], "batch view, MiB")
@@ -99,6 +100,7 @@ def load_figure(rows: Rows) -> Figure:
     for name, title in (("offered/s", "offered"), ("answered/s", "answered in time")):
         _line(panels[1], zip(share, (row[name] for row in offered), strict=True), title)
     _label(panels[1], "requests", "% of the saturation", "per second", log="x")
+    panels[1].set_ylim(bottom=0)
     for axes in panels:
         axes.set_xticks(share, [f"{value:.0f}" for value in share])
         axes.minorticks_off()
