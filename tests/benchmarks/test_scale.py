@@ -6,6 +6,7 @@ No test looks at a time.
 from __future__ import annotations
 
 import datetime
+import importlib
 import json
 import shutil
 from collections import Counter
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from benchmarks import scale, timing
+from benchmarks.__main__ import Benchmark, _modules
 from benchmarks.bench_generator import GPT2
 from benchmarks.bench_retrieval import BASELINE as BARE
 from benchmarks.bench_retrieval import clustered_workload, fill_with_clusters, plans_near
@@ -136,6 +138,16 @@ def test_sizes_are_bounded_by_the_options(options, monkeypatch):
     )  # fmt: skip
     catalogue.run(full, quiet)
     assert measured == [10**4, 10**5]
+
+
+def test_every_part_and_benchmark_is_a_module_that_runs():
+    modules = dict(_modules(list(Benchmark), list(scale.Part)))
+    assert "goals" not in modules  # it measures nothing
+    assert "scale" not in modules  # its parts are there instead
+    assert {f"scale {part}" for part in scale.Part} <= set(modules)
+    for path in modules.values():
+        assert callable(importlib.import_module(path).run), path
+    assert [*_modules([Benchmark.SCALE], [scale.Part.LOAD])] == [("scale load", "benchmarks.scale.load")]
 
 
 def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(tmp_path):
