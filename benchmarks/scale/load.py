@@ -3,9 +3,12 @@
 The saturation is the most that clients are served who ask again as soon as they are answered. An open loop then offers
 shares of it, and latency counts from the scheduled arrival. Every request asks for 100 items for a known user, within
 the client's default timeout. At the end comes the lowest share again, to see whether the overload has left anything
-behind. The ratio of a row is its median over that of requests which come one at a time. ``timeouts`` and ``errors`` are
-shares of the requests; ``queue at`` is the stage in which requests waited longest, and ``queue ms`` their mean wait
-there. ``late ms`` is how late the driver was, at the 99th percentile, and ``driver`` its share of one core.
+behind. The ratio of a row is its median over that of requests which come one at a time.
+
+``timeouts`` and ``errors`` are shares of the requests. ``recovery s`` is how long a request takes that comes when all
+others have been answered or given up, because the server may still be busy with those that were given up; the next load
+begins after it. ``queue at`` is the stage in which requests waited longest, and ``queue ms`` their mean wait there.
+``late ms`` is how late the driver was, at the 99th percentile, and ``driver`` its share of one core.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from pinrec_client import PinRecClient
 from pinrec_client.channel import DEFAULT_TIMEOUT
 
 from benchmarks.bench_ensemble import served
@@ -40,7 +44,7 @@ USERS = 256
 NUM_ITEMS = 100
 CLOSED_SECONDS, OPEN_SECONDS = 10, 30  # for each second that a benchmark spends on a function
 WARM_UP = 2.0
-SETTLING = 2.0  # seconds after a load, in which the server drops the requests whose deadline has passed
+RECOVERY_TIMEOUT = 600.0  # seconds that the server may take to work off what a load has left in its queues
 
 
 def run(options: Options, progress: Progress) -> Result:
@@ -77,9 +81,9 @@ def _measure(target: Target, shares: Sequence[float], options: Options, progress
             before = server_statistics.read(target.url, target.timeout)
             seconds = OPEN_SECONDS * options.seconds
             outcome = process.submit(open_loop, target, rate=rate, seconds=seconds, warm_up=WARM_UP).result()
-            time.sleep(SETTLING)
+            recovery = _seconds_to_recover(target)
             after = server_statistics.read(target.url, target.timeout)
-            return outcome, _longest_queue(server_statistics.between(before, after))
+            return outcome, {"recovery s": recovery} | _longest_queue(server_statistics.between(before, after))
 
         closed(max(CLIENTS))  # warm-up
         alone = closed(1)
@@ -92,9 +96,17 @@ def _measure(target: Target, shares: Sequence[float], options: Options, progress
         rows += [_row(f"{clients} clients", CLOSED, outcome, least, {}) for clients, outcome in crowds.items()]
         for what, share in [*((OPEN, share) for share in shares), (AFTER, shares[0])]:
             progress(f"{share:.0%} of {saturation:.0f} requests/s, {what}")
-            outcome, queue = offered(share * saturation)
-            rows.append(_row(f"{share:.0%}", what, outcome, least, queue))
+            outcome, server = offered(share * saturation)
+            rows.append(_row(f"{share:.0%}", what, outcome, least, server))
     return rows, saturation
+
+
+def _seconds_to_recover(target: Target) -> float:
+    """How long one more request takes: it comes behind all that is left in the queues, answered or not."""
+    began = time.perf_counter()
+    with PinRecClient(target.url, timeout=RECOVERY_TIMEOUT) as client:
+        client.recommend(target.users[0], num_items=target.num_items)
+    return time.perf_counter() - began
 
 
 def _longest_queue(models: dict[str, ModelTime]) -> dict[str, Value]:
@@ -106,7 +118,7 @@ def _longest_queue(models: dict[str, ModelTime]) -> dict[str, Value]:
     return {"queue at": longest, "queue ms": waits[longest]}
 
 
-def _row(load: str, what: str, outcome: Outcome, least: float, queue: dict[str, Value]) -> Row:
+def _row(load: str, what: str, outcome: Outcome, least: float, server: dict[str, Value]) -> Row:
     timing = Timing.of(outcome.latency_ms)
     requests = len(outcome.latency_ms)
     more: dict[str, Value] = {
@@ -115,4 +127,4 @@ def _row(load: str, what: str, outcome: Outcome, least: float, queue: dict[str, 
         "timeouts": outcome.timeouts / requests, "errors": outcome.errors.total() / requests,
         "late ms": float(np.quantile(outcome.late_ms, 0.99)), "driver": outcome.driver_share,
     }  # fmt: skip
-    return Row(case={"load": load}, what=what, timing=timing, ratio=timing.median_ms / least, more=more | queue)
+    return Row(case={"load": load}, what=what, timing=timing, ratio=timing.median_ms / least, more=more | server)

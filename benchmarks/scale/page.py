@@ -78,7 +78,12 @@ def _of_users(rows: Rows) -> Iterator[Growth]:
 
 def _of_load(rows: Rows) -> Iterator[Growth]:
     offered = [row for row in rows if row["what"] == load.OPEN]
-    names = {"median_ms": "p50, ms", "p99_ms": "p99, ms", "answered/s": "answered in time, requests/s"}
+    names = {
+        "median_ms": "p50, ms",
+        "p99_ms": "p99, ms",
+        "answered/s": "answered in time, requests/s",
+        "recovery s": "until a request is answered after the load, s",
+    }
     for name, title in names.items():
         yield from _growth("load", title, offered, "load", name)
 

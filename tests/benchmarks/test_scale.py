@@ -203,7 +203,6 @@ def test_every_number_of_users_is_fetched_warm_and_cold(released, monkeypatch, t
 def test_load_is_offered_below_and_above_the_saturation(options, integer_service: StandIn, monkeypatch, tmp_path):
     monkeypatch.setattr(Options, "seconds", 0.02)
     monkeypatch.setattr(load, "WARM_UP", 0.1)
-    monkeypatch.setattr(load, "SETTLING", 0.0)
     target = Target(url=integer_service.url, users=[1, 2], num_items=3, timeout=10.0)
     rows, saturation = load._measure(target, (0.5, 2.0), options, quiet)
     assert saturation > 0
@@ -214,6 +213,7 @@ def test_load_is_offered_below_and_above_the_saturation(options, integer_service
     assert rows[0].ratio == 1
     assert all(row.more["errors"] == 0 for row in rows)
     assert {row.more["queue at"] for row in rows[3:]} == {"stand_in"}
+    assert all(row.more["recovery s"] > 0 for row in rows[3:])
     result = load.Result(benchmark="scale_load", baseline=load.BASELINE, settings={}, floors=[], rows=rows)
     plot = drawn(result, tmp_path)
     assert all(name in plot for name in ("p50", "p95", "p99", "offered", "answered in time"))
