@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -24,15 +24,17 @@ from benchmarks.demo import Prepared
 from benchmarks.machine import machine_card
 from benchmarks.options import Options, Progress
 from benchmarks.report import RESULTS, Result, document, print_card, print_result, save
+from benchmarks.scale import Part
 from pinrec_core.config.presets import preset as preset_named
 from pinrec_core.errors import PinRecError
 from pinrec_serving.deployment import default_threads
 
 TABLE_WIDTH = 160  # for output that does not go to a terminal
+PLOTS = Path(__file__).parents[1] / "docs" / "benchmarks"
 
 
 class Benchmark(StrEnum):
-    """The benchmarks. Each is a module ``bench_<name>.py`` with a function ``run``."""
+    """The benchmarks. Each is a module ``bench_<name>.py`` with a function ``run``, unless it says otherwise."""
 
     GENERATOR = "generator"
     PROGRAM = "program"
@@ -43,13 +45,15 @@ class Benchmark(StrEnum):
     SIGNALS = "signals"
     ENSEMBLE = "ensemble"
     MEMORY = "memory"
+    SCALE = "scale"
+    """Parts of its own, in ``benchmarks/scale``. It runs when it is named, because it takes most of an hour."""
     GOALS = "goals"
     """Measures nothing: it holds the goals against the results, alone."""
 
 
 def main(
     names: Annotated[
-        list[Benchmark] | None, typer.Argument(help="Which ones; all without.", show_default=False)
+        list[Benchmark] | None, typer.Argument(help="Which ones.", show_default="all but scale and goals")
     ] = None,
     preset: Annotated[list[str] | None, typer.Option(help="Model sizes: tiny, small, base. Repeatable.")] = None,
     quick: Annotated[
@@ -66,7 +70,13 @@ def main(
         list[int] | None,
         typer.Option(help="Threads per process. Repeatable: the ensemble compares them.", show_default="as serve"),
     ] = None,
+    part: Annotated[list[Part] | None, typer.Option(help="Of scale: what grows. Repeatable; all without.")] = None,
+    max_items: Annotated[
+        int, typer.Option(help="Of scale: the largest catalogue. 10 million take most of an hour.", min=1)
+    ] = 1_000_000,
+    max_users: Annotated[int, typer.Option(help="Of scale: the most users.", min=1)] = 1_000_000,
     out: Annotated[Path, typer.Option(help="Folder for the results.", show_default="benchmarks/results")] = RESULTS,
+    plots: Annotated[Path, typer.Option(help="Folder for the plots of scale.", show_default="docs/benchmarks")] = PLOTS,
 ) -> None:
     """Time the stages and the ensemble of PinRec on this machine."""
     console = Console()
@@ -82,29 +92,44 @@ def main(
             prepared=Prepared(release=release, signals=signals, demo=demo),
             release=release,
             threads_compared=tuple(threads or (default_threads(),)),
+            max_items=max_items,
+            max_users=max_users,
         )
         if names == [Benchmark.GOALS]:
             lines = goals.collect(out, machine_card().slug)
             goals.write(lines, out)
             print(json.dumps([asdict(line) for line in lines], ensure_ascii=False))
             return
-        measured = [name for name in names or Benchmark if name is not Benchmark.GOALS]
-        results = _run(measured, options, out, console)
+        measured = names or [name for name in Benchmark if name is not Benchmark.SCALE]
+        results = _run(list(_modules(measured, part or list(Part))), options, out, console)
+        if Benchmark.SCALE in measured and not quick:
+            from benchmarks.scale.page import write  # its plots need matplotlib, which nothing else here does
+
+            write(out, machine_card().slug, plots)
     except PinRecError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from error
     print(json.dumps(results, ensure_ascii=False))
 
 
-def _run(names: list[Benchmark], options: Options, out: Path, console: Console) -> dict[str, object]:
+def _modules(names: Sequence[Benchmark], parts: Sequence[Part]) -> Iterator[tuple[str, str]]:
+    """What is shown of each benchmark, and the module that runs it."""
+    for name in names:
+        if name is Benchmark.SCALE:
+            yield from ((f"{name} {part}", f"benchmarks.scale.{part}") for part in parts)
+        elif name is not Benchmark.GOALS:
+            yield name, f"benchmarks.bench_{name}"
+
+
+def _run(modules: Sequence[tuple[str, str]], options: Options, out: Path, console: Console) -> dict[str, object]:
     torch.set_num_threads(options.threads)
     card = machine_card()
     print_card(console, card)
     stderr = Console(stderr=True)
     results: list[Result] = []
-    for number, name in enumerate(names, 1):
-        module = importlib.import_module(f"benchmarks.bench_{name.value}")
-        heading = f"{number}/{len(names)} {name.value}"
+    for number, (name, path) in enumerate(modules, 1):
+        module = importlib.import_module(path)
+        heading = f"{number}/{len(modules)} {name}"
         with stderr.status(heading) as status:
             result = module.run(options, _progress(stderr, status.update, heading))
         print_result(console, result)

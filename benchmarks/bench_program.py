@@ -57,13 +57,17 @@ STEPS = 6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """A model of one size and variant, S steps of W offsets, and the number of outcomes."""
+    """A model of one size and variant, S steps of W offsets, and the number of outcomes.
+
+    ``max_history`` is that of the size where it is None.
+    """
 
     name: str
     variant: Variant
     S: int
     W: int = 1
     outcomes: int = OUTCOMES
+    max_history: int | None = None
 
     @property
     def config(self) -> ModelConfig:
@@ -72,6 +76,8 @@ class Size:
         else:
             sizes = dict(PRESETS[self.name].model)
         sizes |= {"max_steps": max(self.S, 1), "max_offset": self.W}
+        if self.max_history is not None:
+            sizes["max_history"] = self.max_history
         return ModelConfig(
             **sizes, variant=self.variant, num_outcomes=self.outcomes, num_surfaces=SURFACES,
             feature_width=FEATURE_WIDTH,
@@ -86,22 +92,14 @@ class _Drawn:
     B: int
 
 
-class Compiled:
-    """One size, its plain model and its compiled program, with the seconds that compiling and loading took."""
+class Plain:
+    """One size and its plain model with random weights."""
 
-    def __init__(self, size: Size, folder: Path, products: Products) -> None:
+    def __init__(self, size: Size) -> None:
         torch.manual_seed(0)
         self.size = size
-        self.products = products
         self.offsets = tuple(range(1, size.W + 1))
         self.model = PinRec(size.config).eval()
-        program = GenerationProgram(with_products(self.model, products), steps=size.S, offsets=self.offsets)
-        path = folder / f"{size.name}-{size.variant.value}-{size.W}-{products.value}.pt2"
-        began = time.perf_counter()
-        compile_package(program, program_inputs(*self.batch(3)[:2]), path)
-        self.compile_seconds = time.perf_counter() - began
-        self.generate: Generate = load_package(path)
-        self.load_seconds = _seconds_to_load(path)
 
     def batch(
         self, B: int, lengths: tuple[int, ...] | None = None
@@ -118,9 +116,25 @@ class Compiled:
     def plain(self, history: PackedHistories, request: RequestContext) -> torch.Tensor:
         return generate(self.model, history, request, self.offsets)
 
-    def difference(self, history: PackedHistories, request: RequestContext) -> float:
-        """The largest 1 − cosine between the program's and the plain model's embeddings."""
-        return float((1 - (self.generate(history, request) * self.plain(history, request)).sum(-1)).max())
+
+class Compiled(Plain):
+    """One size with its compiled program, and the seconds that compiling and loading took."""
+
+    def __init__(self, size: Size, folder: Path, products: Products | None = None) -> None:
+        super().__init__(size)
+        self.products = products or default_products()
+        program = GenerationProgram(with_products(self.model, self.products), steps=size.S, offsets=self.offsets)
+        path = folder / f"{size.name}-{size.variant.value}-{size.W}-{self.products.value}.pt2"
+        began = time.perf_counter()
+        compile_package(program, program_inputs(*self.batch(3)[:2]), path)
+        self.compile_seconds = time.perf_counter() - began
+        self.generate: Generate = load_package(path)
+        self.load_seconds = _seconds_to_load(path)
+
+    def against_plain(self, history: PackedHistories, request: RequestContext) -> dict[str, Value]:
+        """The largest 1 − cosine between the program's and the plain model's embeddings, and the time of loading."""
+        difference = float((1 - (self.generate(history, request) * self.plain(history, request)).sum(-1)).max())
+        return {"1 - cosine": difference, "load s": self.load_seconds}
 
 
 def run(options: Options, progress: Progress) -> Result:
@@ -129,13 +143,16 @@ def run(options: Options, progress: Progress) -> Result:
     with tempfile.TemporaryDirectory(prefix="pinrec-programs-") as folder:
         small = _compiled(Size(name="small", variant=Variant.OC, S=STEPS), Path(folder), progress)
         made = [small]
-        rows += _against_gpt2(small, (1,), floor, options, progress)
+        progress("small B=1")
+        rows += against_gpt2(small, 1, small.size.config.max_history, floor, options)
         if not options.quick:
             size = Size(name=REFERENCE, variant=Variant.OC, S=STEPS)
             reference = _compiled(size, Path(folder), progress)
             int8 = _compiled(size, Path(folder), progress, Products.INT8) if Products.INT8 in fast_products() else None
             made += [reference] + [int8] * (int8 is not None)
-            rows += _against_gpt2(reference, (1, 8), floor, options, progress, int8)
+            for B in (1, 8):
+                progress(f"{REFERENCE} B={B}")
+                rows += against_gpt2(reference, B, reference.size.config.max_history, floor, options, int8)
             rows += _mixed_lengths(reference, options, progress)
             rows += _compression(reference, options, progress)
             rows += _one_step(Path(folder), floor, options, progress)
@@ -159,38 +176,35 @@ def _seconds_to_load(path: Path) -> float:
 
 
 def _compiled(size: Size, folder: Path, progress: Progress, products: Products | None = None) -> Compiled:
-    products = products or default_products()
-    progress(f"compiling {size.name} {size.variant.value} W={size.W} {products.value}")
+    progress(f"compiling {size.name} {size.variant.value} W={size.W} {(products or default_products()).value}")
     return Compiled(size, folder, products)
 
 
-def _against_gpt2(
-    compiled: Compiled, batches: tuple[int, ...], floor: Floor, options: Options, progress: Progress,
-    int8: Compiled | None = None,
-) -> list[Row]:  # fmt: skip
-    rows = []
-    config, size = compiled.size.config, compiled.size
-    for B in batches:
-        progress(f"{size.name} B={B}")
-        history, request, _ = compiled.batch(B)
-        timed: dict[str, Callable[[], object]] = {}
-        if importlib.util.find_spec("transformers") is not None:
-            timed[GPT2] = gpt2_stepping(config, B, config.max_history, size.S)
-        timed["generate"] = lambda history=history, request=request: compiled.plain(history, request)
-        timed["compiled"] = lambda history=history, request=request: compiled.generate(history, request)
-        if int8 is not None:
-            timed[COMPILED_INT8] = lambda history=history, request=request: int8.generate(history, request)
-        needed = MatmulFlops.of(config, B=B, T=config.max_history, S=size.S, W=size.W)
-        case: dict[str, Value] = {"case": size.name, "B": B, "T": config.max_history}
-        programs = {"compiled": compiled} | ({COMPILED_INT8: int8} if int8 is not None else {})
-        more: dict[str, dict[str, Value]] = {
-            name: {"1 - cosine": one.difference(history, request), "load s": one.load_seconds}
-            for name, one in programs.items()
-        }
-        timings = time_together(timed, seconds=3 * options.seconds)
-        least = {"compiled": floor.milliseconds(needed.total)}
-        rows += compare(case, timings, next(iter(timed)), floor_ms=least, more=more)
-    return rows
+def against_gpt2(
+    made: Plain, B: int, T: int, floor: Floor, options: Options, int8: Compiled | None = None
+) -> list[Row]:
+    """B histories of T items: GPT-2, the plain model, and the compiled program where ``made`` has one.
+
+    The first of them is the baseline: the plain model where ``transformers`` is not installed.
+    """
+    config, size = made.size.config, made.size
+    history, request, _ = made.batch(B, (T,) * B)
+    case: dict[str, Value] = {"case": size.name, "B": B, "T": T}
+    more: dict[str, dict[str, Value]] = {}
+    timed: dict[str, Callable[[], object]] = {}
+    if importlib.util.find_spec("transformers") is not None:
+        timed[GPT2] = gpt2_stepping(config, B, T, size.S)
+    timed["generate"] = lambda: made.plain(history, request)
+    if isinstance(made, Compiled):
+        timed["compiled"] = lambda: made.generate(history, request)
+        more["compiled"] = made.against_plain(history, request)
+    if int8 is not None:
+        timed[COMPILED_INT8] = lambda: int8.generate(history, request)
+        more[COMPILED_INT8] = int8.against_plain(history, request)
+    needed = MatmulFlops.of(config, B=B, T=T, S=size.S, W=size.W)
+    timings = time_together(timed, seconds=3 * options.seconds)
+    least = dict.fromkeys(("generate", "compiled"), floor.milliseconds(needed.total))
+    return compare(case, timings, next(iter(timed)), floor_ms=least, more=more)
 
 
 def _mixed_lengths(compiled: Compiled, options: Options, progress: Progress) -> list[Row]:

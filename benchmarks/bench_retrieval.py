@@ -29,7 +29,7 @@ from pinrec_core.contract import GENERATOR
 from pinrec_core.dataset.sequences import iter_histories
 from pinrec_core.generation.retrieval_plan import RetrievalPlan
 from pinrec_core.release.calibration import INDEX_RECALL_TARGET
-from pinrec_core.retrieval.exact_search import exact_top_k
+from pinrec_core.retrieval.exact_search import blocks_of, exact_top_k
 from pinrec_core.retrieval.item_index import ItemIndex
 from pinrec_core.retrieval.item_softmax import ItemSoftmax
 from pinrec_core.retrieval.lookup import PlanBatch, look_up
@@ -65,6 +65,15 @@ class Workload:
     def depth(self, plan: RetrievalPlan) -> int:
         return lookup_depth(plan, NOTHING, self.overfetch)
 
+    @property
+    def queries(self) -> np.ndarray:
+        """The embeddings of all plans, float32 ``[M, D]``."""
+        return np.concatenate([plan.embedding for plan in self.plans])
+
+    @property
+    def largest_depth(self) -> int:
+        return max(map(self.depth, self.plans))
+
     def batches(self, B: int) -> Iterator[Sequence[RetrievalPlan]]:
         """Batches of B plans, over and over; each call of a timed function takes the next one."""
         parts = [self.plans[start : start + B] for start in range(0, len(self.plans) - B + 1, B)]
@@ -85,7 +94,7 @@ def run(options: Options, progress: Progress) -> Result:
             progress(f"N={N} B={B}")
             M = round(B * float(np.mean([len(plan.quota) for plan in workload.plans])))
             case: dict[str, Value] = {"vectors": workload.name, "N": N, "B": B, "M": M}
-            timings = time_together(_functions(workload, B), seconds=options.seconds)
+            timings = time_together(functions(workload, B), seconds=options.seconds)
             more: dict[str, dict[str, Value]] = {"retrieve": {f"recall@{N}": recall(workload, workload.plans[:B])}}
             rows += compare(case, timings, BASELINE, more=more)
         if not options.quick and N == NUM_ITEMS[0]:
@@ -107,7 +116,8 @@ def recall(workload: Workload, plans: Sequence[RetrievalPlan]) -> float:
     return float(np.mean([np.isin(t.item_row, f.item_row).mean() for t, f in zip(truth, found, strict=True)]))
 
 
-def _functions(workload: Workload, B: int) -> dict[str, Callable[[], object]]:
+def functions(workload: Workload, B: int) -> dict[str, Callable[[], object]]:
+    """What is timed on batches of B plans, by the name of its row."""
     index, merge = workload.index, workload.merge
     excluded = [NOTHING] * B
     searched, retrieved = workload.batches(B), workload.batches(B)
@@ -133,8 +143,8 @@ def peer_rows(workload: Workload, options: Options, progress: Progress) -> list[
     """Bare searches of one request's queries by each library, at the cheapest setting that reaches the recall of the
     index; where none does, at its best, with the recall that it has."""
     index = workload.index
-    queries = np.concatenate([plan.embedding for plan in workload.plans])[:CALIBRATION_QUERIES]
-    depth = max(workload.depth(plan) for plan in workload.plans)
+    queries = workload.queries[:CALIBRATION_QUERIES]
+    depth = workload.largest_depth
     exact = exact_top_k(queries, index.blocks(), depth)
     vectors = index.vectors_of(np.arange(len(index)))
     parts = np.array_split(queries, max(1, len(queries) // len(workload.plans[0].quota)))
@@ -157,24 +167,43 @@ def peer_rows(workload: Workload, options: Options, progress: Progress) -> list[
 
 
 def synthetic_workload(options: Options, N: int, seed: int = 0) -> Workload:
-    """Clustered unit vectors, and plans whose embeddings lie near items, with the quotas of an even budget."""
+    """Clustered unit vectors, and plans near them."""
     random = np.random.default_rng(seed)
     V = SYNTHETIC_ITEMS // 10 if options.quick else SYNTHETIC_ITEMS
-    centre = random.normal(size=(CLUSTERS, SYNTHETIC_WIDTH))
-    vectors = _unit(centre[random.integers(0, CLUSTERS, V)] + 0.5 * random.normal(size=(V, SYNTHETIC_WIDTH)))
-    outcome = np.arange(PLAN_EMBEDDINGS, dtype=np.int32) * PLAN_OUTCOMES // PLAN_EMBEDDINGS
-    plans = []
-    for _ in range(PLANS):
-        near = vectors[random.integers(0, V, PLAN_EMBEDDINGS)]
-        embedding = _unit(near + 0.5 * random.normal(size=near.shape) / SYNTHETIC_WIDTH**0.5)
-        quota = np.diff(np.linspace(0, N, PLAN_EMBEDDINGS + 1).astype(np.int32))
-        plans.append(RetrievalPlan(embedding=embedding, outcome=outcome, quota=quota))
+    vectors = np.empty((V, SYNTHETIC_WIDTH), np.float32)
+    fill_with_clusters(vectors, CLUSTERS, random)
+    plans = plans_near(vectors, N, random)
     index = ItemIndex.build(vectors)
-    queries = np.concatenate([plan.embedding for plan in plans])[:CALIBRATION_QUERIES]
-    depth = max(lookup_depth(plan, NOTHING, OVERFETCH) for plan in plans)
-    index.calibrate(queries, depth, recall_target=INDEX_RECALL_TARGET)
+    workload = clustered_workload(index, plans)
+    queries = workload.queries[:CALIBRATION_QUERIES]
+    index.calibrate(queries, workload.largest_depth, recall_target=INDEX_RECALL_TARGET)
+    return workload
+
+
+def clustered_workload(index: ItemIndex, plans: Sequence[RetrievalPlan]) -> Workload:
+    """``plans_near`` the vectors of ``index``."""
     return Workload(name="clustered", index=index, overfetch=OVERFETCH,
                     inverse_temperature=INVERSE_TEMPERATURE, plans=plans)  # fmt: skip
+
+
+def fill_with_clusters(vectors: np.ndarray, clusters: int, random: np.random.Generator) -> None:
+    """Fill float32 ``[V, D]`` with unit vectors around ``clusters`` centres, block by block."""
+    centre = random.standard_normal((clusters, vectors.shape[1]), np.float32)
+    for _, block in blocks_of(vectors):
+        near = centre[random.integers(0, clusters, len(block))]
+        block[:] = _unit(near + 0.5 * random.standard_normal(block.shape, np.float32))
+
+
+def plans_near(vectors: np.ndarray, N: int, random: np.random.Generator) -> list[RetrievalPlan]:
+    """Plans whose embeddings lie near items ``[V, D]``, with the quotas of an even budget of N items."""
+    outcome = np.arange(PLAN_EMBEDDINGS, dtype=np.int32) * PLAN_OUTCOMES // PLAN_EMBEDDINGS
+    quota = np.diff(np.linspace(0, N, PLAN_EMBEDDINGS + 1).astype(np.int32))
+    plans = []
+    for _ in range(PLANS):
+        near = vectors[random.integers(0, len(vectors), PLAN_EMBEDDINGS)]
+        embedding = _unit(near + 0.5 * random.normal(size=near.shape) / near.shape[1] ** 0.5)
+        plans.append(RetrievalPlan(embedding=embedding, outcome=outcome, quota=quota))
+    return plans
 
 
 def release_workload(options: Options, N: int) -> Workload:

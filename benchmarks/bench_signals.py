@@ -69,20 +69,20 @@ def run(options: Options, progress: Progress) -> Result:
         store = Path(folder) / "realtime"
         with closing(RocksDbEventStore.open_primary(store)) as primary:
             for key in keys:
-                primary.append(_events(key, release.catalogue, manifest, end_time))
+                primary.append(events(key, EVENTS_PER_USER, release.catalogue, manifest, end_time))
             stages = {
                 "batch view": SignalFetchStage.open(options.prepared.parameters(realtime=None, threads=1)),
                 "batch view + real-time": SignalFetchStage.open(options.prepared.parameters(realtime=store, threads=1)),
-                BASELINE: _dict_stage(release, dict(zip(keys, map(_copy, histories.values()), strict=True))),
+                BASELINE: dict_stage(release, dict(zip(keys, map(copied, histories.values()), strict=True))),
             }
             rows: list[Row] = []
             floors: dict[int, Floor] = {}
             for B in BATCHES:
                 progress(f"B={B}")
-                size = _answered_bytes(stages["batch view + real-time"], requests) * B // len(requests)
+                size = answered_bytes(stages["batch view + real-time"], requests) * B // len(requests)
                 floor = floors.setdefault(size, copy_floor(size))
                 timings = time_together(
-                    {name: _rotating(stage, requests, B) for name, stage in stages.items()}, seconds=options.seconds
+                    {name: rotating(stage, requests, B) for name, stage in stages.items()}, seconds=options.seconds
                 )
                 least = dict.fromkeys(timings, floor.milliseconds(size))
                 rows += compare({"B": B}, timings, BASELINE, floor_ms=least)
@@ -94,7 +94,7 @@ def run(options: Options, progress: Progress) -> Result:
     return Result(benchmark="signals", baseline=BASELINE, settings=settings, floors=list(floors.values()), rows=rows)
 
 
-def _rotating(stage: SignalFetchStage, requests: Sequence[Tensors], B: int) -> Callable[[], object]:
+def rotating(stage: SignalFetchStage, requests: Sequence[Tensors], B: int) -> Callable[[], object]:
     """A function that fetches the next B users at each call."""
     position = itertools.count(0, B)
 
@@ -105,7 +105,7 @@ def _rotating(stage: SignalFetchStage, requests: Sequence[Tensors], B: int) -> C
     return fetch
 
 
-def _answered_bytes(stage: SignalFetchStage, requests: Sequence[Tensors]) -> int:
+def answered_bytes(stage: SignalFetchStage, requests: Sequence[Tensors]) -> int:
     """Bytes of all tensors that the stage answers these requests with: at least these must be moved.
 
     Raises the first error, so that no failing request is timed.
@@ -118,7 +118,7 @@ def _answered_bytes(stage: SignalFetchStage, requests: Sequence[Tensors]) -> int
     return size
 
 
-def _dict_stage(release: Release, histories: Mapping[bytes, History]) -> SignalFetchStage:
+def dict_stage(release: Release, histories: Mapping[bytes, History]) -> SignalFetchStage:
     manifest = release.manifest
     parser = RequestParser(manifest.dataset, manifest.model, manifest.generation, time.time)
     builder = EventHistoryBuilder(manifest.dataset, release.catalogue, text_encoder(manifest.dataset.text_encoder))
@@ -126,10 +126,12 @@ def _dict_stage(release: Release, histories: Mapping[bytes, History]) -> SignalF
     return SignalFetchStage(parser, decoded, max_history=manifest.model.max_history)  # type: ignore[arg-type]
 
 
-def _events(user_key: bytes, catalogue: ItemCatalogue, manifest: DatasetManifest, end_time: int) -> list[Event]:
-    """``EVENTS_PER_USER`` interactions after the end of the batch, a minute apart."""
+def events(
+    user_key: bytes, count: int, catalogue: ItemCatalogue, manifest: DatasetManifest, end_time: int
+) -> list[Event]:
+    """``count`` interactions after the end of the batch, a minute apart."""
     random = np.random.default_rng(list(user_key))
-    rows = random.integers(0, len(catalogue), EVENTS_PER_USER)
+    rows = random.integers(0, len(catalogue), count)
     return [
         Event(
             event_id=f"benchmark-{number}",
@@ -144,6 +146,6 @@ def _events(user_key: bytes, catalogue: ItemCatalogue, manifest: DatasetManifest
     ]
 
 
-def _copy(history: History) -> History:
+def copied(history: History) -> History:
     """The history with arrays of its own, because those of ``iter_histories`` are views of a whole batch."""
     return History(**{name: np.array(getattr(history, name)) for name in DTYPES})

@@ -137,6 +137,13 @@ def save(folder: Path, card: MachineCard, result: Result, *, seconds: float) -> 
     return path
 
 
+def write_between(page: Path, start: str, end: str, text: str) -> None:
+    """Replace what the page has between the lines ``start`` and ``end``."""
+    before, _, rest = page.read_text("utf-8").partition(start)
+    _, _, after = rest.partition(end)
+    page.write_text(f"{before}{start}\n\n{text}\n{end}{after}", "utf-8")
+
+
 def _rounded(value: Value | None) -> Value | None:
     """Four significant digits, because no timing is more precise than that."""
     return float(f"{value:.4g}") if isinstance(value, float) else value

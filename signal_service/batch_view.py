@@ -28,22 +28,38 @@ _WRITE_BYTES = 4 << 20
 def build_batch_view(signals: Path, *, progress: Callable[[int], None] | None = None) -> Path:
     """Write ``signals/batch`` anew from ``signals/sequences`` and return its path.
 
-    Memory is bounded. ``progress`` is called with the number of users written so far. Raises ``DataError`` when the
-    sequences are absent or do not belong to ``signals/dataset.json``, and ``StoreError`` when RocksDB cannot write.
+    Raises ``DataError`` when the sequences are absent or do not belong to ``signals/dataset.json``; see
+    ``write_batch_view`` for the rest.
     """
     signals = Path(signals)
-    manifest = DatasetManifest.load(signals)
     info = BatchInfo.load(signals / SEQUENCES)
+    return write_batch_view(signals, iter_histories(signals / SEQUENCES), info, progress=progress)
+
+
+def write_batch_view(
+    signals: Path,
+    histories: Iterable[tuple[int | str, History]],
+    info: BatchInfo,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> Path:
+    """Write ``signals/batch`` anew with ``(user_id, history)`` of every user, and return its path.
+
+    Memory is bounded. ``progress`` is called with the number of users written so far. Raises ``DataError`` when the
+    histories do not belong to ``signals/dataset.json`` or are not those of ``info.num_users`` users, and
+    ``StoreError`` when RocksDB cannot write.
+    """
+    manifest = DatasetManifest.load(signals)
     with output_folder(signals / VIEW, overwrite=True, is_replaceable=is_batch, kind="batch view") as folder:
         try:
             with closing(Rdict(str(folder / _DATABASE), _options())) as database:
-                written = _write(database, iter_histories(signals / SEQUENCES), manifest, progress)
+                written = _write(database, histories, manifest, progress)
         except PinRecError:
             raise
         except Exception as error:  # rocksdict raises nothing narrower
             raise StoreError(f"{signals / VIEW}: cannot be written: {error}") from error
         if written != info.num_users:
-            raise DataError(f"{signals / SEQUENCES}: holds {written} users, expected num_users={info.num_users}")
+            raise DataError(f"{signals / VIEW}: {written} users were written, expected num_users={info.num_users}")
         info.save(folder)
     return signals / VIEW
 

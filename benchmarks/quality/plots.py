@@ -24,7 +24,7 @@ matplotlib.rcParams.update(
         "grid.alpha": 0.3,
     }
 )
-_COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#b83280", "#718096")
+COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#b83280", "#718096")
 _NAME_WIDTH = 48  # characters of a bar's name in one line
 
 
@@ -42,7 +42,7 @@ def bars(figures: Mapping[str, Mapping[str, Any]], label: str) -> Figure:
     error = np.abs(np.array(bounds).T - value).tolist()
     drawing, axes = _new(height=0.9 + 0.32 * len(names))
     at = np.arange(len(names))[::-1]
-    axes.barh(at, value, xerr=error, color=_COLOURS[0], height=0.62, error_kw={"elinewidth": 1, "capsize": 2})
+    axes.barh(at, value, xerr=error, color=COLOURS[0], height=0.62, error_kw={"elinewidth": 1, "capsize": 2})
     axes.set_yticks(at, [fill(name, _NAME_WIDTH) for name in names])
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(label)
@@ -59,7 +59,7 @@ def embeddings_per_step(by_run: Mapping[str, Sequence[Mapping[str, float]]]) -> 
         (("recall", "unordered recall"), ("diversity", "diversity"), ("latency", "latency")), 1
     ):
         axes = drawing.add_subplot(1, 3, number)
-        for colour, (run, points) in zip(_COLOURS, by_run.items(), strict=False):
+        for colour, (run, points) in zip(COLOURS, by_run.items(), strict=False):
             width = [point["width"] for point in points]
             axes.plot(width, [p[name] / points[0][name] for p in points], "o-", color=colour, label=run, markersize=3)
         axes.axhline(1, color="#718096", linewidth=0.8)
@@ -108,7 +108,7 @@ def budget_sweep(points: Sequence[Mapping[str, Any]], start: str, end: str) -> F
         1,
     ):
         axes = drawing.add_subplot(1, 3, number)
-        for colour, outcome in zip(_COLOURS, (start, end), strict=False):
+        for colour, outcome in zip(COLOURS, (start, end), strict=False):
             value = [point[name].get(outcome, np.nan) for point in points]
             axes.plot(share, value, "o-", color=colour, label=outcome, markersize=3)
         axes.set_xlabel(f"share of the budget on {end}")
@@ -120,7 +120,7 @@ def budget_sweep(points: Sequence[Mapping[str, Any]], start: str, end: str) -> F
 def loss_by_epoch(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """The loss of every run by epoch: in training (dashed) and on held-out users (solid)."""
     drawing, axes = _new(height=3.2)
-    for colour, (run, epochs) in zip(_COLOURS, curves.items(), strict=False):
+    for colour, (run, epochs) in zip(COLOURS, curves.items(), strict=False):
         number = [epoch["epoch"] for epoch in epochs]
         axes.plot(number, [epoch["loss"] for epoch in epochs], "--", color=colour, linewidth=1)
         held_out = [np.nan if epoch["held_out_loss"] is None else epoch["held_out_loss"] for epoch in epochs]

@@ -60,13 +60,18 @@ def compile_for_this_machine(release: Release) -> Path:
     return target
 
 
+def has_compiler() -> bool:
+    """Whether a program can be compiled on this machine."""
+    return any(shutil.which(name) for name in ("g++", "clang++"))
+
+
 def add_program(serving: IndexedModel, folder: Path) -> Part:
     """Compile the generator of ``serving`` into ``folder`` → the part.
 
     Raises ``ConfigError`` without a C++ compiler, and ``ReleaseError`` when the program's embeddings differ from the
     plain model's.
     """
-    if shutil.which("g++") is None and shutil.which("clang++") is None:
+    if not has_compiler():
         raise ConfigError("compile=True: expected a C++ compiler (g++ or clang++) on the PATH; or leave it out")
     history, request = _sample(serving)
     products = default_products()

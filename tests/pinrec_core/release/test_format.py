@@ -111,7 +111,7 @@ def test_a_part_of_another_release_is_refused_even_with_its_checksum(copies, par
         Release.open(ours)
     made_to_fit = foreign | {"space": manifest["embedding_space"]}
     (ours / layout.MANIFEST_FILE).write_text(json.dumps(with_part(manifest, part, made_to_fit)))
-    with pytest.raises(ReleaseError, match="belongs? to another"):
+    with pytest.raises(ReleaseError, match=r"belongs? to another"):
         Release.open(ours).verify()
 
 
