@@ -75,14 +75,6 @@ class Size:
         )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Drawn:
-    """What ``random_requests`` asks of a case."""
-
-    config: ModelConfig
-    B: int
-
-
 class Compiled:
     """One size, its plain model and its compiled program, with the seconds that compiling and loading took."""
 
@@ -104,7 +96,7 @@ class Compiled:
         self, B: int, lengths: tuple[int, ...] | None = None
     ) -> tuple[PackedHistories, RequestContext, list[Request]]:
         """B random requests of full length, or of ``lengths``."""
-        requests, ids = random_requests(_Drawn(config=self.size.config, B=B))
+        requests, ids = random_requests(self.size.config, B)
         histories = [request.history for request in requests]
         if lengths:
             histories = [history.take(slice(0, T)) for history, T in zip(histories, lengths, strict=True)]

@@ -33,6 +33,9 @@ def serve(
     metrics_port: Annotated[int, typer.Option(min=1, max=65535, help="Port for Prometheus metrics.")] = 8002,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every interface.")] = "127.0.0.1",
     device: Annotated[str, typer.Option(help="Where the generator runs: cpu, cuda, cuda:1.")] = "cpu",
+    gpu_precision: Annotated[
+        str, typer.Option(help="Number format of the generator on a GPU: fp16, bf16, fp32.")
+    ] = "fp16",
     tuning: Annotated[
         Path | None,
         typer.Option(
@@ -77,6 +80,7 @@ def serve(
     import tempfile
 
     from pinrec_cli.console import print_json, stderr, stdout
+    from pinrec_core.config.sections import GpuPrecision
     from pinrec_core.errors import ConfigError, DataError, require
     from pinrec_serving.companion import Companion
     from pinrec_serving.deployment import ServingOptions, default_threads, parse_instances
@@ -90,6 +94,7 @@ def serve(
     require(not (signals / "signals").is_dir(), "--signals", str(signals), "the folder `signals` within it",
             error=DataError)  # fmt: skip
     require(triton in set(TritonSource), "--triton", triton, f"one of {', '.join(TritonSource)}")
+    require(gpu_precision in set(GpuPrecision), "--gpu-precision", gpu_precision, f"one of {', '.join(GpuPrecision)}")
     require(not (batch_only and realtime), "--realtime", str(realtime), "no folder with --batch-only")
     setting = tuned_setting(
         tuning, beside=releases if releases is not None else (release or Path()).resolve().parent,
@@ -99,6 +104,7 @@ def serve(
         signals=signals,
         realtime=None if batch_only else (realtime or signals / "realtime"),
         device=device,
+        gpu_precision=GpuPrecision(gpu_precision),
         threads=threads or (setting.threads if setting else default_threads()),
         instances=(setting.instances if setting else {}) | parse_instances(instances or []),
         queue_delays=setting.queue_delays if setting else {},

@@ -18,6 +18,7 @@ from pathlib import Path
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
+from pinrec_core.config.sections import GpuPrecision
 from pinrec_core.contract import ENSEMBLE, PIPELINE, SIGNAL_INGEST
 from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.errors import ConfigError, ServerError, require
@@ -46,15 +47,17 @@ def default_threads() -> int:
 class ServingOptions:
     """Options that apply to every release served: this machine's data folders, device, threads and processes.
 
-    ``realtime`` is None where the batch view is served alone. ``device`` is the generator's; every other stage runs on
-    the CPU. ``threads`` bounds each stage process. ``instances`` gives the number of processes of a stage, where that
-    is not one, and ``queue_delays`` the microseconds that it waits to fill a batch, where those are not its template's.
-    Raises ``ConfigError`` for an unknown stage or a number that is too small.
+    ``realtime`` is None where the batch view is served alone. ``device`` is the generator's, and ``gpu_precision`` its
+    number format on a GPU; every other stage runs on the CPU. ``threads`` bounds each stage process. ``instances``
+    gives the number of processes of a stage, where that is not one, and ``queue_delays`` the microseconds that it waits
+    to fill a batch, where those are not its template's. Raises ``ConfigError`` for an unknown stage or a number that is
+    too small.
     """
 
     signals: Path
     realtime: Path | None = None
     device: str = "cpu"
+    gpu_precision: GpuPrecision = GpuPrecision.FP16
     threads: int = field(default_factory=default_threads)
     instances: Mapping[str, int] = field(default_factory=dict)
     queue_delays: Mapping[str, int] = field(default_factory=dict)
@@ -112,7 +115,7 @@ class Deployment:
                 write_stage(
                     self._repository, self._templates, spec,
                     name=names[spec.name], ids=ids,
-                    parameters=self._parameters(release=folder, device=self._options.device),
+                    parameters=self._parameters(release=folder),
                     instances=self._options.instances.get(spec.name),
                     queue_delay_us=self._options.queue_delays.get(spec.name),
                 )  # fmt: skip
@@ -149,13 +152,14 @@ class Deployment:
             self._control.unload(name)
         return self._control.wait_unloaded(entrances, deadline)
 
-    def _parameters(self, *, release: Path | None = None, device: str | None = None) -> dict[str, str]:
+    def _parameters(self, *, release: Path | None = None) -> dict[str, str]:
         options = self._options
         values = {
             "release": release and str(Path(release).resolve()),
             "signals": str(Path(options.signals).resolve()),
             "realtime": options.realtime and str(Path(options.realtime).resolve()),
-            "device": device,
+            "device": options.device if release else None,
+            "gpu_precision": options.gpu_precision.value if release else None,
             "threads": str(options.threads) if release else None,
         }
         return {name: value for name, value in values.items() if value}

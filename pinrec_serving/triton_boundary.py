@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from pinrec_core.config.sections import GpuPrecision
 from pinrec_core.contract import DType, StageSpec, TensorSpec
-from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError
+from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError, require
 from pinrec_core.stages.base import Stage, StageParameters, Tensors, run_batch
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ def stage_parameters(args: Mapping[str, str]) -> StageParameters:
     raw: dict[str, dict[str, str]] = json.loads(args["model_config"]).get("parameters", {})
     values = {name: parameter["string_value"] for name, parameter in raw.items()}
     model = args["model_name"]
-    unknown = sorted(set(values) - {"release", "signals", "realtime", "device", "threads"})
+    unknown = sorted(set(values) - {"release", "signals", "realtime", "device", "threads", "gpu_precision"})
     if unknown:
         raise ConfigError(f"{model}: parameters {unknown} are unknown")
     if not values.get("signals"):
@@ -74,12 +75,16 @@ def stage_parameters(args: Mapping[str, str]) -> StageParameters:
     threads = values.get("threads", "1")
     if not threads.isdecimal() or int(threads) < 1:
         raise ConfigError(f"{model}: parameters.threads={threads!r}: expected a whole number of at least 1")
+    precision = values.get("gpu_precision", GpuPrecision.FP16.value)
+    require(precision in set(GpuPrecision), f"{model}: parameters.gpu_precision", precision,
+            f"one of {', '.join(GpuPrecision)}", error=ConfigError)  # fmt: skip
     return StageParameters(
         release=_path(values.get("release")),
         signals=Path(values["signals"]),
         realtime=_path(values.get("realtime")),
         device=values.get("device", "cpu"),
         threads=int(threads),
+        gpu_precision=GpuPrecision(precision),
     )
 
 

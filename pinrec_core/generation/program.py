@@ -32,6 +32,11 @@ INDUCTOR = {
 Generate = Callable[[PackedHistories, RequestContext], Tensor]
 """Histories and requests of a batch → unit embeddings ``[B, O, S·W, D]``."""
 
+COSINE_TOLERANCE = 1e-3
+"""The largest allowed 1 − cosine between an embedding of a compiled program and the plain model's. BF16 rounds each
+factor of a product by up to 2^-9; sums over a layer's width average that, and 1e-5 is usual. A fault of the compiler
+makes it about 1."""
+
 
 class GenerationProgram(nn.Module):
     """``generate`` for one number of steps and one set of offsets.
@@ -59,6 +64,11 @@ class GenerationProgram(nn.Module):
 def program_inputs(history: PackedHistories, request: RequestContext) -> tuple[Tensor, ...]:
     """The inputs of a program, in order."""
     return (*history.tensors(), request.surface, request.timestamp, request.feedback_outcome)
+
+
+def largest_difference(made: Tensor, expected: Tensor) -> float:
+    """The largest 1 − cosine between unit embeddings ``[..., D]`` and those expected. NaN where there is one."""
+    return float((1 - (made.float() * expected.float()).sum(-1)).max())
 
 
 def with_bf16_products(model: SequenceModel) -> SequenceModel:

@@ -12,16 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pinrec_core.errors import ConfigError, ReleaseError
 from pinrec_core.files.file_writing import writing
 from pinrec_core.generation.generate import RequestContext, generate
 from pinrec_core.generation.inputs import embedded_histories, request_context
 from pinrec_core.generation.program import (
+    COSINE_TOLERANCE,
     Generate,
     GenerationProgram,
     compile_package,
+    largest_difference,
     load_package,
     multiplies_bf16,
     processor,
@@ -36,10 +37,6 @@ from pinrec_core.request import Request
 
 PROGRAM = "generator_program"
 FILE = "generator_program.pt2"
-COSINE_TOLERANCE = 1e-3
-"""The largest allowed 1 − cosine between an embedding of the program and the plain model's. BF16 rounds each factor of
-a product by up to 2^-9; sums over a layer's width average that, and 1e-5 is usual. A fault of the compiler makes it
-about 1."""
 SAMPLE = 8
 
 log = logging.getLogger(__name__)
@@ -66,7 +63,7 @@ def add_program(serving: IndexedModel, folder: Path) -> Part:
     with writing(path):
         compile_package(program, program_inputs(history, request), path)
     made = load_package(path)(history, request)
-    difference = _largest_difference(made, generate(serving.model, history, request, serving.generation.offsets))
+    difference = largest_difference(made, generate(serving.model, history, request, serving.generation.offsets))
     if not difference <= COSINE_TOLERANCE:
         raise ReleaseError(
             f"{path}: 1 - cosine to the plain model's embeddings is up to {difference:.2g}, expected at most "
@@ -92,10 +89,6 @@ def load_program(release: Release) -> Generate | None:
     generate = load_package(release.path(PROGRAM))
     log.info("%s: the generator runs compiled, products in %s", release.folder / part.file, part.attributes["products"])
     return generate
-
-
-def _largest_difference(made: Tensor, expected: Tensor) -> float:
-    return float((1 - (made.float() * expected.float()).sum(-1)).max())
 
 
 def _sample(serving: IndexedModel) -> tuple[PackedHistories, RequestContext]:

@@ -15,6 +15,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
+from pinrec_core.config.sections import GpuPrecision
 from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError, StoreError
 
 Tensors = Mapping[str, np.ndarray]
@@ -45,7 +46,7 @@ class StageParameters:
     ``release`` is the release folder; it is None for ``signal_ingest``, which serves on while releases change.
     ``signals`` is the signals folder of a prepared dataset. ``realtime`` is the folder of the real-time store; with
     None, histories come from the batch view alone. ``device`` is a torch device. ``threads`` is the number of threads
-    that one operation may use.
+    that one operation may use. ``gpu_precision`` is the number format of the model where ``device`` is a GPU.
     """
 
     release: Path | None
@@ -53,6 +54,7 @@ class StageParameters:
     realtime: Path | None
     device: str
     threads: int
+    gpu_precision: GpuPrecision = GpuPrecision.FP16
 
     @property
     def release_folder(self) -> Path:

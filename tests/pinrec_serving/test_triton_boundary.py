@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from pinrec_core.config.sections import GpuPrecision
 from pinrec_core.contract import DType, StageSpec, TensorSpec
 from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError, ReleaseError, StoreError
 from pinrec_core.stages.base import Tensors
@@ -255,7 +256,8 @@ def arguments(**parameters: str) -> dict[str, str]:
 def test_parameters_of_a_stage() -> None:
     got = stage_parameters(arguments(release="/r/1", signals="/s", realtime="/s/rt", device="cuda:1", threads="3"))
     assert (got.release, got.signals, got.realtime) == (Path("/r/1"), Path("/s"), Path("/s/rt"))
-    assert (got.device, got.threads) == ("cuda:1", 3)
+    assert (got.device, got.threads, got.gpu_precision) == ("cuda:1", 3, GpuPrecision.FP16)
+    assert stage_parameters(arguments(signals="/s", gpu_precision="bf16")).gpu_precision is GpuPrecision.BF16
     bare = stage_parameters(arguments(signals="/s"))
     assert (bare.release, bare.realtime, bare.device, bare.threads) == (None, None, "cpu", 1)
 
@@ -265,6 +267,10 @@ def test_parameters_of_a_stage() -> None:
     [
         ({}, "parameters.signals is missing"),
         ({"signals": "/s", "threads": "0"}, "parameters.threads='0'"),
+        (
+            {"signals": "/s", "gpu_precision": "int8"},
+            "parameters.gpu_precision='int8': expected one of fp16, bf16, fp32",
+        ),
         ({"signals": "/s", "thread": "2"}, r"parameters \['thread'\] are unknown"),
     ],
 )
