@@ -27,7 +27,10 @@ class NoHostReads(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if reads_host(str(func)):
+        # An index of flags gives as many elements as are set.
+        indices = args[1] if str(func).startswith("aten.index.") else ()
+        flags = any(isinstance(index, Tensor) and index.dtype is torch.bool for index in indices)
+        if flags or reads_host(str(func)):
             raise AssertionError(f"{func}: the host would have to wait for the device, or to copy to it")
         return func(*args, **(kwargs or {}))
 
