@@ -38,6 +38,8 @@ class Benchmark(StrEnum):
 
     GENERATOR = "generator"
     PROGRAM = "program"
+    GPU = "gpu"
+    """Only where there is a CUDA device; by name it says that it needs one."""
     ID_EMBEDDER = "id_embedder"
     ID_TABLES = "id_tables"
     ID_SERVICE = "id_service"
@@ -100,7 +102,8 @@ def main(
             goals.write(lines, out)
             print(json.dumps([asdict(line) for line in lines], ensure_ascii=False))
             return
-        measured = names or [name for name in Benchmark if name is not Benchmark.SCALE]
+        possible = [name for name in Benchmark if name is not Benchmark.GPU or torch.cuda.is_available()]
+        measured = names or [name for name in possible if name not in (Benchmark.SCALE, Benchmark.GOALS)]
         results = _run(list(_modules(measured, part or list(Part))), options, out, console)
         if Benchmark.SCALE in measured and not quick:
             from benchmarks.scale.page import write  # its plots need matplotlib, which nothing else here does

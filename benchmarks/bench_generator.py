@@ -99,7 +99,7 @@ def functions(case: Case) -> dict[str, Callable[[], object]]:
     torch.manual_seed(0)
     config = case.config
     model = PinRec(config).eval()
-    requests, id_embedding = random_requests(case)
+    requests, id_embedding = random_requests(config, case.B)
     histories = [request.history for request in requests]
     batch = packed_histories(histories, id_embedding, requests)
     context = request_context(requests, steps=case.S, device=torch.device("cpu"))
@@ -161,10 +161,10 @@ def _phases(
     return filled, decode, head
 
 
-def random_requests(case: Case) -> tuple[list[Request], list[np.ndarray]]:
+def random_requests(config: ModelConfig, B: int) -> tuple[list[Request], list[np.ndarray]]:
     """B requests with random histories of full length, and their ID embeddings, FP16 ``[T, I]`` each."""
     random = np.random.default_rng(0)
-    T = case.config.max_history
+    T = config.max_history
     histories = [
         History(
             item_key=random.integers(0, 1 << 40, T),
@@ -175,7 +175,7 @@ def random_requests(case: Case) -> tuple[list[Request], list[np.ndarray]]:
             feature=random.integers(-127, 128, (T, FEATURE_WIDTH)).astype(np.int8),
             scale=np.full(T, 1 / 127 / FEATURE_WIDTH**0.5, np.float32),
         )
-        for _ in range(case.B)
+        for _ in range(B)
     ]
     requests = [
         Request(
@@ -184,5 +184,5 @@ def random_requests(case: Case) -> tuple[list[Request], list[np.ndarray]]:
         )
         for seed, history in enumerate(histories)
     ]  # fmt: skip
-    id_embedding = (random.normal(size=(case.B, T, case.config.id_width)) * 0.02).astype(np.float16)
+    id_embedding = (random.normal(size=(B, T, config.id_width)) * 0.02).astype(np.float16)
     return requests, list(id_embedding)

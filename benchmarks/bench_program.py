@@ -33,14 +33,14 @@ from pinrec_core.generation.inputs import packed_histories, request_context
 from pinrec_core.generation.planning import plan_retrieval
 from pinrec_core.generation.program import (
     Generate,
-    GenerationProgram,
     Products,
     compile_package,
     default_products,
     fast_products,
+    largest_difference,
     load_package,
+    program_for_cpu,
     program_inputs,
-    with_products,
 )
 from pinrec_core.model.packed_histories import PackedHistories
 from pinrec_core.model.pinrec import PinRec
@@ -84,14 +84,6 @@ class Size:
         )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Drawn:
-    """What ``random_requests`` asks of a case."""
-
-    config: ModelConfig
-    B: int
-
-
 class Plain:
     """One size and its plain model with random weights."""
 
@@ -105,7 +97,7 @@ class Plain:
         self, B: int, lengths: tuple[int, ...] | None = None
     ) -> tuple[PackedHistories, RequestContext, list[Request]]:
         """B random requests of full length, or of ``lengths``."""
-        requests, ids = random_requests(_Drawn(config=self.size.config, B=B))
+        requests, ids = random_requests(self.size.config, B)
         histories = [request.history for request in requests]
         if lengths:
             histories = [history.take(slice(0, T)) for history, T in zip(histories, lengths, strict=True)]
@@ -123,7 +115,7 @@ class Compiled(Plain):
     def __init__(self, size: Size, folder: Path, products: Products | None = None) -> None:
         super().__init__(size)
         self.products = products or default_products()
-        program = GenerationProgram(with_products(self.model, self.products), steps=size.S, offsets=self.offsets)
+        program = program_for_cpu(self.model, steps=size.S, offsets=self.offsets, products=self.products)
         path = folder / f"{size.name}-{size.variant.value}-{size.W}-{self.products.value}.pt2"
         began = time.perf_counter()
         compile_package(program, program_inputs(*self.batch(3)[:2]), path)
@@ -133,7 +125,7 @@ class Compiled(Plain):
 
     def against_plain(self, history: PackedHistories, request: RequestContext) -> dict[str, Value]:
         """The largest 1 − cosine between the program's and the plain model's embeddings, and the time of loading."""
-        difference = float((1 - (self.generate(history, request) * self.plain(history, request)).sum(-1)).max())
+        difference = largest_difference(self.generate(history, request), self.plain(history, request))
         return {"1 - cosine": difference, "load s": self.load_seconds}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,6 +14,9 @@ from pinrec_core.generation.generate import RequestContext, condition_of_step, f
 from pinrec_core.model.flops import ForwardFlops
 from pinrec_core.model.packed_histories import PackedHistories
 from pinrec_core.model.sequence_model import SequenceModel
+
+if TYPE_CHECKING:
+    from transformers import GPT2Model
 
 
 @torch.inference_mode()
@@ -51,14 +55,7 @@ def gpt2_stepping(config: ModelConfig, B: int, T: int, steps: int) -> Callable[[
     This is the decoder alone, without item embedders and head, so it has less work than ``generate``. Raises
     ``ImportError`` where ``transformers`` is not installed.
     """
-    from transformers import GPT2Config, GPT2Model
-
-    gpt2 = GPT2Model(
-        GPT2Config(
-            vocab_size=1, n_positions=1 + T + steps - 1, n_embd=config.hidden_width, n_layer=config.layers,
-            n_head=config.heads,
-        )
-    ).eval()  # fmt: skip
+    gpt2 = _gpt2(config, positions=T + steps)
     tokens = torch.randn(B, 1 + T, config.hidden_width)
 
     @torch.inference_mode()
@@ -70,6 +67,48 @@ def gpt2_stepping(config: ModelConfig, B: int, T: int, steps: int) -> Callable[[
         return answer.last_hidden_state
 
     return run
+
+
+def gpt2_static(
+    config: ModelConfig, B: int, T: int, steps: int, *, device: torch.device, dtype: torch.dtype, **how: object
+) -> Callable[[], Tensor]:
+    """The same on a GPU at its best: a cache of fixed size, and ``torch.compile`` with its own CUDA graphs.
+
+    ``how`` goes to ``torch.compile`` in place of that. Raises ``ImportError`` where ``transformers`` is not installed.
+    """
+    from transformers import StaticCache
+
+    gpt2 = _gpt2(config, positions=T + steps).to(device, dtype)
+    compiled = torch.compile(gpt2, dynamic=False, **(how or {"mode": "reduce-overhead"}))
+    cache = StaticCache(config=gpt2.config, max_cache_len=T + steps)
+    tokens = torch.randn(B, 1 + T, config.hidden_width, device=device, dtype=dtype)
+    position = torch.arange(T + steps, device=device).expand(B, -1).contiguous()
+
+    def step(tokens: Tensor, position: Tensor) -> Tensor:
+        torch.compiler.cudagraph_mark_step_begin()  # the next run may overwrite what this one returns, hence the copy
+        answer = compiled(inputs_embeds=tokens, position_ids=position, past_key_values=cache, use_cache=True)
+        return answer.last_hidden_state[:, -1:].clone()
+
+    @torch.no_grad()
+    def run() -> Tensor:
+        cache.reset()
+        last = step(tokens, position[:, : 1 + T])
+        for number in range(1, steps):
+            last = step(last, position[:, T + number : T + number + 1])
+        return last.cpu()  # waits for the device
+
+    return run
+
+
+def _gpt2(config: ModelConfig, *, positions: int) -> GPT2Model:
+    from transformers import GPT2Config, GPT2Model
+
+    return GPT2Model(
+        GPT2Config(
+            vocab_size=1, n_positions=positions, n_embd=config.hidden_width, n_layer=config.layers,
+            n_head=config.heads,
+        )
+    ).eval()  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

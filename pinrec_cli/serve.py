@@ -50,6 +50,9 @@ def serve(
     metrics_port: Annotated[int, typer.Option(min=1, max=65535, help="Port for Prometheus metrics.")] = 8002,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every interface.")] = "127.0.0.1",
     device: Annotated[str, typer.Option(help="Where the generator runs: cpu, cuda, cuda:1.")] = "cpu",
+    gpu_precision: Annotated[
+        str, typer.Option(help="Number format of the generator on a GPU: fp16, bf16, fp32.")
+    ] = "fp16",
     tuning: Annotated[
         Path | None,
         typer.Option(
@@ -108,6 +111,7 @@ def serve(
     import tempfile
 
     from pinrec_cli.console import print_json, stderr, stdout
+    from pinrec_core.config.sections import GpuPrecision
     from pinrec_core.contract import ID_EMBEDDER
     from pinrec_core.errors import ConfigError, DataError, require
     from pinrec_core.stages.base import RemoteServer
@@ -129,6 +133,7 @@ def serve(
         require(not (signals / "signals").is_dir(), "--signals", str(signals), "the folder `signals` within it",
                 error=DataError)  # fmt: skip
     require(triton in set(TritonSource), "--triton", triton, f"one of {', '.join(TritonSource)}")
+    require(gpu_precision in set(GpuPrecision), "--gpu-precision", gpu_precision, f"one of {', '.join(GpuPrecision)}")
     require(not (batch_only and realtime), "--realtime", str(realtime), "no folder with --batch-only")
     setting = tuned_setting(
         tuning, beside=releases if releases is not None else (release or Path()).resolve().parent,
@@ -143,6 +148,7 @@ def serve(
         only=None if only is None else ID_EMBEDDER,
         id_embedder=remote,
         device=device,
+        gpu_precision=GpuPrecision(gpu_precision),
         threads=threads or (setting.threads if setting else default_threads()),
         compiled=compiled if compiled is not None else setting is None or setting.compiled,
         instances=(setting.instances if setting else {}) | parse_instances(instances or []),

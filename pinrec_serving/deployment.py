@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pinrec_core.config.sections import GpuPrecision
 from pinrec_core.contract import ENSEMBLE, PIPELINE, SIGNAL_INGEST, StageSpec
 from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.errors import ConfigError, ServerError, require
@@ -42,11 +43,11 @@ class ServingOptions:
 
     ``only`` is the one stage to serve; with None, it is the ensemble, which needs ``signals``. ``realtime`` is None
     where the batch view is served alone. ``id_embedder`` is the server that looks up ID embeddings for the ensemble;
-    with None, it does so itself. ``device`` is the generator's; every other stage runs on the CPU. ``threads`` bounds
-    each stage process. ``compiled`` lets the generator run a program that fits the machine. ``instances`` gives the
-    number of processes of a stage, where that is not one, and ``queue_delays`` the microseconds that it waits to fill a
-    batch, where those are not its template's. Raises ``ConfigError`` for an unknown stage, a number that is too small,
-    or an ensemble without signals.
+    with None, it does so itself. ``device`` is the generator's, and ``gpu_precision`` its number format on a GPU; every
+    other stage runs on the CPU. ``threads`` bounds each stage process. ``compiled`` lets the generator run a program
+    that fits the machine. ``instances`` gives the number of processes of a stage, where that is not one, and
+    ``queue_delays`` the microseconds that it waits to fill a batch, where those are not its template's. Raises
+    ``ConfigError`` for an unknown stage, a number that is too small, or an ensemble without signals.
     """
 
     signals: Path | None = None
@@ -54,6 +55,7 @@ class ServingOptions:
     only: StageSpec | None = None
     id_embedder: RemoteServer | None = None
     device: str = "cpu"
+    gpu_precision: GpuPrecision = GpuPrecision.FP16
     threads: int = field(default_factory=default_threads)
     compiled: bool = True
     instances: Mapping[str, int] = field(default_factory=dict)
@@ -163,7 +165,7 @@ class Deployment:
                 write_stage(
                     self._repository, self._templates, spec,
                     name=names[spec.name], ids=ids,
-                    parameters=self._parameters(release=folder, device=self._options.device),
+                    parameters=self._parameters(release=folder),
                     instances=self._options.instances.get(spec.name),
                     queue_delay_us=self._options.queue_delays.get(spec.name),
                 )  # fmt: skip
@@ -180,13 +182,14 @@ class Deployment:
         """Stage → the name under which it is loaded, in the order in which a request passes the stages."""
         return {spec.name: qualified_name(spec.name, release_id) for spec in self._options.stages}
 
-    def _parameters(self, *, release: Path | None = None, device: str | None = None) -> dict[str, str]:
+    def _parameters(self, *, release: Path | None = None) -> dict[str, str]:
         options = self._options
         values = {
             "release": release and str(Path(release).resolve()),
             "signals": options.signals and str(Path(options.signals).resolve()),
             "realtime": options.realtime and str(Path(options.realtime).resolve()),
-            "device": device,
+            "device": options.device if release else None,
+            "gpu_precision": options.gpu_precision.value if release else None,
             "threads": str(options.threads) if release else None,
             "compiled": None if options.compiled or release is None else "false",
         }

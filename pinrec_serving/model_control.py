@@ -10,7 +10,7 @@ from tritonclient.utils import InferenceServerException
 from pinrec_core.errors import ServerError
 from pinrec_serving.runtime import TritonServer
 
-LOAD_TIMEOUT = 600.0  # seconds for one stage to load: a large model is read, checked and perhaps compiled
+LOAD_TIMEOUT = 1800.0  # seconds for one stage to load: on a GPU a large model is compiled for every bucket
 UNLOAD_TIMEOUT = 60.0
 POLL_INTERVAL = 0.1
 RETURNED = ("UNAVAILABLE", "")

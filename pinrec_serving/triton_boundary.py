@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from pinrec_core.config.sections import GpuPrecision
 from pinrec_core.contract import DType, StageSpec, TensorSpec
-from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError
+from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError, require
 from pinrec_core.stages.base import RemoteServer, Stage, StageParameters, Tensors, run_batch
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ def stage_parameters(args: Mapping[str, str]) -> StageParameters:
         "signals",
         "realtime",
         "device",
+        "gpu_precision",
         "threads",
         "compiled",
         "id_embedder",
@@ -86,6 +88,9 @@ def stage_parameters(args: Mapping[str, str]) -> StageParameters:
     compiled = values.get("compiled", "true")
     if compiled not in ("true", "false"):
         raise ConfigError(f"{model}: parameters.compiled={compiled!r}: expected true or false")
+    precision = values.get("gpu_precision", GpuPrecision.FP16.value)
+    require(precision in set(GpuPrecision), f"{model}: parameters.gpu_precision", precision,
+            f"one of {', '.join(GpuPrecision)}", error=ConfigError)  # fmt: skip
     return StageParameters(
         release=_path(values.get("release")),
         signals=_path(values.get("signals")),
@@ -94,6 +99,7 @@ def stage_parameters(args: Mapping[str, str]) -> StageParameters:
         threads=int(threads),
         compiled=compiled == "true",
         id_embedder=_remote_server(model, values),
+        gpu_precision=GpuPrecision(precision),
     )
 
 

@@ -17,7 +17,7 @@ from benchmarks.floors import matmul_floor
 from benchmarks.options import Options, Progress
 from benchmarks.report import Result, Row
 from pinrec_core.config.sections import Variant
-from pinrec_core.generation.program import multiplies_bf16
+from pinrec_core.generation.program import Products, default_products
 from pinrec_core.release.compiling import has_compiler
 
 LENGTHS = (128, 256, 512, 1024)
@@ -27,7 +27,7 @@ BATCHES = (1, 8)
 
 def run(options: Options, progress: Progress) -> Result:
     """``--quick`` compiles nothing, because that takes a minute."""
-    floor = matmul_floor(torch.bfloat16 if multiplies_bf16() else torch.float32)
+    floor = matmul_floor(torch.bfloat16 if default_products() is Products.BF16 else torch.float32)
     lengths = QUICK_LENGTHS if options.quick else LENGTHS
     size = Size(name="small", variant=Variant.OC, S=STEPS, max_history=max(lengths))
     rows: list[Row] = []
@@ -42,7 +42,7 @@ def run(options: Options, progress: Progress) -> Result:
                 rows += against_gpt2(made, B, T, floor, options)
     settings = {
         "threads": torch.get_num_threads(), "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", ""),
-        "compiled": compiles, "products": "bf16" if multiplies_bf16() else "fp32", "S": STEPS,
+        "compiled": compiles, "products": default_products().value, "S": STEPS,
         "max_history": size.config.max_history,
     }  # fmt: skip
     return Result(

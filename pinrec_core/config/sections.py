@@ -61,6 +61,14 @@ class Precision(StrEnum):
     BF16 = "bf16"
 
 
+class GpuPrecision(StrEnum):
+    """Number format of a model that is served on a GPU."""
+
+    FP16 = "fp16"  # all of it
+    BF16 = "bf16"  # the products of the decoder; its residual stream and everything else are FP32
+    FP32 = "fp32"
+
+
 class Allocation(StrEnum):
     """How shares of a budget become whole numbers of items."""
 

@@ -10,6 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+WORD = 32
+"""The decisions that are bits of one int64 in ``by_fixed_steps``: fewer than 63, so that no sign gets in the way."""
+
 
 def compress(embedding: Tensor, threshold: float, weight: Tensor | None = None) -> Tensor:
     """Unit embeddings ``[B, O, n, D]`` in generation order → float64 weights ``[B, O, n]``.
@@ -22,20 +25,34 @@ def compress(embedding: Tensor, threshold: float, weight: Tensor | None = None) 
     cosine = embedding @ embedding.transpose(-1, -2)
     own = torch.ones(n, dtype=torch.float64, device=embedding.device) if weight is None else weight
     # On the host a few rounds over bits are fastest. An accelerator would have to wait for the host after each.
-    return _by_rounds(cosine, threshold, own) if cosine.device.type == "cpu" else _by_walking(cosine, threshold, own)
+    return _by_rounds(cosine, threshold, own) if cosine.device.type == "cpu" else by_fixed_steps(cosine, threshold, own)
 
 
-def _by_walking(cosine: Tensor, threshold: float, own: Tensor) -> Tensor:
-    """Decide one embedding after the other, for all requests and outcomes at once: n steps of fixed shapes."""
+def by_fixed_steps(cosine: Tensor, threshold: float, own: Tensor) -> Tensor:
+    """Decide one embedding after the other, in steps that no data changes: cosines ``[B, O, n, n]`` → as ``compress``.
+
+    All that are near an embedding are bits of a few whole numbers, as are all that are kept so far. A decision is then
+    some operations on one number per group, and a compiler makes a few kernels of all n decisions.
+    """
     B, O, n, _ = cosine.shape
-    kept = own.repeat(B, O, 1)
-    for i in range(1, n):
-        to_kept = cosine[:, :, i, :i].masked_fill(kept[:, :, :i] == 0, -torch.inf)
-        best, nearest = to_kept.max(dim=-1)
-        merged = torch.where(best > threshold, own[i], 0.0)
-        kept[:, :, :i].scatter_add_(2, nearest.unsqueeze(-1), merged.unsqueeze(-1))
-        kept[:, :, i] -= merged
-    return kept
+    index = torch.arange(n, device=cosine.device)
+    earlier = index < index.unsqueeze(1)  # [n, n], whether the second comes before the first
+    bit = index % WORD
+    near = ((cosine > threshold) & earlier).long() << bit
+    words = [near[..., begin : begin + WORD].sum(-1) for begin in range(0, n, WORD)]  # each int64 [B, O, n]
+    kept = [torch.zeros_like(word[..., 0]) for word in words]
+    for i in range(n):
+        blocking = words[0][..., i] & kept[0]
+        for word, kept_word in zip(words[1 : i // WORD + 1], kept[1:], strict=False):
+            blocking = blocking | (word[..., i] & kept_word)
+        kept[i // WORD] = kept[i // WORD] | ((blocking == 0).long() << (i % WORD))
+    parts = bit.split(WORD)
+    is_kept = torch.cat([(w.unsqueeze(-1) >> p) & 1 for w, p in zip(kept, parts, strict=True)], dim=-1).bool()
+    candidate = is_kept.unsqueeze(-2) & earlier
+    nearest = cosine.masked_fill(~candidate, -torch.inf).argmax(dim=-1)
+    joins = (nearest.unsqueeze(-1) == index) & ~is_kept.unsqueeze(-1)  # [B, O, n, n]: the first joins the second
+    # A sum over a row of choices and not `scatter_add`, whose atomic additions come in another order each time.
+    return torch.where(is_kept, own + torch.where(joins, own.unsqueeze(-1), 0.0).sum(-2), 0.0)
 
 
 def _by_rounds(cosine: Tensor, threshold: float, own: Tensor) -> Tensor:

@@ -28,6 +28,12 @@ class RequestContext:
     timestamp: Tensor  # int64 [B]
     feedback_outcome: Tensor  # int64 [B, S − 1], drawn from the budget
 
+    def to(self, device: torch.device | str) -> RequestContext:
+        return RequestContext(
+            surface=self.surface.to(device), timestamp=self.timestamp.to(device),
+            feedback_outcome=self.feedback_outcome.to(device),
+        )  # fmt: skip
+
 
 @torch.inference_mode()
 def generate(

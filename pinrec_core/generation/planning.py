@@ -20,14 +20,30 @@ def plan_retrieval(embedding: Tensor, requests: Sequence[Request], config: Gener
 
     n is steps times offsets. An embedding counts ``step_discount`` times as much as one of the step before.
     """
-    n = embedding.shape[2]
-    step = torch.arange(n, device=embedding.device) // len(config.offsets)
-    kept = compress(embedding, config.merge_cosine, config.step_discount ** step.double())
-    weights = kept.cpu().numpy()  # the plan is made on the host, once per batch
-    on_host = embedding.float().cpu().numpy()
+    return plan_of_weights(embedding, merged_weights(embedding, config), requests, config)
+
+
+def merged_weights(embedding: Tensor, config: GenerationConfig) -> Tensor:
+    """Embeddings ``[B, O, n, D]`` → the weight of each after compression, float64 ``[B, O, n]``, on the same device."""
+    own = own_weights(config, embedding.shape[2], embedding.device)
+    return compress(embedding, config.merge_cosine, own)
+
+
+def own_weights(config: GenerationConfig, n: int, device: torch.device) -> Tensor:
+    """What each of a request's n embeddings of an outcome weighs before any merges into it: float64 ``[n]``."""
+    step = torch.arange(n, device=device) // len(config.offsets)
+    return config.step_discount ** step.double()
+
+
+def plan_of_weights(
+    embedding: Tensor, weight: Tensor, requests: Sequence[Request], config: GenerationConfig
+) -> list[RetrievalPlan]:
+    """As ``plan_retrieval``, with the weights after compression, ``[B, O, n]``."""
+    # The plan is made on the host, once per batch.
+    on_host = (embedding if embedding.dtype is torch.float16 else embedding.float()).cpu().numpy()
     quotas = allocate(
         np.stack([request.budget for request in requests]),
-        weights,
+        weight.cpu().numpy(),
         [request.num_items for request in requests],
         config.allocation,
         [request.seed for request in requests],
@@ -37,7 +53,8 @@ def plan_retrieval(embedding: Tensor, requests: Sequence[Request], config: Gener
         outcome, position = np.nonzero(quota)
         plans.append(
             RetrievalPlan(
-                embedding=vectors[outcome, position],
+                # Of FP16 from a GPU only what is kept is turned to FP32, and by torch: NumPy takes ten times as long.
+                embedding=torch.from_numpy(vectors[outcome, position]).float().numpy(),
                 outcome=outcome.astype(np.int32),
                 quota=quota[outcome, position].astype(np.int32),
             )

@@ -37,6 +37,11 @@ DENSE_ATTENTION = 512
 Generate = Callable[[PackedHistories, RequestContext], Tensor]
 """Histories and requests of a batch → unit embeddings ``[B, O, S·W, D]``."""
 
+COSINE_TOLERANCE = 1e-3
+"""The largest allowed 1 − cosine between an embedding of a compiled program and the plain model's. BF16 rounds each
+factor of a product by up to 2^-9; sums over a layer's width average that, and 1e-5 is usual. A fault of the compiler
+makes it about 1."""
+
 
 class GenerationProgram(nn.Module):
     """``generate`` for one number of steps and one set of offsets.
@@ -66,6 +71,11 @@ def program_inputs(history: PackedHistories, request: RequestContext) -> tuple[T
     return (*history.tensors(), request.surface, request.timestamp, request.feedback_outcome)
 
 
+def largest_difference(made: Tensor, expected: Tensor) -> float:
+    """The largest 1 − cosine between unit embeddings ``[..., D]`` and those expected. NaN where there is one."""
+    return float((1 - (made.float() * expected.float()).sum(-1)).max())
+
+
 class Products(StrEnum):
     """The number format of the products of the decoder's linear layers."""
 
@@ -77,8 +87,6 @@ class Products(StrEnum):
 def with_products(model: SequenceModel, products: Products) -> SequenceModel:
     """A copy of a model in FP32 whose decoder multiplies in another format. INT8 is meant to be compiled."""
     copied = copy.deepcopy(model)
-    if products is not Products.FP32 and model.config.max_history <= DENSE_ATTENTION:
-        copied.decoder.attend_densely()
     if products is Products.BF16:
         for module in copied.decoder.modules():
             if isinstance(module, nn.Linear):
@@ -90,6 +98,16 @@ def with_products(model: SequenceModel, products: Products) -> SequenceModel:
                 if isinstance(layer, nn.Linear):
                     setattr(block, name, Int8Linear(layer, output))
     return copied
+
+
+def program_for_cpu(
+    model: SequenceModel, *, steps: int, offsets: tuple[int, ...], products: Products
+) -> GenerationProgram:
+    """The program of a model in FP32 as it is compiled for a processor. Raises what ``GenerationProgram`` raises."""
+    made = with_products(model, products)
+    if products is not Products.FP32 and model.config.max_history <= DENSE_ATTENTION:
+        made.decoder.attend_densely()
+    return GenerationProgram(made, steps=steps, offsets=offsets)
 
 
 def fast_products() -> tuple[Products, ...]:

@@ -10,7 +10,6 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
 from pinrec_core.errors import ConfigError, ReleaseError
 from pinrec_core.files.file_writing import writing
@@ -18,12 +17,13 @@ from pinrec_core.files.output_folder import built_beside
 from pinrec_core.generation.generate import RequestContext, generate
 from pinrec_core.generation.inputs import embedded_histories, request_context
 from pinrec_core.generation.program import (
-    GenerationProgram,
+    COSINE_TOLERANCE,
     compile_package,
     default_products,
+    largest_difference,
     load_package,
+    program_for_cpu,
     program_inputs,
-    with_products,
 )
 from pinrec_core.history import NO_OUTCOME, History, ItemType
 from pinrec_core.model.packed_histories import PackedHistories
@@ -40,10 +40,6 @@ from pinrec_core.release.programs import (
 from pinrec_core.request import Request
 from pinrec_core.validation import save_json
 
-COSINE_TOLERANCE = 1e-3
-"""The largest allowed 1 − cosine between an embedding of the program and the plain model's. BF16 rounds each factor of
-a product by up to 2^-9; sums over a layer's width average that, and 1e-5 is usual. A fault of the compiler makes it
-about 1."""
 SAMPLE = 8
 
 
@@ -75,13 +71,14 @@ def add_program(serving: IndexedModel, folder: Path) -> Part:
         raise ConfigError("compile=True: expected a C++ compiler (g++ or clang++) on the PATH; or leave it out")
     history, request = _sample(serving)
     products = default_products()
-    model = with_products(serving.model, products)
-    program = GenerationProgram(model, steps=serving.generation.steps, offsets=serving.generation.offsets)
+    program = program_for_cpu(
+        serving.model, steps=serving.generation.steps, offsets=serving.generation.offsets, products=products
+    )
     path = folder / FILE
     with writing(path):
         compile_package(program, program_inputs(history, request), path)
     made = load_package(path)(history, request)
-    difference = _largest_difference(made, generate(serving.model, history, request, serving.generation.offsets))
+    difference = largest_difference(made, generate(serving.model, history, request, serving.generation.offsets))
     if not difference <= COSINE_TOLERANCE:
         raise ReleaseError(
             f"{path}: 1 - cosine to the plain model's embeddings is up to {difference:.2g}, expected at most "
@@ -89,10 +86,6 @@ def add_program(serving: IndexedModel, folder: Path) -> Part:
         )
     attributes = fit_of_this_machine() | {"products": products.value, "difference": f"{difference:.2g}"}
     return Part.of(folder, FILE, attributes=attributes)
-
-
-def _largest_difference(made: Tensor, expected: Tensor) -> float:
-    return float((1 - (made.float() * expected.float()).sum(-1)).max())
 
 
 def _sample(serving: IndexedModel) -> tuple[PackedHistories, RequestContext]:

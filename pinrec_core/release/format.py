@@ -244,8 +244,11 @@ class Release:
 
         return ItemIndex.read(self.path(INDEX), self.path(VECTORS), nprobe=self.manifest.generation.nprobe)
 
-    def load_model(self, device: torch.device | str) -> SequenceModel:
-        """The model in evaluation mode, without ID tables: those are the ID embedder's. In FP16 on a GPU."""
+    def load_model(self, device: torch.device | str, dtype: torch.dtype | None = None) -> SequenceModel:
+        """The model in evaluation mode, without ID tables: those are the ID embedder's.
+
+        Without a ``dtype`` it is in FP16 on a GPU and in FP32 elsewhere.
+        """
         import safetensors.torch
         import torch
 
@@ -264,7 +267,7 @@ class Release:
         weights = safetensors.torch.load_file(path)
         model.load_state_dict(weights, strict=True, assign=True)
         device = torch_device(device)
-        return model.to(device, torch.float16 if device.type == "cuda" else torch.float32).eval()
+        return model.to(device, dtype or (torch.float16 if device.type == "cuda" else torch.float32)).eval()
 
     def load_id_embedder(self, *, checked: bool = True) -> IdTables:
         """The ID tables, mapped from their file: processes share them, and a row is read when it is first used.

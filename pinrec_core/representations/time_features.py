@@ -22,7 +22,9 @@ def time_features(timestamp: Tensor, previous_timestamp: Tensor) -> Tensor:
     action is scaled so that a year is 1. Longer gaps count as a year, so that a history that ended long ago stays
     within the range that was seen in training.
     """
-    periods = torch.tensor(PERIODS, device=timestamp.device)
+    # Filled in on the device: a tensor made of Python's numbers is a copy from the host, which an accelerator waits for
+    # and a CUDA graph cannot contain.
+    periods = torch.cat([torch.full((1,), period, device=timestamp.device) for period in PERIODS])
     phase = (timestamp.unsqueeze(-1) % periods).float() / periods * (2 * math.pi)
     gap = (timestamp - previous_timestamp).clamp(0, YEAR).float()
     log_gap = torch.log1p(gap) / math.log1p(YEAR)

@@ -15,6 +15,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
+from pinrec_core.config.sections import GpuPrecision
 from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError, ServerError, StoreError, require
 
 Tensors = Mapping[str, np.ndarray]
@@ -61,9 +62,9 @@ class StageParameters:
     ``release`` is the release folder; it is None for ``signal_ingest``, which serves on while releases change.
     ``signals`` is the signals folder of a prepared dataset; it is None where the ID embedder is served alone.
     ``realtime`` is the folder of the real-time store; with None, histories come from the batch view alone. ``device``
-    is a torch device. ``threads`` is the number of threads that one operation may use. ``compiled`` lets the generator
-    run its compiled program, where there is one. ``id_embedder`` is the server that looks up ID embeddings; with None,
-    the stage of this server does.
+    is a torch device, and ``gpu_precision`` the number format of the model where that is a GPU. ``threads`` is the
+    number of threads that one operation may use. ``compiled`` lets the generator run its compiled program, where there
+    is one. ``id_embedder`` is the server that looks up ID embeddings; with None, the stage of this server does.
     """
 
     release: Path | None
@@ -71,6 +72,7 @@ class StageParameters:
     realtime: Path | None
     device: str
     threads: int
+    gpu_precision: GpuPrecision = GpuPrecision.FP16
     compiled: bool = True
     id_embedder: RemoteServer | None = None
 

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from pinrec_core.config.sections import GpuPrecision
 from pinrec_core.errors import InvalidRequestError, PinRecError
-from pinrec_core.generation.generate import generate
+from pinrec_core.generation.captured import CapturedGenerator
+from pinrec_core.generation.cuda_graphs import CudaGraphs
+from pinrec_core.generation.generate import RequestContext, generate
 from pinrec_core.generation.inputs import packed_histories, request_context
-from pinrec_core.generation.planning import plan_retrieval
-from pinrec_core.generation.program import Generate
+from pinrec_core.generation.planning import merged_weights, plan_of_weights
+from pinrec_core.generation.program import Generate, Products, with_products
 from pinrec_core.history import DTYPES, History
 from pinrec_core.model.device import torch_device
+from pinrec_core.model.packed_histories import PackedHistories
 from pinrec_core.model.sequence_model import SequenceModel
 from pinrec_core.release.format import Release
 from pinrec_core.release.programs import load_program
 from pinrec_core.request import Request
 from pinrec_core.stages.base import StageParameters, Tensors
 from pinrec_core.stages.packing import decode_request, encode_plan
+
+GenerateWeighted = Callable[[PackedHistories, RequestContext], tuple[Tensor, Tensor]]
+"""Histories and requests of a batch, on the CPU → unit embeddings ``[B, O, n, D]``, and the weight of each after
+compression, float64 ``[B, O, n]``."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,9 +51,12 @@ class GeneratorStage:
         release = Release.open(parameters.release_folder)
         self.config = release.manifest.model
         self.generation = release.manifest.generation
-        self.device = torch_device(parameters.device)
-        compiled = load_program(release) if self.device.type == "cpu" and parameters.compiled else None
-        self.generate = compiled or self._uncompiled(release.load_model(self.device))
+        device = torch_device(parameters.device)
+        if device.type == "cuda":
+            self.generate = self._on_gpu(release, device, parameters.gpu_precision)
+        else:
+            compiled = load_program(release) if device.type == "cpu" and parameters.compiled else None
+            self.generate = self._weighted(compiled or self._plain(release.load_model(device)))
         self._warm_up()
 
     def parse(self, tensors: Tensors) -> GeneratorRow:
@@ -61,14 +76,34 @@ class GeneratorStage:
     def run(self, rows: Sequence[GeneratorRow]) -> Sequence[Tensors | PinRecError]:
         requests = [row.request for row in rows]
         histories = [request.history for request in requests]
-        history = packed_histories(histories, [row.id_embedding for row in rows], requests).to(self.device)
-        context = request_context(requests, steps=self.generation.steps, device=self.device)
-        embedding = self.generate(history, context)
-        plans = plan_retrieval(embedding, requests, self.generation)
+        history = packed_histories(histories, [row.id_embedding for row in rows], requests)
+        context = request_context(requests, steps=self.generation.steps, device=torch.device("cpu"))
+        embedding, weight = self.generate(history, context)
+        plans = plan_of_weights(embedding, weight, requests, self.generation)
         return [{"retrieval_plan": encode_plan(plan)} for plan in plans]
 
-    def _uncompiled(self, model: SequenceModel) -> Generate:
-        return lambda history, request: generate(model, history, request, self.generation.offsets)
+    def _on_gpu(self, release: Release, device: torch.device, precision: GpuPrecision) -> GenerateWeighted:
+        model = release.load_model(device, torch.float16 if precision is GpuPrecision.FP16 else torch.float32)
+        if precision is GpuPrecision.BF16:
+            model = with_products(model, Products.BF16)
+        try:
+            return CapturedGenerator(model, self.generation, recorder=CudaGraphs(device))
+        except Exception as error:  # of the compiler, of the driver, or of memory: the plain model needs none of them
+            log.warning(
+                "%s: no CUDA graphs (%r); the plain model serves on the GPU", release.folder, error, exc_info=True
+            )
+            return self._weighted(self._plain(model))
+
+    def _plain(self, model: SequenceModel) -> Generate:
+        device = model.start_token.device
+        return lambda history, request: generate(model, history.to(device), request.to(device), self.generation.offsets)
+
+    def _weighted(self, generate: Generate) -> GenerateWeighted:
+        def weighted(history: PackedHistories, request: RequestContext) -> tuple[Tensor, Tensor]:
+            embedding = generate(history, request)
+            return embedding, merged_weights(embedding, self.generation)
+
+        return weighted
 
     def _warm_up(self) -> None:
         """Serve the shortest and the longest history, so that no request pays for what torch does once."""

@@ -47,7 +47,7 @@ def quiet(_: str) -> None:
 
 def inputs() -> tuple[PackedHistories, RequestContext]:
     """What the model reads of the case's random requests."""
-    requests, id_embedding = bench_generator.random_requests(CASE)
+    requests, id_embedding = bench_generator.random_requests(CASE.config, CASE.B)
     batch = packed_histories([request.history for request in requests], id_embedding, requests)
     return batch, request_context(requests, steps=CASE.S, device=torch.device("cpu"))
 

@@ -42,6 +42,18 @@ def test_a_goal_is_reached_missed_or_open(results):
     assert lines[4].command == "no such device"
 
 
+def test_a_gpu_is_another_machine_than_the_one_that_collects(results, monkeypatch):
+    wanted = Goal(goal="on a GPU", case="", target=1, result="gpu", value=ratio(1), missing="no GPU was at hand")
+    monkeypatch.setattr(goals, "GOALS", (wanted,))
+    (line,) = collect(results, "here")
+    assert (line.value, line.reached, line.command) == (None, None, "no GPU was at hand")
+    card = CARD | {"gpu": "a GPU"}
+    (results / "gpu-a-gpu-2-cores.json").write_text(json.dumps({"machine": card, "rows": ROWS}))
+    (line,) = collect(results, "here")
+    assert (line.value, line.reached, line.command) == (0.3, True, "python -m benchmarks gpu")
+    assert line.machine == "a GPU, 2 cores, load 0.1"
+
+
 def test_the_table_and_the_file_say_the_same_and_leave_the_page_alone(results):
     page = results / "page.md"
     page.write_text(f"before\n{goals.START}\nold\n{goals.END}\nafter\n")

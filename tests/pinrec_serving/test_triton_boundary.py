@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from pinrec_core.config.sections import GpuPrecision
 from pinrec_core.contract import DType, StageSpec, TensorSpec
 from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError, ReleaseError, StoreError
 from pinrec_core.stages.base import RemoteServer, Tensors
@@ -257,6 +258,8 @@ def test_parameters_of_a_stage() -> None:
     assert (got.release, got.signals, got.realtime) == (Path("/r/1"), Path("/s"), Path("/s/rt"))
     assert (got.device, got.threads, got.compiled) == ("cuda:1", 3, True)
     assert not stage_parameters(arguments(signals="/s", compiled="false")).compiled
+    assert got.gpu_precision is GpuPrecision.FP16
+    assert stage_parameters(arguments(signals="/s", gpu_precision="bf16")).gpu_precision is GpuPrecision.BF16
     bare = stage_parameters(arguments(signals="/s"))
     assert (bare.release, bare.realtime, bare.device, bare.threads) == (None, None, "cpu", 1)
     assert bare.id_embedder is None
@@ -273,6 +276,10 @@ def test_parameters_of_a_stage() -> None:
         ({"id_embedder": "ids", "id_embedder_deadline_ms": "20"}, "address='ids': expected HOST:PORT"),
         ({"signals": "/s", "threads": "0"}, "parameters.threads='0'"),
         ({"signals": "/s", "compiled": "no"}, "parameters.compiled='no': expected true or false"),
+        (
+            {"signals": "/s", "gpu_precision": "int8"},
+            "parameters.gpu_precision='int8': expected one of fp16, bf16, fp32",
+        ),
         ({"signals": "/s", "thread": "2"}, r"parameters \['thread'\] are unknown"),
     ],
 )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pinrec_core.config.sections import Allocation, GenerationConfig, Variant
 from pinrec_core.errors import ConfigError
 from pinrec_core.generation import budget as budgets
-from pinrec_core.generation.compression import _by_walking, compress, compress_reference, compression_ratio
+from pinrec_core.generation.compression import by_fixed_steps, compress, compress_reference, compression_ratio
 from pinrec_core.generation.generate import RequestContext, condition_of_step, generate, step_embeddings
 from pinrec_core.generation.inputs import draw_feedback_outcomes
 from pinrec_core.generation.planning import plan_retrieval
@@ -130,11 +130,14 @@ def test_compression_equals_its_definition(seed, threshold, n):
     generator = torch.Generator().manual_seed(seed)
     embedding = torch.nn.functional.normalize(torch.randn(2, 2, n, 3, generator=generator), dim=-1)
     assert torch.equal(compress(embedding, threshold), compress_reference(embedding, threshold))
-    on_accelerators = _by_walking(embedding @ embedding.mT, threshold, torch.ones(n, dtype=torch.float64))
+    cosine = embedding @ embedding.mT
+    on_accelerators = by_fixed_steps(cosine, threshold, torch.ones(n, dtype=torch.float64))
     assert torch.equal(on_accelerators, compress_reference(embedding, threshold))
     weight = torch.rand(n, generator=generator, dtype=torch.float64) + 0.01
     weighted = compress(embedding, threshold, weight)
     assert torch.equal(weighted, compress_reference(embedding, threshold, weight))
+    # Float64 sums in another order.
+    torch.testing.assert_close(by_fixed_steps(cosine, threshold, weight), weighted, atol=1e-12, rtol=0)
     assert torch.equal(weighted > 0, compress(embedding, threshold) > 0)  # weights decide nothing about merging
     assert weighted.sum(-1).flatten().tolist() == pytest.approx([float(weight.sum())] * 4)
 

@@ -1,4 +1,4 @@
-"""A generation as one program: exported whole, for any shape and per bucket, it answers what ``generate`` does."""
+"""A generation as one program: exported whole for any shape, it answers what ``generate`` does."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ from pinrec_core.model.packed_histories import PackedHistories
 from pinrec_core.model.sequence_model import SequenceModel
 from pinrec_core.model.variants import generative_model
 from tests.pinrec_core.builders import packed_batch_of, random_history, tiny_config, tiny_model
+from tests.pinrec_core.generation.rerun import reads_host
 
 TOLERANCE = 2e-5  # float32 sums in another order; embeddings are unit vectors
 STEPS = 4
-HOST_READS = ("item", "_local_scalar_dense", "nonzero", "masked_select", "is_nonzero")
-"""Operators whose result, or its shape, depends on data: an accelerator would have to wait for the host."""
 
 
 def batch(model: SequenceModel, lengths: list[int], steps: int = STEPS) -> tuple[PackedHistories, RequestContext]:
@@ -46,7 +45,7 @@ def test_one_export_serves_every_batch_size_and_length():
     model = tiny_model()
     program = GenerationProgram(model, steps=STEPS, offsets=(1, 3))
     exported = export_for_any_shape(program, program_inputs(*batch(model, [5, 0, 9])))
-    assert not [name for name in operators(exported) if any(f".{read}." in f".{name}." for read in HOST_READS)]
+    assert not [name for name in operators(exported) if reads_host(name)]
     run = exported.module()
     for lengths in ([7], [0], [1, 24], [24] * 5, [0, 0], [3, 0, 24, 11, 6, 2, 19]):
         history, request = batch(model, lengths)
@@ -63,23 +62,6 @@ def test_every_variant_is_exported(variant):
     history, request = batch(model, [6, 0, 3], steps)
     made = exported.module()(*program_inputs(history, request))
     torch.testing.assert_close(made, generate(model, history, request, (1,)), atol=TOLERANCE, rtol=0)
-
-
-@pytest.mark.parametrize(("rows", "length"), [(1, 8), (1, 24), (4, 24)])
-def test_a_bucket_is_exported_whole_with_fixed_shapes(rows, length):
-    """What a CUDA graph needs, without a GPU: strict export in FP16, no graph break, no read by the host, no symbol."""
-    model = tiny_model().half()
-    program = GenerationProgram(model, steps=STEPS, offsets=(1, 3))
-    inputs = program_inputs(*batch(tiny_model(), [length] * rows))
-    with torch.no_grad():
-        exported = torch.export.export(program, inputs, strict=True)
-    names = operators(exported)
-    assert not [name for name in names if any(f".{read}." in f".{name}." for read in HOST_READS)]
-    assert not exported.range_constraints
-    for node in exported.graph.nodes:
-        value = node.meta.get("val")
-        if isinstance(value, torch.Tensor):
-            assert all(isinstance(size, int) for size in value.shape), node
 
 
 def test_bf16_products_generate_nearly_the_same():

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import datetime
+import logging
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from id_embedder.stage import IdEmbedderStage
 from pinrec_core import contract
+from pinrec_core.config.sections import GpuPrecision
 from pinrec_core.errors import InvalidRequestError, PinRecError
-from pinrec_core.release.format import HeldOut
+from pinrec_core.generation.captured import CapturedGenerator
+from pinrec_core.release.format import HeldOut, Release
 from pinrec_core.release.publishing import publish
 from pinrec_core.request import Request
+from pinrec_core.stages import generator
 from pinrec_core.stages.base import StageParameters, run_batch
 from pinrec_core.stages.faiss_retrieval import FaissRetrievalStage
 from pinrec_core.stages.generator import GeneratorStage
 from pinrec_core.stages.packing import decode_plan, decode_request, encode_request
 from tests.pinrec_core.builders import F, random_history
+from tests.pinrec_core.generation.rerun import Rerun
 
 TOLERANCE = 1e-5
 """float32 products in another batch size differ in the last bits; scores and embeddings are of order 1."""
@@ -28,8 +34,8 @@ NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 
 
 @pytest.fixture(scope="module")
-def stages(serving, dataset, tmp_path_factory):
-    release = publish(
+def release(serving, dataset, tmp_path_factory) -> Release:
+    return publish(
         serving,
         dataset=dataset,
         releases=tmp_path_factory.mktemp("releases"),
@@ -37,6 +43,10 @@ def stages(serving, dataset, tmp_path_factory):
         metrics={},
         now=NOW,
     )
+
+
+@pytest.fixture(scope="module")
+def stages(release, dataset):
     parameters = StageParameters(
         release=release.folder, signals=dataset / "signals", realtime=None, device="cpu", threads=1
     )
@@ -115,11 +125,10 @@ def test_a_wrong_width_harms_only_its_own_request(stages):
     bad["packed_request"] = encode_request(replace(known, history=wide))
     for r in (good, bad):
         r["history_id_embedding"] = np.zeros((4, 8), np.float16)
-    generator = stages[1]
-    first, second, third = run_batch(generator, [good, bad, good])
+    first, second, third = run_batch(stages[1], [good, bad, good])
     assert isinstance(second, InvalidRequestError)
     assert str(second) == f"history feature has width {F + 1}: expected {F}"
-    (alone,) = run_batch(generator, [good])
+    (alone,) = run_batch(stages[1], [good])
     first, third, alone = (decode_plan(answer["retrieval_plan"]) for answer in (first, third, alone))
     for name in ("embedding", "outcome", "quota"):
         np.testing.assert_allclose(getattr(first, name), getattr(alone, name), atol=TOLERANCE)
@@ -145,3 +154,37 @@ def test_a_history_that_is_too_long_and_bytes_that_nobody_packed_are_refused(sta
     assert str(first) == "history has T=25: expected at most 24"
     assert isinstance(second, InvalidRequestError)
     assert str(second).startswith("packed_request of T=4, F=")
+
+
+class WithoutGpu(GeneratorStage):
+    """The stage as on a GPU, with the recorder that ``record`` stands for and the model on the CPU."""
+
+    def __init__(self, stage: GeneratorStage, release: Release) -> None:
+        self.config, self.generation = stage.config, stage.generation
+        self.generate = self._on_gpu(release, torch.device("cpu"), GpuPrecision.FP32)
+        self._warm_up()
+
+
+def test_recorded_programs_serve_what_the_plain_model_does(stages, release, monkeypatch):
+    monkeypatch.setattr(generator, "CudaGraphs", lambda device: Rerun())
+    recorded = WithoutGpu(stages[1], release)
+    assert isinstance(recorded.generate, CapturedGenerator)
+    requests = [request(0, 1), request(24, 2, num_items=7), request(9, 3, budget=(0, 0, 1))]
+    expected = through(stages, requests)
+    for made, plain in zip(through((stages[0], recorded, stages[2]), requests), expected, strict=True):
+        assert_same_answer(made, plain)
+
+
+def test_where_nothing_can_be_recorded_the_plain_model_serves_after_one_warning(stages, release, monkeypatch, caplog):
+    def failing(device: torch.device) -> Rerun:
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(generator, "CudaGraphs", failing)
+    with caplog.at_level(logging.WARNING):
+        plain = WithoutGpu(stages[1], release)
+    (record,) = caplog.records
+    assert "no CUDA graphs" in record.message
+    assert "not permitted when stream is capturing" in record.message
+    one = [request(9, 3)]
+    for made, expected in zip(through((stages[0], plain, stages[2]), one), through(stages, one), strict=True):
+        assert_same_answer(made, expected)
