@@ -39,6 +39,7 @@ from pinrec_core.release.calibration import INDEX_RECALL_TARGET
 from pinrec_core.retrieval.exact_search import blocks_of, exact_top_k, recall
 from pinrec_core.retrieval.item_index import ItemIndex
 
+VECTORS = "item_vectors.npy"
 BASELINE = "exact search"
 BUILD = "build"
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
@@ -82,7 +83,7 @@ def _measure(V: int, folder: Path, options: Options, progress: Progress) -> tupl
     progress(f"V={V:,}: building the index")
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
         built = process.submit(_build, folder, shape, options.threads).result()
-    index = ItemIndex.read(folder / "index", nprobe=1)
+    index = ItemIndex.read(folder / "index", folder / VECTORS, nprobe=1)
     floor = read_floor(min(size, FLOOR_BYTES))
     rows = [_build_row(V, built, index, folder)]
     for N in NUM_ITEMS[:1] if options.quick else NUM_ITEMS:
@@ -155,7 +156,7 @@ def _build(folder: Path, shape: tuple[int, int], threads: int) -> Built:
     finally:
         ended.set()
         watcher.join()
-    index.write(folder / "index")
+    index.write(folder / "index", folder / VECTORS)
     return Built(seconds=seconds, peak_bytes=max(peak, _own_memory()) - before)
 
 
@@ -170,6 +171,7 @@ def _build_row(V: int, built: Built, index: ItemIndex, folder: Path) -> Row:
         case={"V": V}, what=BUILD, timing=Timing.of([1e3 * built.seconds]), ratio=None,
         more={
             "nlist": index.nlist, "index MiB": (folder / "index").stat().st_size / MIB,
+            "vectors MiB": (folder / VECTORS).stat().st_size / MIB,
             "peak MiB": built.peak_bytes / MIB,
         },
     )  # fmt: skip
