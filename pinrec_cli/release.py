@@ -42,10 +42,18 @@ def release(
         bool,
         typer.Option(
             "--compile",
-            help="Compile the generator for this processor, which takes a minute and a C++ compiler. Served on such a "
-            "processor with the same torch, it takes half of the time or less; elsewhere it runs uncompiled.",
+            help="Compile the generator for this processor, which takes some minutes and a C++ compiler. Served on "
+            "such a processor with the same torch, it takes half of the time or less; elsewhere it runs uncompiled.",
         ),
     ] = False,
+    products: Annotated[
+        str | None,
+        typer.Option(
+            help="With --compile: number format of the decoder's products, fp32, bf16 or int8. With int8 the plain "
+            "model is judged as well, and a release whose served recall is lower by more than .5% is refused.",
+            show_default="bf16 where the processor has it",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="Torch device of the model: cpu, cuda, cuda:1 …")] = "cpu",
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
@@ -64,6 +72,7 @@ def release(
     pinrec release runs/ml100k --embeddings 12 --offsets 1,3
     """
     import datetime
+    import tempfile
 
     from pinrec_cli.console import print_json, stderr, stdout, steps_progress
     from pinrec_cli.evaluation_progress import users_progress
@@ -71,12 +80,20 @@ def release(
     from pinrec_core.errors import ConfigError, DataError, require
     from pinrec_core.evaluation.judging import NoCasesError, judge
     from pinrec_core.evaluation.opening import calibration_warning, held_out_of, open_run, task_for_release
+    from pinrec_core.evaluation.subjects import ModelSubject
+    from pinrec_core.generation.program import Products, load_package
+    from pinrec_core.release.compiling import add_program, check_served_recall
     from pinrec_core.release.format import MANIFEST_FILE
     from pinrec_core.release.publishing import check_recall, publish
     from pinrec_core.representations.id_tables import RowFormat
     from pinrec_core.training.run import Run
 
     require(id_rows in set(RowFormat), "--id-rows", id_rows, f"one of {', '.join(RowFormat)}", error=ConfigError)
+    if products is not None:
+        require(products in set(Products), "--products", products, f"one of {', '.join(Products)}", error=ConfigError)
+        require(compile_, "--products", products, "--compile with it", error=ConfigError)
+    require(not compile_ or device == "cpu", "--device", device, "cpu with --compile", error=ConfigError)
+    chosen = Products(products) if products else None
     if (run / MANIFEST_FILE).is_file():
         raise DataError(f"{run}: a release, expected a run, the folder that `pinrec train` wrote")
     training_run = Run.load(run)
@@ -94,30 +111,44 @@ def release(
         check_recall(subject.indexed.calibration)  # before the evaluation, which takes longest
     if warning := calibration_warning(subject.indexed.calibration.calibrated_on):
         stderr.print(f"warning: {warning}", soft_wrap=True)
-    result = None
-    if evaluate:
-        try:
-            with users_progress() as begin:
-                result = judge(subject, task, report=begin("evaluating users", task.max_users))
-        except NoCasesError as error:
-            stderr.print(f"warning: the release holds no figures: {error}", soft_wrap=True)
-    with steps_progress("publishing") as report:
-        published = publish(
-            subject.indexed,
-            dataset=task.dataset,
-            releases=releases,
-            training=held_out_of(training_run),
-            metrics={"protocol": result.protocol} | result.metrics if result else {},
-            now=datetime.datetime.now(datetime.UTC),
-            make_current=make_current,
-            accept_recall=accept_recall,
-            compile_generator=compile_,
-            report=report,
-        )
+    with tempfile.TemporaryDirectory(prefix="pinrec-release-") as scratch:
+        subjects, program = [subject], None
+        if compile_:
+            with steps_progress("compiling") as report:
+                report("the generator")
+                program = Path(scratch), add_program(subject.indexed, Path(scratch), chosen)
+            run_compiled = load_package(Path(scratch) / program[1].file)
+            compiled = ModelSubject(f"{subject.name}, compiled", subject.indexed.with_program(run_compiled))
+            subjects = [compiled] if chosen is not Products.INT8 else [subject, compiled]
+        results = []
+        if evaluate:
+            try:
+                with users_progress() as begin:
+                    for judged in subjects:
+                        progress = begin(f"evaluating users, {judged.name}", task.max_users)
+                        results.append(judge(judged, task, report=progress))
+            except NoCasesError as error:
+                stderr.print(f"warning: the release holds no figures: {error}", soft_wrap=True)
+        if len(results) == 2 and not accept_recall:
+            check_served_recall(compiled=results[1].metrics, plain=results[0].metrics)
+        metrics = {"protocol": results[-1].protocol} | results[-1].metrics if results else {}
+        with steps_progress("publishing") as report:
+            published = publish(
+                subject.indexed,
+                dataset=task.dataset,
+                releases=releases,
+                training=held_out_of(training_run),
+                metrics=metrics,
+                now=datetime.datetime.now(datetime.UTC),
+                make_current=make_current,
+                accept_recall=accept_recall,
+                program=program,
+                report=report,
+            )
     if json_:
         print_json({"release": published.manifest.release_id, "folder": str(published.folder)})
         return
-    if result:
-        stdout.print(metrics_table([result], task))
+    if results:
+        stdout.print(metrics_table(results, task))
     stdout.print(f"release {published.manifest.release_id} in {published.folder}", soft_wrap=True)
     stderr.print(f"next: pinrec serve --releases {releases} --signals {task.dataset}/signals", soft_wrap=True)

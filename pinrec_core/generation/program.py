@@ -30,6 +30,11 @@ INDUCTOR = {
     "cpp.dynamic_threads": True,  # as many as the process has that runs it, not the one that made it
 }
 """How the program is compiled."""
+SEARCH = {"max_autotune_gemm": True, "max_autotune_gemm_backends": "ATEN,CPP"}
+"""Inductor then writes a kernel for each product, and times it against the library's on the example's sizes."""
+NARROW = 256
+"""The largest hidden width at which that search pays. The library takes some 15 µs for a product of any size, which a
+step of a narrow model has no time for; those of wide models it multiplies faster than Inductor's kernels."""
 
 DENSE_ATTENTION = 512
 """The longest history whose attention scores are held at once: 400 MiB for 32 of them and 12 heads."""
@@ -145,16 +150,21 @@ def export_for_any_shape(program: GenerationProgram, example: tuple[Tensor, ...]
         return torch.export.export(program.eval(), example, dynamic_shapes=(shapes,), strict=True)
 
 
-def compile_package(program: GenerationProgram, example: tuple[Tensor, ...], path: Path) -> None:
+def compile_package(
+    program: GenerationProgram, example: tuple[Tensor, ...], path: Path, *, search: bool | None = None
+) -> None:
     """Compile for this processor, with frozen weights, and write a package (``.pt2``). Takes a minute on two cores.
 
+    With ``search``, by default for narrow models, it takes some minutes: kernels are tried for each product.
     Raises ``RuntimeError`` or torch's own errors where there is no C++ compiler.
     """
     from torch._inductor import aoti_compile_and_package
 
+    narrow = program.model.config.hidden_width <= NARROW
+    options = INDUCTOR | (SEARCH if (narrow if search is None else search) else {})
     exported = export_for_any_shape(program, example)
     with torch.no_grad():  # while gradients are enabled, Inductor leaves out freezing without a word
-        aoti_compile_and_package(exported, package_path=str(path), inductor_configs=INDUCTOR)
+        aoti_compile_and_package(exported, package_path=str(path), inductor_configs=options)
 
 
 def load_package(path: Path) -> Generate:

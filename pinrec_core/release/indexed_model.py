@@ -6,7 +6,7 @@ It is what a release freezes and what an evaluation judges. Nothing here knows w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -19,12 +19,24 @@ from pinrec_core.generation.defaults import default_budget
 from pinrec_core.generation.generate import generate
 from pinrec_core.generation.inputs import embedded_histories, request_context
 from pinrec_core.generation.planning import plan_retrieval
+from pinrec_core.generation.program import Generate
+from pinrec_core.model.device import torch_device
 from pinrec_core.model.sequence_model import SequenceModel
 from pinrec_core.release.format import Calibration, Release
+from pinrec_core.release.programs import load_program
 from pinrec_core.representations.id_tables import IdTables
 from pinrec_core.request import Request
 from pinrec_core.retrieval.item_index import ItemIndex
 from pinrec_core.retrieval.merging import MergeRule, RankedItems, merge_rule, retrieve
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompiledGenerator:
+    """A program, and the steps and offsets that it was compiled for."""
+
+    generate: Generate
+    steps: int
+    offsets: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +50,12 @@ class IndexedModel:
     generation: GenerationConfig
     dataset: DatasetManifest
     calibration: Calibration
+    program: CompiledGenerator | None = None  # it generates in place of the model, what it was compiled for
 
     @staticmethod
     def from_release(release: Release, device: str = "cpu") -> IndexedModel:
-        """A release as it was frozen."""
+        """A release as it is served on this machine: on the CPU with its compiled generator, where one fits."""
+        run = load_program(release) if torch_device(device).type == "cpu" else None
         return IndexedModel(
             model=release.load_model(device),
             embed_ids=release.load_id_embedder(),
@@ -50,7 +64,12 @@ class IndexedModel:
             generation=release.manifest.generation,
             dataset=release.manifest.dataset,
             calibration=release.manifest.calibration,
-        )
+        ).with_program(run)
+
+    def with_program(self, run: Generate | None) -> IndexedModel:
+        """The same with a generator that was compiled for its steps and offsets; without one for None."""
+        made = run and CompiledGenerator(generate=run, steps=self.generation.steps, offsets=self.generation.offsets)
+        return replace(self, program=made)
 
     @property
     def default_budget(self) -> np.ndarray:
@@ -70,6 +89,9 @@ class IndexedModel:
         """The embeddings of B requests, ``[B, O, S·W, D]`` on the model's device."""
         history = embedded_histories(self.model, self.embed_ids, requests)
         context = request_context(requests, steps=self.generation.steps, device=self.model.start_token.device)
+        program, wanted = self.program, (self.generation.steps, self.generation.offsets)
+        if program is not None and (program.steps, program.offsets) == wanted:
+            return program.generate(history, context)
         return generate(self.model, history, context, self.generation.offsets)
 
     def retrieve(self, embedding: Tensor, requests: Sequence[Request]) -> list[RankedItems]:

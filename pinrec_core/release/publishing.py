@@ -20,7 +20,6 @@ from pinrec_core.files.file_writing import save_tensors, writing
 from pinrec_core.files.output_folder import built_beside
 from pinrec_core.model.sequence_model import SequenceModel
 from pinrec_core.release import format as layout
-from pinrec_core.release.compiling import add_program
 from pinrec_core.release.current import point_current
 from pinrec_core.release.format import Calibration, HeldOut, Part, Release, ReleaseManifest
 from pinrec_core.release.indexed_model import IndexedModel
@@ -43,15 +42,14 @@ def publish(
     now: datetime.datetime,
     make_current: bool = True,
     accept_recall: bool = False,
-    compile_generator: bool = False,
+    program: tuple[Path, Part] | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> Release:
     """Write, verify and publish a release; the pointer ``current`` moves last.
 
-    With ``compile_generator`` the release also holds the generator compiled for this processor (``release.compiling``).
-    ``report`` is told what is being done. Raises ``ReleaseError`` for an index below its recall target, unless
-    ``accept_recall``, and when a part does not verify, ``ConfigError`` where there is no compiler, ``StorageError`` or
-    ``OSError`` when a part cannot be written.
+    ``program`` is a folder and the compiled generator that ``release.compiling`` has put into it, of which the release
+    gets a copy. ``report`` is told what is being done. Raises ``ReleaseError`` for an index below its recall target, unless
+    ``accept_recall``, and when a part does not verify, ``StorageError`` or ``OSError`` when a part cannot be written.
     """
     if not accept_recall:
         check_recall(serving.calibration)
@@ -72,9 +70,9 @@ def publish(
         with writing(index):
             serving.index.write(index, vectors)
         optional = {}
-        if compile_generator:
-            report("compiling the generator")
-            optional[PROGRAM] = add_program(serving, building)
+        if program is not None:
+            folder, optional[PROGRAM] = program
+            shutil.copyfile(folder / optional[PROGRAM].file, building / optional[PROGRAM].file)
         spaces = dict.fromkeys(layout.FILES, space) | {layout.CATALOGUE: serving.dataset.feature_space}
         manifest = ReleaseManifest(
             format=layout.FORMAT,

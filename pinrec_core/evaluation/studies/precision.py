@@ -80,7 +80,7 @@ def compare_precisions(
     )  # fmt: skip
     rows = [PrecisionRow(features="fp32", arithmetic="fp32", hit=reference, ratio=_ratio(reference, reference))]
     for name in arithmetic:
-        cast = replace(indexed, model=copy.deepcopy(indexed.model).to(DTYPES[name]))
+        cast = replace(indexed, model=copy.deepcopy(indexed.model).to(DTYPES[name]), program=None)
 
         def generated(part: Sequence[EvaluationCase], cast: IndexedModel = cast) -> Tensor:
             return cast.generate([case.request(subject.budget) for case in part])

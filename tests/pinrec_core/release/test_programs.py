@@ -14,10 +14,12 @@ import pytest
 
 from pinrec_core.errors import ConfigError, ReleaseError
 from pinrec_core.generation.inputs import embedded_histories, request_context
+from pinrec_core.generation.program import COSINE_TOLERANCE, Products
 from pinrec_core.release import format as layout
 from pinrec_core.release import programs
-from pinrec_core.release.compiling import COSINE_TOLERANCE, add_program, compile_for_this_machine
+from pinrec_core.release.compiling import add_program, check_served_recall, compile_for_this_machine
 from pinrec_core.release.format import HeldOut, Part, Release
+from pinrec_core.release.indexed_model import IndexedModel
 from pinrec_core.release.programs import PROGRAM, fitting_program, load_program, local_folder
 from pinrec_core.request import Request
 from pinrec_core.stages.base import StageParameters
@@ -33,9 +35,11 @@ def compiled(serving, dataset, tmp_path_factory) -> Release:
 
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         pytest.skip("no C++ compiler (g++ or clang++): nothing can be compiled")
+    folder = tmp_path_factory.mktemp("program")
     return publish(
         serving, dataset=dataset, releases=tmp_path_factory.mktemp("compiled"), metrics={}, now=NOW,
-        training=HeldOut(evaluation_share=0.3, held_out_last=0), compile_generator=True,
+        training=HeldOut(evaluation_share=0.3, held_out_last=0),
+        program=(folder, add_program(serving, folder, search=False)),
     )  # fmt: skip
 
 
@@ -95,6 +99,28 @@ def test_without_a_compiler_one_sentence_says_so(serving, tmp_path, monkeypatch)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match=r"expected a C\+\+ compiler \(g\+\+ or clang\+\+\) on the PATH"):
         add_program(serving, tmp_path)
+
+
+def test_products_that_the_processor_is_not_made_for_are_refused(serving, tmp_path, monkeypatch):
+    monkeypatch.setattr("pinrec_core.release.compiling.has_compiler", lambda: True)
+    monkeypatch.setattr("pinrec_core.release.compiling.fast_products", lambda: (Products.BF16,))
+    with pytest.raises(ConfigError, match=r"products='int8': expected one of \['bf16'\] here"):
+        add_program(serving, tmp_path, Products.INT8)
+
+
+def test_a_program_that_serves_less_recall_is_refused():
+    check_served_recall(compiled={"served_recall": 0.3990}, plain={"served_recall": 0.4})
+    check_served_recall(compiled={"ndcg": 0.1}, plain={"ndcg": 0.2})  # an evaluation that serves no lists
+    with pytest.raises(ReleaseError, match=r"serves a recall of 0.3900, the plain one 0.4000: expected at most 0.5%"):
+        check_served_recall(compiled={"served_recall": 0.39}, plain={"served_recall": 0.4})
+
+
+def test_what_is_judged_in_process_is_what_serves(compiled, serving):
+    """A release answers with its program: its embeddings are those, to the bit, and not the plain model's."""
+    asked = requests(serving)
+    history = embedded_histories(serving.model, serving.embed_ids, asked)
+    made = load_program(compiled)(history, request_context(asked, steps=serving.generation.steps, device="cpu"))
+    assert IndexedModel.from_release(compiled).generate(asked).equal(made)
 
 
 @pytest.fixture
