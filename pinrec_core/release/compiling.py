@@ -113,7 +113,8 @@ def check_served_recall(*, compiled: Mapping[str, Any], plain: Mapping[str, Any]
     if name in plain and compiled[name] < (1 - RECALL_LOSS) * plain[name]:
         raise ReleaseError(
             f"the compiled generator serves a recall of {compiled[name]:.4f}, the plain one {plain[name]:.4f}: "
-            f"expected at most {RECALL_LOSS:.1%} less; compile with other --products, or publish it with --accept-recall"
+            f"expected at most {RECALL_LOSS:.1%} less; compile with other --products, or publish it with "
+            "--accept-recall"
         )
 
 

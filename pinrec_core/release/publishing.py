@@ -48,8 +48,9 @@ def publish(
     """Write, verify and publish a release; the pointer ``current`` moves last.
 
     ``program`` is a folder and the compiled generator that ``release.compiling`` has put into it, of which the release
-    gets a copy. ``report`` is told what is being done. Raises ``ReleaseError`` for an index below its recall target, unless
-    ``accept_recall``, and when a part does not verify, ``StorageError`` or ``OSError`` when a part cannot be written.
+    gets a copy. ``report`` is told what is being done. Raises ``ReleaseError`` for an index below its recall target,
+    unless ``accept_recall``, and when a part does not verify, ``StorageError`` or ``OSError`` when a part cannot be
+    written.
     """
     if not accept_recall:
         check_recall(serving.calibration)
