@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import platform
+import warnings
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -158,12 +159,14 @@ def compile_package(
     With ``search``, by default for narrow models, it takes some minutes: kernels are tried for each product.
     Raises ``RuntimeError`` or torch's own errors where there is no C++ compiler.
     """
-    from torch._inductor import aoti_compile_and_package
+    from torch._inductor import aoti_compile_and_package, select_algorithm
 
     narrow = program.model.config.hidden_width <= NARROW
     options = INDUCTOR | (SEARCH if (narrow if search is None else search) else {})
-    exported = export_for_any_shape(program, example)
-    with torch.no_grad():  # while gradients are enabled, Inductor leaves out freezing without a word
+    select_algorithm.PRINT_AUTOTUNE = False  # tables of every product that is tried
+    with torch.no_grad(), warnings.catch_warnings():  # with gradients, Inductor leaves out freezing without a word
+        warnings.simplefilter("ignore")  # torch's own, of what it will rename
+        exported = export_for_any_shape(program, example)
         aoti_compile_and_package(exported, package_path=str(path), inductor_configs=options)
 
 

@@ -8,9 +8,11 @@ import logging
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
 from pinrec_core.errors import ConfigError, ReleaseError
 from pinrec_core.generation.inputs import embedded_histories, request_context
@@ -106,6 +108,16 @@ def test_products_that_the_processor_is_not_made_for_are_refused(serving, tmp_pa
     monkeypatch.setattr("pinrec_core.release.compiling.fast_products", lambda: (Products.BF16,))
     with pytest.raises(ConfigError, match=r"products='int8': expected one of \['bf16'\] here"):
         add_program(serving, tmp_path, Products.INT8)
+
+
+@pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason="torch has no oneDNN here, whose layouts these are"
+)
+def test_weights_are_laid_out_when_the_program_is_made(compiled):
+    """Inductor leaves that out without a word where gradients are enabled, and products then take up to twice as long."""
+    with zipfile.ZipFile(compiled.path(PROGRAM)) as package:
+        (code,) = [package.read(name) for name in package.namelist() if name.endswith(".wrapper.cpp")]
+    assert b"linear_pointwise" in code
 
 
 def test_a_program_that_serves_less_recall_is_refused():
