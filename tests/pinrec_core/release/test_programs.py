@@ -114,7 +114,7 @@ def test_products_that_the_processor_is_not_made_for_are_refused(serving, tmp_pa
     not torch.backends.mkldnn.is_available(), reason="torch has no oneDNN here, whose layouts these are"
 )
 def test_weights_are_laid_out_when_the_program_is_made(compiled):
-    """Inductor leaves that out without a word where gradients are enabled, and products then take up to twice as long."""
+    """Inductor leaves that out without a word where gradients are enabled; products then take up to twice as long."""
     with zipfile.ZipFile(compiled.path(PROGRAM)) as package:
         (code,) = [package.read(name) for name in package.namelist() if name.endswith(".wrapper.cpp")]
     assert b"linear_pointwise" in code
