@@ -163,7 +163,9 @@ def compile_package(
 
     narrow = program.model.config.hidden_width <= NARROW
     options = INDUCTOR | (SEARCH if (narrow if search is None else search) else {})
-    select_algorithm.PRINT_AUTOTUNE = False  # tables of every product that is tried
+    # Inductor prints two tables for every product that is tried, and has a switch for one of them.
+    select_algorithm.PRINT_AUTOTUNE = False
+    select_algorithm._log_autotune_choices_stats = lambda *_, **__: None
     with torch.no_grad(), warnings.catch_warnings():  # with gradients, Inductor leaves out freezing without a word
         warnings.simplefilter("ignore")  # torch's own, of what it will rename
         exported = export_for_any_shape(program, example)
