@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,8 +63,14 @@ def batch_of(model: PinRec, histories: list[History], surface: int = 1, time: in
     for row, history in zip(ids, histories, strict=True):
         if len(history):
             row[: len(history)] = model.id_embedding(torch.from_numpy(history.item_key)).detach()
-    B = len(histories)
-    return collate(histories, ids, request_surface=[surface] * B, request_time=[time] * B)
+    batch = collate(histories)
+    empty = batch.length == 0
+    return replace(
+        batch,
+        id_embedding=ids,
+        start_surface=batch.start_surface.masked_fill(empty, surface),
+        start_timestamp=batch.start_timestamp.masked_fill(empty, time),
+    )
 
 
 def write_dataset(folder: Path, *, users: int = 150, items: int = 120, seed: int = 0) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +87,7 @@ def test_hidden_states_do_not_see_what_comes_after_them(subject, cases):
     with torch.inference_mode():
         for side in (histories, changed):
             ids = subject.indexed.embed_ids(pad([h.item_key for h in side]).flatten()).unflatten(0, (len(side), 12))
-            hidden.append(model(collate(side, ids))[0])
+            hidden.append(model(replace(collate(side), id_embedding=ids))[0])
     # State t has seen t items: states 0 to 8 saw none of those that were changed. Bit for bit: the same batch shape.
     assert torch.equal(hidden[0][:, :9], hidden[1][:, :9])
     assert (hidden[0][:, 9:] - hidden[1][:, 9:]).abs().amax(dim=(1, 2)).min() > 1e-3
