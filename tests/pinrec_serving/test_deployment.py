@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
 from collections import Counter
@@ -250,8 +249,7 @@ def test_what_a_stage_may_do_is_in_its_parameters(
     assert parameters(server, "generator__r11")["compiled"] == "false"
     assert "compiled" not in parameters(server, "generator__r10")
     assert "compiled" not in parameters(server, "signal_ingest")
-    deployment.release_id = None  # it does not know of the other one
-    shutil.rmtree(server.repository / "generator__r10")
+    deploy(deployment, "r12")  # it does not know of the other one, and takes the ensemble back
     deploy(deployment, "r10")
 
 
