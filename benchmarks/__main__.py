@@ -47,6 +47,8 @@ class Benchmark(StrEnum):
     SIGNALS = "signals"
     ENSEMBLE = "ensemble"
     MEMORY = "memory"
+    RELEASE = "release"
+    """Of a run that is named with ``--run``: how long `pinrec release` takes. It runs when it is named."""
     SCALE = "scale"
     """Parts of its own, in ``benchmarks/scale``. It runs when it is named, because it takes most of an hour."""
     GOALS = "goals"
@@ -55,7 +57,7 @@ class Benchmark(StrEnum):
 
 def main(
     names: Annotated[
-        list[Benchmark] | None, typer.Argument(help="Which ones.", show_default="all but scale and goals")
+        list[Benchmark] | None, typer.Argument(help="Which ones.", show_default="all but release, scale and goals")
     ] = None,
     preset: Annotated[list[str] | None, typer.Option(help="Model sizes: tiny, small, base. Repeatable.")] = None,
     quick: Annotated[
@@ -65,6 +67,7 @@ def main(
         Path | None, typer.Option(help="A release, or a folder of releases (its current one).", show_default="a demo")
     ] = None,
     signals: Annotated[Path | None, typer.Option(help="The signals it reads.", show_default="a demo")] = None,
+    run: Annotated[Path | None, typer.Option(help="Of release: the run to release.", show_default=False)] = None,
     demo: Annotated[
         Path | None, typer.Option(help="Where the demo is, or is built.", show_default="a temporary folder")
     ] = None,
@@ -94,6 +97,7 @@ def main(
             prepared=Prepared(release=release, signals=signals, demo=demo),
             release=release,
             threads_compared=tuple(threads or (default_threads(),)),
+            run=run,
             max_items=max_items,
             max_users=max_users,
         )
@@ -103,7 +107,8 @@ def main(
             print(json.dumps([asdict(line) for line in lines], ensure_ascii=False))
             return
         possible = [name for name in Benchmark if name is not Benchmark.GPU or torch.cuda.is_available()]
-        measured = names or [name for name in possible if name not in (Benchmark.SCALE, Benchmark.GOALS)]
+        named_alone = (Benchmark.RELEASE, Benchmark.SCALE, Benchmark.GOALS)
+        measured = names or [name for name in possible if name not in named_alone]
         results = _run(list(_modules(measured, part or list(Part))), options, out, console)
         if Benchmark.SCALE in measured and not quick:
             from benchmarks.scale.page import write  # its plots need matplotlib, which nothing else here does

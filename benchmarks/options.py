@@ -17,8 +17,8 @@ class Options:
 
     ``prepared`` gives the release and the signals, and builds them on first use. ``release`` is the one that was given,
     or None; benchmarks that need none look at it. ``threads_compared`` are the numbers of threads per process that the
-    ensemble's benchmark compares; the other benchmarks run with the first of them. ``max_items`` and ``max_users``
-    bound the sizes of ``scale``.
+    ensemble's benchmark compares; the other benchmarks run with the first of them. ``run`` is the run that ``release``
+    releases. ``max_items`` and ``max_users`` bound the sizes of ``scale``.
     """
 
     quick: bool
@@ -26,6 +26,7 @@ class Options:
     prepared: Prepared
     release: Path | None
     threads_compared: tuple[int, ...]
+    run: Path | None = None
     max_items: int = 1_000_000
     max_users: int = 1_000_000
 
