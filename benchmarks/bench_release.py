@@ -1,6 +1,7 @@
 """How long `pinrec release` takes, and how much of it is the exact search that its figures need.
 
-The command is timed from outside, once each way: a run of a million items takes minutes.
+The command is timed from outside, once each way: a run of a million items takes minutes. It uses all cores; the floor
+is that of as many as ``--threads`` says.
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ from pinrec_core.retrieval.item_softmax import ItemSoftmax
 from pinrec_core.retrieval.lookup import PlanBatch, look_up
 from pinrec_core.retrieval.merging import lookup_depth, retrieve
 from pinrec_core.retrieval.mixture import MergeByMixture
+from pinrec_core.stages.packing import decode_plan
 
 BASELINE = "bare Faiss search"
 BATCHES = (1, 16)
@@ -222,16 +223,12 @@ def release_workload(options: Options, N: int) -> Workload:
             until=GENERATOR,
         )
     ]
-    plans = [
-        RetrievalPlan(embedding=k["embedding"], outcome=k["embedding_outcome"], quota=k["embedding_quota"])
-        for k in known
-    ]
     return Workload(
         name=manifest.dataset.name,
         index=release.index,
         overfetch=manifest.generation.overfetch,
         inverse_temperature=manifest.generation.inverse_temperature,
-        plans=plans,
+        plans=[decode_plan(tensors["retrieval_plan"]) for tensors in known],
     )
 
 
