@@ -48,6 +48,8 @@ ITEMS_PER_CLUSTER = 1000
 """More than the deepest lookup, which for N = 1,000 asks for 672 items per embedding. Beyond its cluster a query's
 neighbours are anywhere, and an index that is to find them has to visit a quarter of its lists."""
 BATCHES = (1, 16)
+DEEP_ITEMS = 1_000_000
+"""The largest catalogue that is searched for N = 1,000 as well: exact search alone would take a quarter of an hour."""
 NUM_ITEMS = (100, 1000)
 JUDGED_QUERIES = 256
 FLOOR_BYTES = 1 << 30  # of a larger array the bandwidth is the same
@@ -86,7 +88,7 @@ def _measure(V: int, folder: Path, options: Options, progress: Progress) -> tupl
     index = ItemIndex.read(folder / "index", folder / VECTORS, nprobe=1)
     floor = read_floor(min(size, FLOOR_BYTES))
     rows = [_build_row(V, built, index, folder)]
-    for N in NUM_ITEMS[:1] if options.quick else NUM_ITEMS:
+    for N in NUM_ITEMS[:1] if options.quick or V > DEEP_ITEMS else NUM_ITEMS:
         workload = clustered_workload(index, plans_near(vectors, N, np.random.default_rng(0)))
         progress(f"V={V:,} N={N}: calibrating")
         reached = _calibrated(workload, vectors)
