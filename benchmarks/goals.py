@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -165,8 +166,12 @@ GOALS = (
          value=_per_stage),
     Goal(goal="Triton, per stage above in-process, ms", case="`small`, one client", target=0.8,
          result="small/ensemble", value=_per_stage),
+    Goal(goal="Triton, per stage above in-process, ms", case="`small`, compiled, one client", target=0.8,
+         result="small/ensemble", value=partial(_per_stage, generator="compiled")),
     Goal(goal="Triton over in-process, requests/s", case="`small`, 16 clients", target=0.85, at_most=False,
          result="small/ensemble", value=_served_share),
+    Goal(goal="Triton over in-process, requests/s", case="`small`, compiled, 16 clients", target=0.85, at_most=False,
+         result="small/ensemble", value=partial(_served_share, generator="compiled")),
     Goal(goal="Triton over in-process, requests/s", case="`tiny`, 16 clients", target=0.85, at_most=False,
          result="ensemble", value=_served_share),
     *(
