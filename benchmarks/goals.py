@@ -28,7 +28,8 @@ RESULT_FOLDERS = {
 
 COMMANDS = {
     "program": "OMP_WAIT_POLICY=ACTIVE python -m benchmarks program --threads 2",
-    "scale_load": "python -m benchmarks scale --part load",
+    "release": "python -m benchmarks release --run (of a million items)",
+    "scale_load": "python -m benchmarks scale --part load --release (of a small run)",
 }
 """Of benchmarks that have other names, or whose committed results were made with options. Two cores that do nothing
 else may spin."""
