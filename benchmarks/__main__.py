@@ -47,6 +47,8 @@ class Benchmark(StrEnum):
     SIGNALS = "signals"
     ENSEMBLE = "ensemble"
     MEMORY = "memory"
+    ONE_STEP = "one_step"
+    """Trains two models, to judge what they serve. It runs when it is named."""
     RELEASE = "release"
     """Of a run that is named with ``--run``: how long `pinrec release` takes. It runs when it is named."""
     SCALE = "scale"
@@ -57,7 +59,8 @@ class Benchmark(StrEnum):
 
 def main(
     names: Annotated[
-        list[Benchmark] | None, typer.Argument(help="Which ones.", show_default="all but release, scale and goals")
+        list[Benchmark] | None,
+        typer.Argument(help="Which ones.", show_default="all but one_step, release, scale, goals"),
     ] = None,
     preset: Annotated[list[str] | None, typer.Option(help="Model sizes: tiny, small, base. Repeatable.")] = None,
     quick: Annotated[
@@ -107,7 +110,7 @@ def main(
             print(json.dumps([asdict(line) for line in lines], ensure_ascii=False))
             return
         possible = [name for name in Benchmark if name is not Benchmark.GPU or torch.cuda.is_available()]
-        named_alone = (Benchmark.RELEASE, Benchmark.SCALE, Benchmark.GOALS)
+        named_alone = (Benchmark.ONE_STEP, Benchmark.RELEASE, Benchmark.SCALE, Benchmark.GOALS)
         measured = names or [name for name in possible if name not in named_alone]
         results = _run(list(_modules(measured, part or list(Part))), options, out, console)
         if Benchmark.SCALE in measured and not quick:
