@@ -9,11 +9,9 @@ computes.
 from __future__ import annotations
 
 import json
-import locale
 import logging
-import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ import numpy as np
 
 from pinrec_core.config.sections import GpuPrecision
 from pinrec_core.contract import DType, StageSpec, TensorSpec
-from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError, require
+from pinrec_core.errors import BrokenStageError, ConfigError, InvalidRequestError, PinRecError, require
 from pinrec_core.stages.base import RemoteServer, Stage, StageParameters, Tensors, run_batch
 
 log = logging.getLogger(__name__)
@@ -48,15 +46,6 @@ NUMPY_TYPES: dict[DType, tuple[np.dtype, ...]] = {
     DType.ITEM_ID: (np.dtype(np.int64), np.dtype(np.object_)),
 }
 """The array types that each tensor type allows. A stage checks which of the two its release uses for an id."""
-
-
-def prepare_process() -> None:
-    """Set up a Python-backend process. Call it before anything imports torch.
-
-    The process starts in an ASCII locale, in which ``torch.compile`` fails on its own source files.
-    """
-    locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname).1s %(name)s: %(message)s")
 
 
 def stage_parameters(args: Mapping[str, str]) -> StageParameters:
@@ -103,13 +92,18 @@ def stage_parameters(args: Mapping[str, str]) -> StageParameters:
     )
 
 
-def execute(spec: StageSpec, stage: Stage[Any], requests: Sequence[Any]) -> list[Any]:
+def execute(
+    spec: StageSpec, stage: Stage[Any], requests: Sequence[Any], *, broken: Callable[[], None] = lambda: None
+) -> list[Any]:
     """Answer N ``InferenceRequest`` with exactly N ``InferenceResponse``, in order.
 
     A malformed request is answered with its own error. The others are run together, as if it were not there. An answer
-    of code INTERNAL is logged in one record that holds the request id and the traceback.
+    of code INTERNAL is logged in one record that holds the request id and the traceback. ``broken`` is called when an
+    answer says that the stage cannot go on.
     """
     answers = run_batch(_Checked(spec, stage), requests)
+    if any(isinstance(answer, BrokenStageError) for answer in answers):
+        broken()
     return [_response(spec, answer, request) for answer, request in zip(answers, requests, strict=True)]
 
 

@@ -7,6 +7,7 @@ differ. A request can ask for a fault by its ``surface``: "malformed", "bug" or 
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -22,6 +23,7 @@ from pinrec_core.request import Request
 from pinrec_core.stages.base import StageParameters, Tensors, scalar, text
 from pinrec_core.stages.packing import decode_plan, decode_request, encode_plan, encode_request
 from pinrec_serving import triton_boundary
+from pinrec_serving.stage_process import ServedStage
 
 SPECS = {spec.name: spec for spec in (*contract.PIPELINE, contract.SIGNAL_INGEST)}
 NEW_USER = 0
@@ -88,12 +90,11 @@ def _plan(num_items: int, release: str) -> RetrievalPlan:
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
-        triton_boundary.prepare_process()
-        self.spec = SPECS[args["model_name"].split("__")[0]]
-        self.stage = StandIn(self.spec, triton_boundary.stage_parameters(args))
+        spec = SPECS[args["model_name"].split("__")[0]]
+        self.served = ServedStage(spec, args, functools.partial(StandIn, spec))
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        return triton_boundary.execute(self.spec, self.stage, requests)
+        return self.served.execute(requests)
 
     def finalize(self) -> None:
-        del self.stage
+        del self.served
