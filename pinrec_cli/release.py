@@ -83,7 +83,7 @@ def release(
     from pinrec_core.evaluation.subjects import ModelSubject
     from pinrec_core.generation.program import Products, load_package
     from pinrec_core.release.compiling import add_program, check_served_recall
-    from pinrec_core.release.format import MANIFEST_FILE
+    from pinrec_core.release.manifest import MANIFEST_FILE
     from pinrec_core.release.publishing import check_recall, publish
     from pinrec_core.representations.id_tables import RowFormat
     from pinrec_core.training.run import Run

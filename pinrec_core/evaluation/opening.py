@@ -25,8 +25,9 @@ from pinrec_core.generation.defaults import (
     with_embeddings,
 )
 from pinrec_core.release.calibration import KnownRequest, index_run
-from pinrec_core.release.format import MANIFEST_FILE, CalibratedOn, HeldOut, Release
+from pinrec_core.release.format import Release
 from pinrec_core.release.indexed_model import IndexedModel
+from pinrec_core.release.manifest import MANIFEST_FILE, CalibratedOn, HeldOut
 from pinrec_core.representations.id_tables import RowFormat
 from pinrec_core.training.run import Run
 

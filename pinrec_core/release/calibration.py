@@ -21,8 +21,8 @@ from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.generation.compression import compress, compression_ratio
 from pinrec_core.generation.planning import plan_retrieval
 from pinrec_core.model.device import torch_device
-from pinrec_core.release.format import CalibratedOn, Calibration
 from pinrec_core.release.indexed_model import IndexedModel
+from pinrec_core.release.manifest import CalibratedOn, Calibration
 from pinrec_core.representations.id_tables import IdTables, RowFormat
 from pinrec_core.request import Request
 from pinrec_core.retrieval.catalogue_vectors import represent_catalogue

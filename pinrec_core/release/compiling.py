@@ -31,8 +31,9 @@ from pinrec_core.generation.program import (
 )
 from pinrec_core.history import NO_OUTCOME, History, ItemType
 from pinrec_core.model.packed_histories import PackedHistories
-from pinrec_core.release.format import Part, Release
+from pinrec_core.release.format import Release
 from pinrec_core.release.indexed_model import IndexedModel
+from pinrec_core.release.manifest import Part
 from pinrec_core.release.programs import (
     FILE,
     LOCAL_MANIFEST,

@@ -22,7 +22,8 @@ from pydantic import Field
 
 from pinrec_core.errors import ReleaseError
 from pinrec_core.generation.program import Generate, load_package, processor
-from pinrec_core.release.format import MANIFEST_FILE, Part, Release, check_file, sha256
+from pinrec_core.release.format import Release
+from pinrec_core.release.manifest import MANIFEST_FILE, Part, check_file, sha256
 from pinrec_core.validation import load_json, validated
 
 PROGRAM = "generator_program"

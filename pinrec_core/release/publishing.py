@@ -21,8 +21,22 @@ from pinrec_core.files.output_folder import built_beside
 from pinrec_core.model.sequence_model import SequenceModel
 from pinrec_core.release import format as layout
 from pinrec_core.release.current import point_current
-from pinrec_core.release.format import Calibration, HeldOut, Part, Release, ReleaseManifest
+from pinrec_core.release.format import Release
 from pinrec_core.release.indexed_model import IndexedModel
+from pinrec_core.release.manifest import (
+    CATALOGUE,
+    FILES,
+    FORMAT,
+    ID_EMBEDDER,
+    INDEX,
+    MANIFEST_FILE,
+    MODEL,
+    VECTORS,
+    Calibration,
+    HeldOut,
+    Part,
+    ReleaseManifest,
+)
 from pinrec_core.release.programs import PROGRAM
 from pinrec_core.representations.id_tables import IdTables, RowFormat
 from pinrec_core.validation import save_json
@@ -61,22 +75,22 @@ def publish(
         raise ReleaseError(f"{target}: exists already; a release is never overwritten")
     with built_beside(target) as building:
         report("weights")
-        shutil.copyfile(dataset / layout.FILES[layout.CATALOGUE], building / layout.FILES[layout.CATALOGUE])
-        _export_weights(serving.model, building / layout.FILES[layout.MODEL], space)
-        tables = building / layout.FILES[layout.ID_EMBEDDER]
+        shutil.copyfile(dataset / FILES[CATALOGUE], building / FILES[CATALOGUE])
+        _export_weights(serving.model, building / FILES[MODEL], space)
+        tables = building / FILES[ID_EMBEDDER]
         metadata = {layout.SPACE_KEY: space}
         save_tensors({layout.ID_ROWS: torch.from_numpy(serving.embed_ids.rows)}, tables, metadata=metadata)
         report(f"index of {len(serving.index):,} items")
-        index, vectors = building / layout.FILES[layout.INDEX], building / layout.FILES[layout.VECTORS]
+        index, vectors = building / FILES[INDEX], building / FILES[VECTORS]
         with writing(index):
             serving.index.write(index, vectors)
         optional = {}
         if program is not None:
             folder, optional[PROGRAM] = program
             shutil.copyfile(folder / optional[PROGRAM].file, building / optional[PROGRAM].file)
-        spaces = dict.fromkeys(layout.FILES, space) | {layout.CATALOGUE: serving.dataset.feature_space}
+        spaces = dict.fromkeys(FILES, space) | {CATALOGUE: serving.dataset.feature_space}
         manifest = ReleaseManifest(
-            format=layout.FORMAT,
+            format=FORMAT,
             release_id=release_id,
             created_at=now.isoformat(timespec="seconds"),
             embedding_space=space,
@@ -86,9 +100,9 @@ def publish(
             calibration=serving.calibration,
             training=training,
             metrics=metrics,
-            parts={name: Part.of(building, file, space=spaces[name]) for name, file in layout.FILES.items()} | optional,
+            parts={name: Part.of(building, file, space=spaces[name]) for name, file in FILES.items()} | optional,
         )
-        save_json(manifest, building / layout.MANIFEST_FILE)
+        save_json(manifest, building / MANIFEST_FILE)
         report("verification")
         written = Release.open(building)
         _check_id_embedder(serving.model, written.load_id_embedder(), serving.catalogue)
