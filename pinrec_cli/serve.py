@@ -116,9 +116,9 @@ def serve(
     from pinrec_core.errors import ConfigError, DataError, require
     from pinrec_core.stages.base import RemoteServer
     from pinrec_serving.companion import Companion
-    from pinrec_serving.deployment import ServingOptions, default_threads, parse_instances
     from pinrec_serving.installation import TritonSource
     from pinrec_serving.model_repository import default_templates
+    from pinrec_serving.options import ServingOptions, default_threads, parse_instances
     from pinrec_serving.runtime import Endpoint, TritonServer
     from pinrec_serving.tuning import tuned_setting
 
@@ -161,11 +161,11 @@ def serve(
         source=TritonSource(triton),
     )
     from pinrec_core.release.current import current_release
-    from pinrec_core.release.format import Release  # imports torch, which takes a while: the quick checks come first
+    from pinrec_core.release.manifest import ReleaseManifest
     from pinrec_serving.service import run_service
 
-    def ready(served: Release) -> None:
-        release_id = served.manifest.release_id
+    def ready(served: ReleaseManifest) -> None:
+        release_id = served.release_id
         if json_:
             print_json(
                 {

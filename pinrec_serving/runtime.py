@@ -20,6 +20,7 @@ from typing import Self
 
 from pinrec_core.errors import ServerError
 from pinrec_core.files.temporary_folder import TemporaryFolder
+from pinrec_serving import heartbeat
 from pinrec_serving.installation import TritonInstallation, TritonSource, check_machine, find_installation
 
 STAGE_SHARED_MEMORY = 16 << 20  # bytes that each stage process starts with; Triton adds more when needed
@@ -98,6 +99,11 @@ class TritonServer:
         return self._folder.path / "repository"
 
     @property
+    def heartbeats(self) -> Path:
+        """The folder in which the stage processes of this server say what they are doing."""
+        return self.repository.with_name("heartbeats")
+
+    @property
     def admin_headers(self) -> dict[str, str]:
         """The gRPC metadata that model control requires. Loading a model runs its code, so only the owner may do it."""
         return {f"triton-grpc-protocol-{ADMIN_KEY}": self._admin_secret}
@@ -151,6 +157,7 @@ class TritonServer:
 
     def _start(self, folder: TemporaryFolder, installation: TritonInstallation) -> None:
         self.repository.mkdir()
+        self.heartbeats.mkdir()
         try:
             self.log_file.parent.mkdir(parents=True, exist_ok=True)
             log = self.log_file.open("ab")
@@ -162,7 +169,7 @@ class TritonServer:
             # before it stops Triton.
             self._process = subprocess.Popen(
                 self._command(installation),
-                env=installation.environment,
+                env=installation.environment | {heartbeat.FOLDER_VARIABLE: str(self.heartbeats)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

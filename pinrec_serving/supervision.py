@@ -81,9 +81,8 @@ class StageWatch:
         if state in ENDED:
             process.file.unlink(missing_ok=True)
             self._stopped_since.pop(process.pid, None)
-            reason = self._killed.pop(process.pid, "has ended")
-            self._ended(StageEnded(process.model, process.pid, reason))
-        elif process.pid not in self._killed and (reason := self._why_hopeless(process, state)):
+            self._ended(StageEnded(process.model, process.pid, self._killed.pop(process.pid, "has ended")))
+        elif process.pid not in self._killed and (reason := self._why_hopeless(process, state)) is not None:
             self._killed[process.pid] = f"{reason} and was killed"
             log.error("%s: process %d %s; it is killed", process.model, process.pid, reason)
             os.kill(process.pid, signal.SIGKILL)

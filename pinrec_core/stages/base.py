@@ -104,7 +104,7 @@ def run_batch(stage: Stage[Row], requests: Sequence[Tensors]) -> list[Tensors | 
 
     A batched run that fails as a whole is bisected until the failing rows stand alone, so one bad row costs
     O(log N) further runs and its neighbours are still run together. A row may therefore be run more than once.
-    ``StoreError``, ``ServerError`` and ``BrokenStageError`` are the exception: they are the answer of every row at once.
+    ``StoreError``, ``ServerError`` and ``BrokenStageError`` are the exception: they answer every row at once.
 
     An unforeseen error is answered with a ``PinRecError`` whose message names only its class, and whose ``__cause__``
     it is. Its traceback is not logged here: the caller either raises the answer or logs it with ``exc_info=answer``.

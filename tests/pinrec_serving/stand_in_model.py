@@ -72,6 +72,8 @@ class StandIn:
             return np.full(shape, self.release, object)
         values = np.zeros(shape, triton_boundary.NUMPY_TYPES[tensor.dtype][0])
         match tensor.name:
+            case "item_id":
+                values[:] = np.arange(len(values))
             case "score":
                 values[:] = quota
             case "stored":

@@ -19,7 +19,8 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 from pinrec_core.contract import SIGNAL_INGEST
 from pinrec_core.errors import ConfigError, ServerError
 from pinrec_core.ids import IdKind
-from pinrec_serving.deployment import Deployment, ServingOptions, parse_instances
+from pinrec_serving.deployment import Deployment
+from pinrec_serving.options import ServingOptions, parse_instances
 from pinrec_serving.runtime import TritonServer
 from tests.pinrec_serving.conftest import manifest
 
