@@ -59,6 +59,11 @@ def qualified_name(stage: str, release_id: str) -> str:
     return f"{stage}__{release_id}"
 
 
+def stage_of(model: str) -> str:
+    """The stage that a model is: ``generator`` of ``generator__r42``."""
+    return model.partition("__")[0]
+
+
 def read_template(templates: Path, stage: str) -> ModelConfig:
     """The configuration of one template. Raises ``ServerError`` when it is missing or malformed."""
     path = Path(templates) / stage / CONFIG_FILE

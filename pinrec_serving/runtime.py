@@ -21,7 +21,13 @@ from typing import Self
 from pinrec_core.errors import ServerError
 from pinrec_core.files.temporary_folder import TemporaryFolder
 from pinrec_serving import heartbeat
-from pinrec_serving.installation import TritonInstallation, TritonSource, check_machine, find_installation
+from pinrec_serving.installation import (
+    TritonInstallation,
+    TritonSource,
+    check_ports,
+    check_shared_memory,
+    find_installation,
+)
 
 STAGE_SHARED_MEMORY = 16 << 20  # bytes that each stage process starts with; Triton adds more when needed
 ADMIN_KEY = "pinrec-admin"
@@ -57,6 +63,12 @@ class Endpoint:
     @property
     def metrics(self) -> str:
         return f"http://{self.host}:{self.metrics_port}/metrics"
+
+    @property
+    def ports(self) -> list[tuple[str, str, int]]:
+        """Purpose, host and number of each."""
+        ports = {"grpc": self.grpc_port, "http": self.http_port, "metrics": self.metrics_port}
+        return [(purpose, self.host, port) for purpose, port in ports.items()]
 
     @property
     def local(self) -> Endpoint:
@@ -109,9 +121,8 @@ class TritonServer:
         return {f"triton-grpc-protocol-{ADMIN_KEY}": self._admin_secret}
 
     def __enter__(self) -> Self:
-        endpoint = self.endpoint
-        ports = {"grpc": endpoint.grpc_port, "http": endpoint.http_port, "metrics": endpoint.metrics_port}
-        check_machine([(purpose, endpoint.host, port) for purpose, port in ports.items()])
+        check_ports(self.endpoint.ports)
+        check_shared_memory()
         self._folder = TemporaryFolder(FOLDER_PREFIX)
         try:
             self._start(self._folder, find_installation(self._folder.path, self._source))
@@ -174,7 +185,7 @@ class TritonServer:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_end_with_parent,
+                preexec_fn=end_with_parent,
                 pass_fds=(folder.lock,),  # keeps the folder while Triton runs, even when the owner is killed
             )
 
@@ -212,7 +223,7 @@ class TritonServer:
             time.sleep(POLL_INTERVAL)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Runs in the child: the kernel sends it SIGTERM when its parent dies, so that a killed owner leaves no server."""
     _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 

@@ -12,8 +12,10 @@ import queue
 import signal
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -22,6 +24,8 @@ from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.errors import PinRecError, ServerError
 from pinrec_core.release.manifest import ReleaseManifest, verify_files
 from pinrec_serving.deployment import Deployment
+from pinrec_serving.front import Front
+from pinrec_serving.model_repository import stage_of
 from pinrec_serving.options import ServingOptions
 from pinrec_serving.runtime import TritonServer
 from pinrec_serving.supervision import RestartPolicy, StageEnded, StageWatch
@@ -45,6 +49,7 @@ Event = int | StageEnded | RestartDue
 def run_service(
     *,
     server: TritonServer,
+    front: Front | None,
     templates: Path,
     options: ServingOptions,
     choose_release: Callable[[], Path],
@@ -54,10 +59,10 @@ def run_service(
 ) -> None:
     """Serve until a signal stops the service. Call it from the main thread, which handles signals.
 
-    ``choose_release`` returns the folder of the release to serve, at the start and at each swap. ``ready`` is called
-    once, when requests can be answered. ``report`` is called with a sentence about each step. Raises ``PinRecError``
-    when the service cannot start, Triton ends by itself, or a stage does not stay alive; a failed swap is only
-    reported.
+    ``front`` stands between the clients and ``server``; with None they reach it directly. ``choose_release`` returns
+    the folder of the release to serve, at the start and at each swap. ``ready`` is called once, when requests can be
+    answered. ``report`` is called with a sentence about each step. Raises ``PinRecError`` when the service cannot
+    start, Triton ends by itself, or a stage does not stay alive; a failed swap is only reported.
     """
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     _on(STOP, _stop_at_once)
@@ -66,9 +71,9 @@ def run_service(
     manifest = _verified(folder)
     signals_manifest = DatasetManifest.load(options.signals) if options.signals is not None else None
     report("starting Triton")
-    with server:
+    with server, front or nullcontext():
         deployment = Deployment(server, templates, options, report)
-        service = _Service(server, deployment, events, choose_release, report)
+        service = _Service(server, front, deployment, events, choose_release, report)
         with StageWatch(server.heartbeats, service.stage_ended):
             try:
                 if options.realtime is not None and signals_manifest is not None:
@@ -93,17 +98,19 @@ class _Service:
     def __init__(
         self,
         server: TritonServer,
+        front: Front | None,
         deployment: Deployment,
         events: queue.SimpleQueue[Event],
         choose_release: Callable[[], Path],
         report: Callable[[str], None],
     ) -> None:
         self._server = server
+        self._front = front
         self._deployment = deployment
         self._events = events
         self._choose_release = choose_release
         self._report = report
-        self._restarts = RestartPolicy()
+        self._restarts: defaultdict[str, RestartPolicy] = defaultdict(RestartPolicy)  # by stage, whatever the release
 
     def stage_ended(self, ended: StageEnded) -> None:
         """Called by the watch: refuse requests at once, even while the main thread is busy with a swap."""
@@ -114,6 +121,8 @@ class _Service:
     def run_until_stopped(self) -> None:
         while True:
             self._server.check_alive()
+            if self._front is not None:
+                self._front.keep_running()
             match self._next_event():
                 case StageEnded(model=stage):
                     self._schedule_restart(stage)
@@ -137,9 +146,10 @@ class _Service:
 
     def _schedule_restart(self, stage: str) -> None:
         """Raises ``ServerError`` where restarts have not helped."""
-        pause = self._restarts.next_pause()
+        restarts = self._restarts[stage_of(stage)]
+        pause = restarts.next_pause()
         if pause is None:
-            raise ServerError(f"{stage} does not stay alive: {self._restarts} did not help")
+            raise ServerError(f"{stage} does not stay alive: {restarts} did not help")
         if pause == 0.0:
             self._restart(stage)
             return

@@ -112,7 +112,7 @@ class RestartPolicy:
     """
 
     def __init__(
-        self, *, most: int = 5, window: float = 600.0, longest_pause: float = 30.0,
+        self, *, most: int = 5, window: float = 120.0, longest_pause: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._most = most
