@@ -117,6 +117,9 @@ def serve(
     drain_timeout: Annotated[
         float, typer.Option(min=0.0, help="Seconds in which accepted requests may finish when serving stops.")
     ] = 30.0,
+    stall_timeout: Annotated[
+        float, typer.Option(min=1.0, help="Seconds of work on one batch after which a stage is ended and loaded again.")
+    ] = 30.0,
     triton: Annotated[
         str, typer.Option(help="Which Triton: image (/opt/tritonserver), wheel (nvidia-pytriton), or auto.")
     ] = "auto",
@@ -242,6 +245,7 @@ def serve(
         options=options,
         choose_release=lambda: release if release is not None else current_release(releases or Path()),
         drain_timeout=drain_timeout,
+        stall_timeout=stall_timeout,
         ready=ready,
         report=say,
     )

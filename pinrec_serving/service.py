@@ -54,6 +54,7 @@ def run_service(
     options: ServingOptions,
     choose_release: Callable[[], Path],
     drain_timeout: float,
+    stall_timeout: float,
     ready: Callable[[ReleaseManifest], None],
     report: Callable[[str], None],
 ) -> None:
@@ -61,8 +62,9 @@ def run_service(
 
     ``front`` stands between the clients and ``server``; with None they reach it directly. ``choose_release`` returns
     the folder of the release to serve, at the start and at each swap. ``ready`` is called once, when requests can be
-    answered. ``report`` is called with a sentence about each step. Raises ``PinRecError`` when the service cannot
-    start, Triton ends by itself, or a stage does not stay alive; a failed swap is only reported.
+    answered. A stage that works on one batch for ``stall_timeout`` seconds is ended. ``report`` is called with a
+    sentence about each step. Raises ``PinRecError`` when the service cannot start, Triton ends by itself, or a stage
+    does not stay alive; a failed swap is only reported.
     """
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     _on(STOP, _stop_at_once)
@@ -74,7 +76,7 @@ def run_service(
     with server, front or nullcontext():
         deployment = Deployment(server, templates, options, report)
         service = _Service(server, front, deployment, events, choose_release, report)
-        with StageWatch(server.heartbeats, service.stage_ended):
+        with StageWatch(server.heartbeats, service.stage_ended, stall_timeout=stall_timeout):
             try:
                 if options.realtime is not None and signals_manifest is not None:
                     deployment.deploy_ingest(signals_manifest)  # creates the store that signal_fetch reads

@@ -2,7 +2,7 @@
 
 The answers show which release made them. The generator writes the number of its release into every quota, and the last
 stage returns that as the score, beside the name of its own release. In an answer made by two releases these would
-differ. A request can ask for a fault by its ``surface``: "malformed", "bug" or "slow".
+differ. A request can ask for a fault by its ``surface``: "malformed", "bug", "slow" or "stuck".
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ class StandIn:
         if any(scalar(row, "surface") == b"slow" for row in rows):
             (self.signals / "slow").touch()  # tells the test that the request is being worked on
             time.sleep(1.0)
+        if any(scalar(row, "surface") == b"stuck" for row in rows):
+            time.sleep(600.0)
         return [{t.name: self._fill(t, row) for t in self.spec.outputs} for row in rows]
 
     def _fill(self, tensor: TensorSpec, row: Tensors) -> np.ndarray:
