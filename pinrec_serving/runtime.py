@@ -36,6 +36,7 @@ FOLDER_PREFIX = "pinrec-server-"
 START_TIMEOUT = 60.0  # seconds that an empty server may take until it is live
 EXIT_TIMEOUT = 30  # seconds that Triton itself waits for requests in flight when it stops
 POLL_INTERVAL = 0.1
+LAST_BYTES = 1 << 20  # of a log, among which its last errors are looked for
 NO_GPU = ("CudaDriverHelper", "unable to create stream")
 """Words in the errors that Triton logs on every machine without a GPU. They do not explain why a server died."""
 
@@ -160,8 +161,10 @@ class TritonServer:
 
     def last_words(self, lines: int = 8) -> str:
         """The last errors in this run's log, or its last lines when it holds no error."""
+        size = self.log_file.stat().st_size
+        begin = self._log_start if self._log_start <= size else 0  # a log that was rotated has begun anew
         with self.log_file.open("rb") as log:
-            log.seek(self._log_start)
+            log.seek(max(begin, size - LAST_BYTES))
             text = log.read().decode("utf-8", errors="replace").splitlines()
         errors = [line for line in text if line[:1] in ("E", "F") and not any(n in line for n in NO_GPU)]
         return "\n".join((errors or text)[-lines:])

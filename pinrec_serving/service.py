@@ -25,6 +25,7 @@ from pinrec_core.errors import PinRecError, ServerError
 from pinrec_core.release.manifest import ReleaseManifest, verify_files
 from pinrec_serving.deployment import Deployment
 from pinrec_serving.front import Front
+from pinrec_serving.log_rotation import rotate
 from pinrec_serving.model_repository import stage_of
 from pinrec_serving.options import ServingOptions
 from pinrec_serving.runtime import TritonServer
@@ -112,6 +113,7 @@ class _Service:
         self._events = events
         self._choose_release = choose_release
         self._report = report
+        self._unrotated: set[Path] = set()
         self._restarts: defaultdict[str, RestartPolicy] = defaultdict(RestartPolicy)  # by stage, whatever the release
 
     def stage_ended(self, ended: StageEnded) -> None:
@@ -122,9 +124,7 @@ class _Service:
 
     def run_until_stopped(self) -> None:
         while True:
-            self._server.check_alive()
-            if self._front is not None:
-                self._front.keep_running()
+            self._look_after()
             match self._next_event():
                 case StageEnded(model=stage):
                     self._schedule_restart(stage)
@@ -134,6 +134,21 @@ class _Service:
                     self._swap()
                 case signal.SIGTERM | signal.SIGINT:
                     return
+
+    def _look_after(self) -> None:
+        """Raises ``ServerError`` when Triton has ended, or the front has and cannot be started."""
+        self._server.check_alive()
+        logs = [self._server.log_file]
+        if self._front is not None:
+            self._front.keep_running()
+            logs.append(self._front.log_file)
+        for file in logs:
+            try:
+                rotate(file)
+            except OSError as error:
+                if file not in self._unrotated:  # said once: it is tried again every second
+                    self._unrotated.add(file)
+                    self._report(f"{file} cannot be rotated: {error}")
 
     def _next_event(self) -> Event | None:
         """The next event, or None after a while without one.

@@ -17,6 +17,7 @@ class Broken:
     """In place of server and deployment: a stage that serves, and whose loading fails every time."""
 
     attempts = 0
+    log_file = Path("triton.log")
 
     def check_alive(self) -> None: ...
 
