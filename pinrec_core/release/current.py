@@ -11,7 +11,8 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -69,8 +70,7 @@ def point_current(releases: Path, release_id: str, *, by: str = "make") -> None:
     """
     check_release_id(release_id)
     pointer = Path(releases) / CURRENT_FILE
-    with (Path(releases) / HISTORY_FILE).open("a+b") as history:
-        fcntl.flock(history, fcntl.LOCK_EX)  # of two processes that move the pointer, one waits for the other
+    with holding_pointer(releases) as history:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         move = PointerMove(at=now, previous=current_id(releases), current=release_id, by=by)
         history.write(_after_a_whole_line(history) + json.dumps(to_plain(move)).encode() + b"\n")
@@ -81,6 +81,17 @@ def point_current(releases: Path, release_id: str, *, by: str = "make") -> None:
             file.flush()
             os.fsync(file.fileno())  # an empty pointer after a power cut would stop the next start
         beside.rename(pointer)
+
+
+@contextmanager
+def holding_pointer(releases: Path) -> Iterator[BinaryIO]:
+    """The file of the history, to append to. Another process that wants to move the pointer waits for the block's end.
+
+    Raises ``OSError`` where the file cannot be written.
+    """
+    with (Path(releases) / HISTORY_FILE).open("a+b") as history:
+        fcntl.flock(history, fcntl.LOCK_EX)
+        yield history
 
 
 def read_history(releases: Path) -> list[PointerMove]:
