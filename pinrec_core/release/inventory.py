@@ -80,7 +80,7 @@ def _listed(folder: Path, current: str | None) -> ListedRelease:
     try:
         manifest = open_manifest(folder)
         if manifest.release_id != folder.name:
-            problem = f"release_id={manifest.release_id!r}, expected the name of the folder"
+            problem = f"{folder}: release_id={manifest.release_id!r}, expected the name of the folder"
     except ReleaseError as error:
         problem = str(error)
     programs = folder.parent / LOCAL_PROGRAMS / folder.name

@@ -49,7 +49,7 @@ def plan_pruning(releases: Path, *, keep: int, older_than: datetime.timedelta | 
         if reason is None and one.folder.name in newest:
             reason = f"one of the {keep} newest"
         if reason is None and older_than is not None and one.created is not None and now - one.created < older_than:
-            reason = f"younger than {older_than.days} days"
+            reason = f"younger than {older_than.total_seconds() / 86_400:g} days"
         if reason is None:
             going.append(one.folder)
         else:
