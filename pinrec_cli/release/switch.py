@@ -74,5 +74,5 @@ def rollback(
     if json_:
         print_json({"release": now, "before": before})
         return
-    stdout.print(f"current: {now}, before: {before}", soft_wrap=True)
+    stdout.print(f"current: {now}, before: {before or 'none'}", soft_wrap=True)
     stderr.print("next: kill -HUP PID, of `pinrec serve`", soft_wrap=True)

@@ -60,14 +60,15 @@ def publish_existing(
     return remarks
 
 
-def roll_back(releases: Path, to: str | None = None) -> tuple[str, str]:
+def roll_back(releases: Path, to: str | None = None) -> tuple[str | None, str]:
     """Make the release current again that was current before, or ``to`` → the ids of what was current and what is.
 
-    Its files are compared with their checksums first. Raises ``ReleaseError`` where none is known, or it is gone or
-    damaged; the pointer then stays.
+    Its files are compared with their checksums first. What is current may itself be gone, and with ``to`` the pointer
+    may be missing or strange. Raises ``ReleaseError`` where no earlier release is known, or it is gone or damaged; the
+    pointer then stays.
     """
-    before = current_release(releases).name
-    target = to or previous_release(read_history(releases), before)
+    before = current_release(releases).name if to is None else current_id(releases)
+    target = to or previous_release(read_history(releases), str(before))
     if target is None:
         raise ReleaseError(f"{releases}: no release was current before {before}: expected --to with the id of one")
     if target == before:

@@ -131,6 +131,19 @@ def test_what_is_known_of_this_machine_is_what_torch_knows():
             assert (ours in known) == capabilities[theirs], theirs
 
 
+def test_in_a_container_memory_is_what_the_container_may_use(tmp_path, monkeypatch):
+    total, available = here.memory()
+    assert 0 < available <= total
+    monkeypatch.setattr(here, "CGROUP", tmp_path)
+    for limit, expected in {"1048576": (1 << 20, 1 << 19), "max": (total, available)}.items():
+        (tmp_path / "memory.max").write_text(limit + "\n")
+        (tmp_path / "memory.current").write_text(f"{1 << 19}\n")
+        assert here.memory()[0] == expected[0]
+        assert limit == "max" or here.memory()[1] == expected[1]
+    monkeypatch.setattr(here, "MEMORY_INFO", tmp_path / "nowhere")
+    assert here.memory() == (None, None)
+
+
 def test_the_check_needs_neither_torch_nor_faiss_nor_arrow(published):
     code = (
         "import sys; from pathlib import Path; from pinrec_core.release.portability import check_serves_here; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,14 +12,16 @@ import pytest
 
 from pinrec_core.errors import ReleaseError
 from pinrec_core.release import checking
-from pinrec_core.release.checking import check_answers, check_figures, check_measured_recall, measure_recall
+from pinrec_core.release.checking import check_answers, check_figures, measure_recall
 from pinrec_core.release.current import current_id, read_history
 from pinrec_core.release.format import Release
 from pinrec_core.release.in_use import release_in_use
-from pinrec_core.release.manifest import FILES, MANIFEST_FILE, open_manifest
+from pinrec_core.release.manifest import FILES, MANIFEST_FILE, HeldOut, open_manifest
+from pinrec_core.release.publishing import publish as write
 from pinrec_core.release.switching import publish_existing, roll_back
 from pinrec_core.retrieval.item_index import ItemIndex
-from tests.pinrec_core.release.conftest import edit_manifest
+from pinrec_core.validation import to_plain
+from tests.pinrec_core.release.conftest import NOW, edit_manifest
 
 
 def publish(releases: Path, name: str, **options: object) -> list[str]:
@@ -111,19 +114,32 @@ def test_a_rollback_to_what_is_gone_or_damaged_is_refused(copies):
         roll_back(releases)
 
 
-def test_the_recall_is_measured_again(published, monkeypatch):
-    assert measure_recall(published) == 1.0  # a small catalogue is searched exactly
-    search = ItemIndex.search
+def test_a_rollback_repairs_a_pointer_to_nothing_or_a_strange_one(copies):
+    releases = copies("abc")
+    shutil.rmtree(releases / "c")
+    assert roll_back(releases) == ("c", "b")
+    (releases / "current").write_text("?")
+    with pytest.raises(ReleaseError, match="expected letters"):
+        roll_back(releases)
+    assert roll_back(releases, to="a") == (None, "a")
 
-    def poor(self, query, k, **options):
-        score, row = search(self, query, k, **options)
-        return score, np.where(np.arange(k) < k // 2, row, -1)
 
-    monkeypatch.setattr(ItemIndex, "search", poor)
-    with pytest.raises(
-        ReleaseError, match=r"the index finds 0\.\d+ of what exact search finds .* manifest claims 1\.000"
-    ):
-        check_measured_recall(published)
+def test_an_index_that_finds_less_than_its_manifest_claims_is_refused(serving, dataset, tmp_path):
+    """Three inverted lists, all of which are probed; then, by a changed manifest, only one."""
+    vectors = serving.index.vectors_of(np.arange(len(serving.index)))
+    index = ItemIndex.build(vectors, flat_items=1, nprobe=3)
+    assert (index.structure, index.nlist) == ("IVF_HNSW", 3)
+    lists = replace(
+        serving, index=index, generation=replace(serving.generation, nprobe=3),
+        calibration=replace(serving.calibration, index_type=index.structure, nlist=3, nprobe=3, recall_depth=20),
+    )  # fmt: skip
+    training = HeldOut(evaluation_share=0.3, held_out_last=0)
+    release = write(lists, dataset=dataset, releases=tmp_path, training=training, metrics={}, now=NOW)
+    assert measure_recall(release) == 1.0
+    assert publish(tmp_path, release.folder.name) == []
+    edit_manifest(release.folder, generation=to_plain(replace(lists.generation, nprobe=1)))
+    with pytest.raises(ReleaseError, match=r"the index finds 0\.\d+ of what exact search .* manifest claims 1\.000"):
+        publish(tmp_path, release.folder.name)
 
 
 @pytest.mark.parametrize("fault", ["twice", "number", "short"])
