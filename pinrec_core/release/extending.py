@@ -21,7 +21,7 @@ from pinrec_core.files.output_folder import built_beside
 from pinrec_core.release.current import point_current
 from pinrec_core.release.format import Release
 from pinrec_core.release.indexed_model import IndexedModel
-from pinrec_core.release.manifest import CATALOGUE, INDEX, VECTORS
+from pinrec_core.release.manifest import OF_CATALOGUE
 from pinrec_core.release.programs import LOCAL_MANIFEST, LocalProgram, identity, programs_of
 from pinrec_core.release.publishing import check_recall, complete, new_release
 from pinrec_core.validation import load_json, save_json
@@ -48,7 +48,7 @@ def extend(
         check_recall(serving.calibration)
     manifest = base.manifest
     release_id, target = new_release(releases, now, manifest.embedding_space)
-    kept = {name: part for name, part in manifest.parts.items() if name not in (CATALOGUE, INDEX, VECTORS)}
+    kept = {name: part for name, part in manifest.parts.items() if name not in OF_CATALOGUE}
     with built_beside(target) as building:
         report(f"parts of {manifest.release_id}")
         for part in kept.values():

@@ -29,6 +29,8 @@ FILES = {
     CATALOGUE: CATALOGUE_NAME,
 }
 """The parts that every release has, and the files they are in."""
+OF_CATALOGUE = (CATALOGUE, INDEX, VECTORS)
+"""The parts that another catalogue changes. All others a release of a newer catalogue takes over."""
 
 FIGURES = ("served_recall", "ndcg")
 """The figures by which releases are compared: of protocols with held-out users, and of those with left-out items."""
