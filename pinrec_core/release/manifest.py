@@ -29,6 +29,11 @@ FILES = {
     CATALOGUE: CATALOGUE_NAME,
 }
 """The parts that every release has, and the files they are in."""
+OF_CATALOGUE = (CATALOGUE, INDEX, VECTORS)
+"""The parts that another catalogue changes. All others a release of a newer catalogue takes over."""
+
+FIGURES = ("served_recall", "ndcg")
+"""The figures by which releases are compared: of protocols with held-out users, and of those with left-out items."""
 
 Number = Annotated[int, Field(ge=0)]
 
@@ -115,6 +120,11 @@ class ReleaseManifest:
             space = self.parts[name].space
             check(space == self.embedding_space, f"parts.{name}.space", space,
                   f"{self.embedding_space!r}, the release's embedding space")  # fmt: skip
+
+    @property
+    def headline(self) -> tuple[str, float] | None:
+        """The figure by which releases are compared, with its name; None where the release was not judged."""
+        return next(((name, self.metrics[name]) for name in FIGURES if name in self.metrics), None)
 
     @staticmethod
     def load(folder: Path) -> ReleaseManifest:

@@ -19,6 +19,7 @@ from pinrec_core.generation.inputs import embedded_histories, request_context
 from pinrec_core.generation.program import COSINE_TOLERANCE, Products
 from pinrec_core.release import programs
 from pinrec_core.release.compiling import add_program, check_served_recall, compile_for_this_machine
+from pinrec_core.release.extending import extend
 from pinrec_core.release.format import Release
 from pinrec_core.release.indexed_model import IndexedModel
 from pinrec_core.release.manifest import MANIFEST_FILE, HeldOut, Part
@@ -188,6 +189,17 @@ def test_a_damaged_program_beside_the_releases_is_refused(local):
     (path.parent / programs.LOCAL_MANIFEST).write_text("{}")
     with pytest.raises(ReleaseError, match=r"program.json: .*missing"):
         load_program(local)
+
+
+def test_a_program_goes_on_to_a_release_of_a_newer_catalogue(compiled, serving, dataset, tmp_path):
+    made = extend(
+        compiled, IndexedModel.from_release(compiled), dataset=dataset, releases=tmp_path, metrics={}, now=NOW,
+        accept_recall=True,
+    )  # fmt: skip
+    asked = requests(serving)
+    expected = IndexedModel.from_release(compiled).generate(asked)
+    assert fitting_program(made)[0].samefile(compiled.path(PROGRAM))
+    assert IndexedModel.from_release(made).generate(asked).equal(expected)
 
 
 def test_a_process_that_runs_a_program_does_without_the_compiler(compiled):
