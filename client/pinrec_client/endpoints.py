@@ -1,6 +1,6 @@
 """The endpoints of a service: which of them gets the next attempt, and which are left out for a while.
 
-Attempts take turns. An endpoint that failed several times without a success in between is left out (outlier ejection):
+Calls take turns. An endpoint that failed several times without a success in between is left out (outlier ejection):
 first for half a second, then twice as long each time, up to half a minute. Afterwards one attempt tries it, and the
 others follow when that one has succeeded. When every endpoint is left out, all of them take turns as if none were.
 
@@ -57,7 +57,8 @@ class Endpoints:
             now = time.monotonic()
             in_turn = self.all[self._turn :] + self.all[: self._turn]
             chosen = min(in_turn, key=lambda endpoint: (endpoint.absent_until > now, tried.count(endpoint)))
-            self._turn = (self.all.index(chosen) + 1) % len(self.all)
+            if not tried:  # else the turn would come back to the endpoint that failed, for every call anew
+                self._turn = (self.all.index(chosen) + 1) % len(self.all)
             if chosen.absences and chosen.absent_until <= now:
                 chosen.on_trial = True
                 chosen.absent_until = now + _absence(chosen.absences)

@@ -24,14 +24,16 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceServicer, add
 from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor
 
 
-
 @dataclass(frozen=True)
 class Refusal:
-    """A failure with trailing metadata, as a bound on the load sends it."""
+    """A failure with more than a status. ``pushback`` is the value of grpc-retry-pushback-ms, if it is sent."""
 
-    pushback: str  # the value of grpc-retry-pushback-ms
+    pushback: str | None = None
     status: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE
+    details: str = "as the script says"
 
+
+DRAINING = Refusal(None, grpc.StatusCode.NOT_FOUND, "Request for unknown model: 'pinrec' has no available versions")
 
 Answer = Message | grpc.StatusCode | Refusal
 Question = ModelInferRequest | ModelMetadataRequest | ModelReadyRequest
@@ -67,11 +69,12 @@ class ScriptedService(GRPCInferenceServiceServicer):
         context.add_callback(received.ended.set)
         self.received.append(received)
         answer = self.answer(question)
-        if isinstance(answer, Refusal):
-            context.set_trailing_metadata((("grpc-retry-pushback-ms", answer.pushback),))
-            answer = answer.status
         if isinstance(answer, grpc.StatusCode):
-            context.abort(answer, "as the script says")
+            answer = Refusal(status=answer)
+        if isinstance(answer, Refusal):
+            if answer.pushback is not None:
+                context.set_trailing_metadata((("grpc-retry-pushback-ms", answer.pushback),))
+            context.abort(answer.status, answer.details)
         return answer
 
     ModelInfer = ModelMetadata = ModelReady = _reply
