@@ -81,10 +81,12 @@ class ScriptedService(GRPCInferenceServiceServicer):
 
 
 @contextmanager
-def scripted_service(port: int = 0) -> Iterator[ScriptedService]:
-    """Serve until the context ends, on a free port unless one is given."""
+def scripted_service(port: int = 0, credentials: grpc.ServerCredentials | None = None) -> Iterator[ScriptedService]:
+    """Serve until the context ends, on a free port unless one is given, with TLS if there are credentials."""
     server = grpc.server(ThreadPoolExecutor(max_workers=8))
-    service = ScriptedService(f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}")
+    address = f"127.0.0.1:{port}"
+    port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+    service = ScriptedService(f"127.0.0.1:{port}")
     add_GRPCInferenceServiceServicer_to_server(service, server)
     server.start()
     yield service
