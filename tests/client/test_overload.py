@@ -219,7 +219,8 @@ def test_what_is_malformed_beside_a_message_is_not_sent(scripted: ScriptedServic
 # Closing
 
 
-def test_closing_ends_a_call_in_flight(scripted: ScriptedService):
+@pytest.mark.parametrize("hedge_after", [None, PATIENCE], ids=["plain", "hedging"])
+def test_closing_ends_a_call_in_flight(scripted: ScriptedService, hedge_after: float | None):
     """The asyncio client's counterpart is in test_hedging.py, beside cancelled tasks."""
     arrived, released = threading.Event(), threading.Event()
 
@@ -229,12 +230,12 @@ def test_closing_ends_a_call_in_flight(scripted: ScriptedService):
         return recommendations()
 
     scripted.answer = wait  # type: ignore[assignment]
-    client = PinRecClient(scripted.url, timeout=PATIENCE)
+    client = PinRecClient(scripted.url, timeout=PATIENCE, hedge_after=hedge_after)
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(client.recommend, 17)
         assert arrived.wait(PATIENCE)
         client.close()
         with pytest.raises(PinRecClientError, match="the client is closed"):
-            call.result(PATIENCE)
+            call.result(PATIENCE / 2)  # well before the call's own deadline
         released.set()
     assert len(scripted.received) == 1
