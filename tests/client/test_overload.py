@@ -20,6 +20,7 @@ from pinrec_client import (
     UnavailableError,
     user_share,
 )
+from pinrec_client.__main__ import main
 from pinrec_client.endpoints import FAILURES, Endpoints
 
 from tests.client.conftest import Connect
@@ -203,6 +204,25 @@ def test_a_refused_key_is_not_tried_again(scripted: ScriptedService, connect: Co
             call()
         assert "s3cret" not in str(caught.value)
     assert len(scripted.received) == 3
+
+
+def test_the_command_line_takes_the_key_from_the_environment_and_several_urls(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("PINREC_API_KEY", "s3cret")
+    common = ["--url", ",".join(service.url for service in pair), "--timeout", str(PATIENCE)]
+    first, second = pair
+    first.answer = lambda _: Refusal("0")
+    second.answer = lambda _: recommendations()
+    assert main(["recommend", "17", *common]) == 0
+    second.answer = lambda _: stored(1)
+    assert main(["log-event", "17", "like", "--item", "5", *common]) == 0
+    assert {received.metadata["authorization"] for received in first.received + second.received} == {"Bearer s3cret"}
+    second.answer = lambda _: grpc.StatusCode.PERMISSION_DENIED
+    assert main(["recommend", "17", *common]) == 1
+    printed = capsys.readouterr()
+    assert "AuthenticationError: PERMISSION_DENIED" in printed.err
+    assert "s3cret" not in printed.out + printed.err
 
 
 def test_what_is_malformed_beside_a_message_is_not_sent(scripted: ScriptedService, connect: Connect):
