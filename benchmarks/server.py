@@ -47,7 +47,8 @@ class Served:
 def served(folders: Folders, arguments: Sequence[object] = ()) -> Iterator[Served]:
     """Run ``pinrec serve`` on free ports with a real-time store of its own and further ``arguments``.
 
-    ``folders.release`` may be a folder of releases, of which the current one is served. Raises ``ServerError`` when it does not start.
+    ``folders.release`` may be a folder of releases, of which the current one is served. Raises ``ServerError`` when it
+    does not start.
     """
     with tempfile.TemporaryDirectory(prefix="pinrec-benchmarks-") as folder:
         realtime, log = Path(folder) / "realtime", Path(folder) / "serve.log"

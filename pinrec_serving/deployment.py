@@ -17,11 +17,13 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 from pinrec_core.contract import ENSEMBLE, SIGNAL_INGEST
 from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.errors import ServerError
+from pinrec_core.release.in_use import using_release
 from pinrec_serving.model_control import UNLOAD_TIMEOUT, ModelControl
 from pinrec_serving.model_repository import IdKinds, qualified_name, write_ensemble, write_stage
 from pinrec_serving.options import ServingOptions
@@ -50,6 +52,7 @@ class Deployment:
         self._progress = progress
         self._control = ModelControl(server)
         self._releases: list[str] = []  # those that are loaded; the last one serves
+        self._held: dict[str, ExitStack] = {}  # their folders, which nothing may remove meanwhile
         self._lock = threading.Lock()  # of what follows, and of loading and unloading what clients call
         self._entrance_of: dict[str, str] = {}  # stage that serves → the model through which clients reach it
         self._ended: set[str] = set()  # stages without a process
@@ -63,7 +66,8 @@ class Deployment:
     def deploy(self, *, release_id: str, folder: Path, dataset: DatasetManifest) -> None:
         """Serve the release in ``folder`` from now on. A release that is served already is left as it is.
 
-        Raises ``ServerError`` when a stage cannot load it, or when it answers wrongly. The earlier release, if any,
+        Raises ``ReleaseError`` when there is no such folder, ``ServerError`` when a stage cannot load it, or when it
+        answers wrongly. The earlier release, if any,
         then goes on serving.
         """
         if release_id == self.release_id:
@@ -71,12 +75,16 @@ class Deployment:
         if release_id in self._releases:  # the one before is loaded still: back to it
             self._releases.remove(release_id)
         else:
-            self._load(release_id, folder, dataset)
+            with ExitStack() as stack:
+                stack.enter_context(using_release(folder))
+                self._load(release_id, folder, dataset)
+                self._held[release_id] = stack.pop_all()
         self._releases.append(release_id)
         while len(self._releases) > self._options.releases_kept:
             earlier = self._releases.pop(0)
             self._progress(f"unloading {earlier}")
             self._remove(list(self._names(earlier).values()))
+            self._held.pop(earlier).close()
 
     def deploy_ingest(self, dataset: DatasetManifest) -> None:
         """Load the write path. It belongs to the signals folder, not to a release, so swaps leave it loaded."""

@@ -23,6 +23,7 @@ from types import FrameType
 from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.errors import PinRecError, ServerError
 from pinrec_core.release.manifest import ReleaseManifest, verify_files
+from pinrec_core.release.portability import check_serves_here
 from pinrec_serving.deployment import Deployment
 from pinrec_serving.front import Front
 from pinrec_serving.log_rotation import rotate
@@ -71,7 +72,7 @@ def run_service(
     _on(STOP, _stop_at_once)
     _on((signal.SIGHUP,), lambda signum, _: events.put(signum))  # during the start it waits for the end of the start
     folder = choose_release()
-    manifest = _verified(folder)
+    manifest = _verified(folder, report)
     signals_manifest = DatasetManifest.load(options.signals) if options.signals is not None else None
     report("starting Triton")
     with server, front or nullcontext():
@@ -188,15 +189,20 @@ class _Service:
     def _swap(self) -> None:
         try:
             folder = self._choose_release()
-            manifest = _verified(folder)
+            manifest = _verified(folder, self._report)
             self._deployment.deploy(release_id=manifest.release_id, folder=folder, dataset=manifest.dataset)
             self._report(f"serving {self._deployment.release_id}")
         except PinRecError as error:
             self._report(f"swap failed, {self._deployment.release_id} serves on: {error}")
 
 
-def _verified(folder: Path) -> ReleaseManifest:
-    """Check all files of a release, behind what else the machine does. Each stage checks only what it reads."""
+def _verified(folder: Path, report: Callable[[str], None]) -> ReleaseManifest:
+    """Check that a release serves on this machine, and all of its files, of which each stage checks what it reads.
+
+    It stands back behind what else the machine does. Raises ``ReleaseError``.
+    """
+    for finding in check_serves_here(folder):
+        report(str(finding))
     with ThreadPoolExecutor(1, initializer=_stand_back) as verifier:
         return verifier.submit(verify_files, folder).result()
 

@@ -7,6 +7,7 @@ import json
 import math
 import sys
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -52,7 +53,7 @@ def main(
         for drill in drills or list(Drill):
             setting = Setting(
                 releases=releases, signals=signals, options=serve_option or [], quick=quick,
-                progress=lambda what, drill=drill: stderr.print(f"{drill}: {what}", highlight=False),
+                progress=partial(_say, stderr, drill),
             )  # fmt: skip
             rows = importlib.import_module(f"benchmarks.operation.{drill}").run(setting)
             save(out, card, drill, setting, rows)
@@ -61,6 +62,10 @@ def main(
     except PinRecError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from error
+
+
+def _say(console: Console, drill: str, what: str) -> None:
+    console.print(f"{drill}: {what}", highlight=False)
 
 
 def _table(drill: str, rows: list[Row]) -> Table:

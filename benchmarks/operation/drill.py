@@ -1,8 +1,9 @@
-"""What every drill needs: a server under test, its processes, whether it says that it is ready, and a place for results."""
+"""What every drill needs: a server under test, its processes, whether it says it is ready, and where results go."""
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 import urllib.error
@@ -88,8 +89,6 @@ def process_of(server: Served, stage: str) -> int:
 
 def swap(server: Served) -> None:
     """Ask the service to serve the current release from now on."""
-    import os
-
     os.kill(server.pid, signal.SIGHUP)
 
 

@@ -1,5 +1,5 @@
 """``kill -9`` of each stage process under load: how soon it is noticed, how soon the service serves again, and whether
-anything fails before or afterwards. Events are written all the while; those that were acknowledged must be in the store.
+anything fails before or afterwards. Events are written meanwhile; those that were acknowledged must be in the store.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 import uuid
+from functools import partial
 
 from pinrec_client import Event, PinRecClient, PinRecClientError
 
@@ -37,8 +38,8 @@ def run(setting: Setting) -> list[Row]:
                 entrance = SIGNAL_INGEST.name if stage == SIGNAL_INGEST.name else ENSEMBLE.name
                 killed = time.perf_counter()
                 os.kill(process_of(server, stage), signal.SIGKILL)
-                noticed = wait_until(lambda entrance=entrance: not ready(server, entrance), f"{stage} was missed")
-                wait_until(lambda entrance=entrance: ready(server, entrance), f"{stage} came back")
+                noticed = wait_until(partial(_not_ready, server, entrance), f"{stage} was missed")
+                wait_until(partial(ready, server, entrance), f"{stage} came back")
                 again = time.perf_counter()
                 time.sleep(2.0 if setting.quick else QUIET)
                 failed = [s for s in load.sent if s.status not in ("", OK) and s.ended > killed - QUIET / 2]
@@ -51,6 +52,10 @@ def run(setting: Setting) -> list[Row]:
                 )  # fmt: skip
         lost = writer.lost(server)
     return [*rows, {"stage": "all", "rounds": len(rounds), "events acknowledged": writer.stored, "events lost": lost}]
+
+
+def _not_ready(server: Served, entrance: str) -> bool:
+    return not ready(server, entrance)
 
 
 class Writer:

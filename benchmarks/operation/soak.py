@@ -41,8 +41,9 @@ def run(setting: Setting) -> list[Row]:
     return [
         {
             "seconds": seconds, "rate /s": SHARE * saturation, "requests": len(sent),
-            "failed": sum(s.status not in (OK, REFUSED) for s in sent), "refused": sum(s.status == REFUSED for s in sent),
-            "p99 ms": p99(sent), "memory MiB at the beginning": float(memory[0]), "at half time": float(memory[second][0]),
+            "failed": sum(s.status not in (OK, REFUSED) for s in sent),
+            "refused": sum(s.status == REFUSED for s in sent), "p99 ms": p99(sent),
+            "memory MiB at the beginning": float(memory[0]), "at half time": float(memory[second][0]),
             "at the end": float(memory[-1]), "slope MiB/h": slope, "from": low, "to": high,
             "within noise": int(low <= 0 <= high),
         }

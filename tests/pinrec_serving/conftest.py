@@ -7,6 +7,7 @@ import importlib.util
 import json
 import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +36,16 @@ def free_endpoint() -> Endpoint:
     for s in sockets:
         s.close()
     return Endpoint(grpc_port=grpc, http_port=http, metrics_port=metrics)
+
+
+_STAND_INS = tempfile.TemporaryDirectory(prefix="pinrec-stand-ins-")
+
+
+def stand_in_release(release_id: str) -> Path:
+    """An empty folder, which is all that a stand-in stage wants of a release."""
+    folder = Path(_STAND_INS.name) / release_id
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 def manifest(kind: IdKind = IdKind.INT) -> DatasetManifest:

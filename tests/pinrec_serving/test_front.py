@@ -30,7 +30,7 @@ from pinrec_serving.front import Front, FrontChoice, FrontOptions, Tls, find_hap
 from pinrec_serving.model_control import input_tensor
 from pinrec_serving.options import ServingOptions
 from pinrec_serving.runtime import Endpoint, TritonServer
-from tests.pinrec_serving.conftest import free_endpoint, manifest
+from tests.pinrec_serving.conftest import free_endpoint, manifest, stand_in_release
 
 pytestmark = pytest.mark.triton
 
@@ -53,7 +53,7 @@ def inner(
     signals = tmp_path_factory.mktemp("signals")
     deployment = Deployment(server, templates, ServingOptions(signals=signals, realtime=signals / "realtime"))
     deployment.deploy_ingest(manifest())
-    deployment.deploy(release_id="r1", folder=Path("releases/r1"), dataset=manifest())
+    deployment.deploy(release_id="r1", folder=stand_in_release("r1"), dataset=manifest())
     yield server.endpoint
     deployment.drain(timeout=30.0)
 
