@@ -30,6 +30,7 @@ def run(setting: Setting) -> list[Row]:
     stages = [spec.name for spec in (*PIPELINE, SIGNAL_INGEST)]
     rounds = stages * (1 if setting.quick else ROUNDS // len(stages))
     rows: list[Row] = []
+    outages: list[tuple[float, float]] = []  # from the kill until the server says that it is ready again
     with setting.server() as server:
         with Load(server.url, setting.requests()) as load, Writer(setting, server) as writer, load.beside(RATE):
             time.sleep(2.0)
@@ -42,16 +43,23 @@ def run(setting: Setting) -> list[Row]:
                 wait_until(partial(ready, server, entrance), f"{stage} came back")
                 again = time.perf_counter()
                 time.sleep(2.0 if setting.quick else QUIET)
-                failed = [s for s in load.sent if s.status not in ("", OK) and s.ended > killed - QUIET / 2]
-                outside = [s for s in failed if s.ended < killed or s.due > again]
-                rows.append(
-                    {
-                        "stage": stage, "noticed s": noticed, "serving again s": again - killed,
-                        "failed in between": len(failed) - len(outside), "errors outside": len(outside),
-                    }
-                )  # fmt: skip
+                outages.append((killed, again))
+                rows.append({"stage": stage, "noticed s": noticed, "serving again s": again - killed})
         lost = writer.lost(server)
-    return [*rows, {"stage": "all", "rounds": len(rounds), "events acknowledged": writer.stored, "events lost": lost}]
+    failed = [s for s in load.sent if s.status != OK]
+    outside = [s for s in failed if all(s.ended < killed or s.due > again for killed, again in outages)]
+    return [
+        *rows,
+        {
+            "stage": "all",
+            "rounds": len(rounds),
+            "requests": len(load.sent),
+            "failed": len(failed),
+            "failed outside": len(outside),
+            "events acknowledged": writer.stored,
+            "events lost": lost,
+        },
+    ]
 
 
 def _not_ready(server: Served, entrance: str) -> bool:

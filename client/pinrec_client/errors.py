@@ -85,8 +85,8 @@ _BY_STATUS: dict[str, type[PinRecClientError]] = {
 def from_rpc(failure: grpc.RpcError, *, request_id: str = "", endpoint: str = "") -> PinRecClientError:
     """The error of this package that stands for a failed call of gRPC, which becomes its cause.
 
-    A server that starts or drains answers NOT_FOUND with "unknown model". The service is then unavailable for a while,
-    so this becomes an ``UnavailableError``.
+    A server that starts or drains answers NOT_FOUND with "unknown model", and one whose stage has just ended INTERNAL
+    with "is not healthy". Both are over in a while, so each becomes an ``UnavailableError``.
     """
     status = failure.code().name
     # Triton puts these two in front of a message: the first when a stage failed, the second when Triton itself did.
@@ -95,6 +95,8 @@ def from_rpc(failure: grpc.RpcError, *, request_id: str = "", endpoint: str = ""
     error_class = _BY_STATUS.get(status, ServerError)
     if status == "NOT_FOUND" and "unknown model" in message:
         error_class, message = UnavailableError, f"the service is starting or draining: {message}"
+    elif status == "INTERNAL" and "is not healthy" in message:
+        error_class, message = UnavailableError, f"a stage of the service has just ended: {message}"
     elif error_class is AuthenticationError:
         # The server's own sentence might repeat the key.
         message = f"{status}: the service expects a valid API key (api_key=, or PINREC_API_KEY on the command line)"
