@@ -59,6 +59,7 @@ def _call(policy: RetryPolicy = EAGER, timeout: float = 10, **arguments: Any) ->
         (Failure("UNAUTHENTICATED"), AuthenticationError),
         (Failure("PERMISSION_DENIED"), AuthenticationError),
         (Failure("INTERNAL"), ServerError),
+        (Failure("INTERNAL", "Stub process 'generator__r1_0_0' is not healthy."), UnavailableError),
         (Failure("UNIMPLEMENTED"), ServerError),
         (Failure("UNKNOWN", details=None), ServerError),
     ],
