@@ -22,6 +22,7 @@ import numpy as np
 from pinrec_core.config.sections import GpuPrecision
 from pinrec_core.contract import DType, StageSpec, TensorSpec
 from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError, require
+from pinrec_core.limits import cut_message
 from pinrec_core.stages.base import RemoteServer, Stage, StageParameters, Tensors, run_batch
 
 log = logging.getLogger(__name__)
@@ -187,7 +188,7 @@ def _response(spec: StageSpec, answer: Tensors | PinRecError, request: Any) -> A
             request_id = request.request_id() or uuid.uuid4().hex[:12]
             log.error("%s: %s (request id %s)", spec.name, message, request_id, exc_info=answer)
             message = f"{message}; the server's log has the details (request id {request_id})"
-        error = pb_utils.TritonError(message, getattr(pb_utils.TritonError, code))
+        error = pb_utils.TritonError(cut_message(message), getattr(pb_utils.TritonError, code))
         return pb_utils.InferenceResponse(output_tensors=[], error=error)
     outputs = [pb_utils.Tensor(t.name, np.ascontiguousarray(answer[t.name][None])) for t in spec.outputs]
     return pb_utils.InferenceResponse(output_tensors=outputs)

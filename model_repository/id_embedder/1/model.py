@@ -22,11 +22,13 @@ class TritonPythonModel:
             self.stage = IdEmbedderStage(parameters)
         else:
             from id_embedder.remote_stage import RemoteIdEmbedderStage
+            from pinrec_core.release.format import Release
             from pinrec_serving.remote_model import RemoteModel
 
             # There the model has the name that it has here, in which the release is.
             self.stage = RemoteIdEmbedderStage(
-                RemoteModel(contract.ID_EMBEDDER, args["model_name"], parameters.id_embedder)
+                RemoteModel(contract.ID_EMBEDDER, args["model_name"], parameters.id_embedder),
+                max_history=Release.open(parameters.release_folder).manifest.model.max_history,
             )
 
     def execute(self, requests: list[Any]) -> list[Any]:
