@@ -97,6 +97,10 @@ EVENT_TIME = ReleaseLimit(
 )  # fmt: skip
 CLOCK_SKEW_SECONDS = 300
 """How far an event may be dated ahead of the server's clock (``EVENT_TIME``)."""
+TEXTS = Limit(
+    fields=("any tensor of texts",), unit="texts", most=EVENTS.most,
+    why="each becomes an object of its own before the request is looked at, which takes most of a second for a million",
+)  # fmt: skip
 REQUEST = Limit(
     fields=("request",), unit="bytes", most=16 << 20,
     why="all tensors of one request together; room for 10,000 events of 1.6 kB each",
@@ -123,7 +127,7 @@ ENTRANCES, BETWEEN_STAGES, ANSWERS = "what callers send", "what passes between t
 TABLE: Mapping[str, tuple[Limit | ReleaseLimit, ...]] = {
     ENTRANCES: (
         ID, NAME, QUERY, FEATURE_VALUE, NUM_ITEMS, BUDGET, REQUEST_TIME, SEED, EVENTS, EVENT_ID,
-        EVENT_TIME, REQUEST,
+        EVENT_TIME, TEXTS, REQUEST,
     ),
     BETWEEN_STAGES: (HISTORY, EMBEDDINGS, EXCLUSIONS),
     ANSWERS: (MESSAGE,),

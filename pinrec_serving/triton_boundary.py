@@ -11,9 +11,10 @@ from __future__ import annotations
 import json
 import locale
 import logging
+import math
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import numpy as np
 from pinrec_core.config.sections import GpuPrecision
 from pinrec_core.contract import DType, StageSpec, TensorSpec
 from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError, require
-from pinrec_core.limits import cut_message
+from pinrec_core.limits import TEXTS, cut_message
 from pinrec_core.stages.base import RemoteServer, Stage, StageParameters, Tensors, run_batch
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,33 @@ def prepare_process() -> None:
     """
     locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname).1s %(name)s: %(message)s")
+    _bound_texts()
+
+
+def _bound_texts() -> None:
+    """Keep Triton from decoding a BYTES tensor of more elements than ``limits.TEXTS``.
+
+    It makes an object of every element before it calls ``execute``: of 25 million in a request of 100 MB it did so for
+    18 seconds, in which no other request was answered. Instead such a tensor becomes a view of one empty text, in its
+    shape, and ``check_inputs`` refuses it.
+    """
+    import triton_python_backend_utils as pb_utils
+
+    decode = pb_utils.deserialize_bytes_tensor
+    pb_utils.deserialize_bytes_tensor = lambda encoded: _EncodedTexts(encoded, decode)
+
+
+class _EncodedTexts:
+    """What Triton's process takes for the decoded texts: all that it does with them is to give them their shape."""
+
+    def __init__(self, encoded: np.ndarray, decode: Callable[[np.ndarray], np.ndarray]) -> None:
+        self._encoded = encoded
+        self._decode = decode
+
+    def reshape(self, shape: Sequence[int]) -> np.ndarray:
+        if math.prod(shape) > TEXTS.most:
+            return np.broadcast_to(np.array(b"", np.object_), shape)
+        return self._decode(self._encoded).reshape(shape)
 
 
 def stage_parameters(args: Mapping[str, str]) -> StageParameters:
@@ -111,7 +139,22 @@ def execute(spec: StageSpec, stage: Stage[Any], requests: Sequence[Any]) -> list
     of code INTERNAL is logged in one record that holds the request id and the traceback.
     """
     answers = run_batch(_Checked(spec, stage), requests)
-    return [_response(spec, answer, request) for answer, request in zip(answers, requests, strict=True)]
+    responses = [_response(spec, answer, request) for answer, request in zip(answers, requests, strict=True)]
+    for answer in answers:
+        if isinstance(answer, PinRecError):
+            _drop_tracebacks(answer)
+    return responses
+
+
+def _drop_tracebacks(error: BaseException | None) -> None:
+    """Let go of the tensors of a request that failed.
+
+    The frames of a traceback hold them, and hold the error, too. So they would stay, in the shared memory that every
+    request needs, until Python next looks for such circles: after 18 requests of 100 MB it had grown by gigabytes.
+    """
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 class _Checked:
@@ -165,6 +208,8 @@ def check_outputs(spec: StageSpec, tensors: Tensors) -> dict[str, np.ndarray]:
 def _without_batch(tensor: TensorSpec, values: np.ndarray) -> np.ndarray:
     if values.dtype not in NUMPY_TYPES[tensor.dtype]:
         raise InvalidRequestError(f"{tensor.name} has element type {values.dtype}: expected {tensor.dtype.value}")
+    if values.dtype == np.object_:
+        TEXTS.check(values.size, tensor.name)
     if values.ndim == 0 or values.shape[0] != 1:
         rows = values.shape[0] if values.ndim else "no"
         raise InvalidRequestError(f"{tensor.name} has {rows} rows: expected 1 per request")
