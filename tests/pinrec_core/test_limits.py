@@ -36,7 +36,7 @@ def test_every_limit_is_in_the_table_and_enforced_somewhere():
             tree = ast.parse(path.read_text("utf-8"))
             used |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
             used |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and path.name != "limits.py"}
-    assert names - used == {"REQUEST", "MESSAGE"}  # of whom limits.py itself has the check
+    assert names - used <= {"REQUEST", "MESSAGE"}  # of whom limits.py itself has the check
 
 
 def test_a_size_beyond_a_limit_is_an_error_with_field_size_and_limit():
