@@ -19,7 +19,7 @@ from typing import Any
 from pinrec_core.contract import StageSpec
 from pinrec_core.stages.base import Stage, StageParameters
 from pinrec_serving.heartbeat import Heartbeat
-from pinrec_serving.triton_boundary import execute, stage_parameters
+from pinrec_serving.triton_boundary import bound_texts, execute, stage_parameters
 
 LOADING_NICENESS = 10
 """How far a stage that loads stands back behind those that serve: it gets a tenth of the time of a busy core, and all
@@ -58,6 +58,7 @@ def prepare_process() -> None:
     """
     locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname).1s %(name)s: %(message)s")
+    bound_texts()
 
 
 def at_low_priority(build: Build) -> Build:

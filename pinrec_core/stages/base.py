@@ -24,7 +24,9 @@ from pinrec_core.errors import (
     ServerError,
     StoreError,
     require,
+    shown,
 )
+from pinrec_core.limits import Limit
 
 Tensors = Mapping[str, np.ndarray]
 Row = TypeVar("Row")
@@ -166,9 +168,14 @@ def scalar(tensors: Tensors, name: str) -> np.generic | None:
     return values[0]
 
 
-def text(value: object, name: str) -> str:
-    """An element of a BYTES tensor as text. Raises ``InvalidRequestError`` when it is not UTF-8."""
+def text(value: object, field: str, limit: Limit) -> str:
+    """An element of a BYTES tensor as text. Its length is checked first.
+
+    Raises ``InvalidRequestError`` when it has more bytes than ``limit`` or is not UTF-8.
+    """
+    raw = value if isinstance(value, bytes) else str(value).encode("utf-8")
+    limit.check(len(raw), field)
     try:
-        return value.decode("utf-8") if isinstance(value, bytes) else str(value)
+        return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InvalidRequestError(f"{name}={value!r}: expected UTF-8 text") from error
+        raise InvalidRequestError(f"{field}={shown(raw)}: expected UTF-8 text") from error

@@ -25,10 +25,14 @@ def build(model: str, parameters: StageParameters) -> Stage[Any]:
     if parameters.id_embedder is None:
         return with_tables(parameters)
     from id_embedder.remote_stage import RemoteIdEmbedderStage
+    from pinrec_core.release.format import Release
     from pinrec_serving.remote_model import RemoteModel
 
     # There the model has the name that it has here, in which the release is.
-    return RemoteIdEmbedderStage(RemoteModel(contract.ID_EMBEDDER, model, parameters.id_embedder))
+    return RemoteIdEmbedderStage(
+        RemoteModel(contract.ID_EMBEDDER, model, parameters.id_embedder),
+        max_history=Release.open(parameters.release_folder).manifest.model.max_history,
+    )
 
 
 @at_low_priority
