@@ -57,7 +57,8 @@ def assemble(
     results = by_type(requests, end - start)
     freshness = None
     if probes_wanted(options):
-        freshness = freshness_result(recorder.probes, recorder.undecided_probes, start, end)
+        freshness = freshness_result(recorder.probes, start, end)
+    judged_freshness = freshness
     steps: list[StepResult] = []
     found: Saturation | None = None
     spike: SpikeResult | None = None
@@ -65,8 +66,11 @@ def assemble(
         steps = [judged_step(step, requests, objectives) for step in schedule.measured if step.end <= end]
         found = saturation(steps)
     elif shape is Shape.SPIKE:
+        before = schedule.step(BEFORE)
+        if freshness is not None:  # as for latency, what counts is the time without a spike
+            judged_freshness = freshness_result(recorder.probes, before.start, before.end)
         spike = spike_result(
-            requests, *(schedule.step(name) for name in (BEFORE, SPIKE, AFTER)),
+            requests, before, schedule.step(SPIKE), schedule.step(AFTER),
             p99_limit_ms=objectives.p99_ms, refused_share=objectives.refused_share or 0.0,
         )  # fmt: skip
     memory = memory_result(observed.memory)
@@ -91,7 +95,7 @@ def assemble(
         spike_at=None if spike is None else (schedule.step(SPIKE).start, schedule.step(SPIKE).end),
         memory=memory,
         memory_samples=observed.memory,
-        verdicts=list(_verdicts(objectives, results, found, spike, freshness, memory)),
+        verdicts=list(_verdicts(objectives, results, found, spike, judged_freshness, memory)),
     )
 
 

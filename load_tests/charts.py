@@ -16,6 +16,7 @@ import matplotlib as mpl
 mpl.use("svg")  # needs no display
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from pinrec_client.contract import ENSEMBLE
 
 from load_tests.report import Report
 from load_tests.shapes import SPIKE
@@ -115,7 +116,7 @@ def _steps(axes: Axes, report: Report) -> None:
 
 
 def _stages(axes: Axes, report: Report, name: str) -> None:
-    stages = sorted({stage for interval in report.stage_timeline for stage in interval.stages})
+    stages = sorted({stage for interval in report.stage_timeline for stage in interval.stages} - {ENSEMBLE})
     for stage, colour in zip(stages, _cycle(STAGE_COLOURS, len(stages)), strict=True):
         points = [
             (i.time - report.start, getattr(i.stages[stage], name)) for i in report.stage_timeline if stage in i.stages
@@ -156,5 +157,6 @@ def _svg(name: str, draw: Callable[[Axes], None]) -> str:
     svg = text.getvalue()[text.getvalue().index("<svg") :]
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = svg.replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
-    svg = re.sub(r'<svg ([^>]*?)height="[^"]*"([^>]*?)width="[^"]*"', r'<svg \1\2role="img"', svg, count=1)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' (width|height)="[^"]*pt"', "", svg, count=2)  # the page decides, by the viewBox
     return svg.replace(_INK, "currentColor")

@@ -37,15 +37,19 @@ from locust.env import Environment
 from locust.runners import MasterRunner
 from pinrec_client import Event, PinRecClientError, RecommendRequest
 
+from load_tests import locust_shapes
 from load_tests.connection import connect
 from load_tests.freshness import FreshnessProbe
-from load_tests.locust_shapes import RampShape, SoakShape, SpikeShape, SteadyShape
 from load_tests.mix import Mix, RequestType
 from load_tests.options import add_request_arguments, add_shape_arguments
 from load_tests.shapes import constant
 from load_tests.workload import Workload
 
-__all__ = ["PinRecUser", "RampShape", "SoakShape", "SpikeShape", "SteadyShape"]
+# Locust finds these here, and takes the first one where none is chosen.
+SteadyShape = locust_shapes.SteadyShape
+RampShape = locust_shapes.RampShape
+SpikeShape = locust_shapes.SpikeShape
+SoakShape = locust_shapes.SoakShape
 
 # Makes gRPC yield to other greenlets while it waits. This has to happen after Locust has patched the standard library,
 # which its import does, and before the first channel is opened.
@@ -66,13 +70,14 @@ class ShortAnswerError(Exception):
     """The answer holds fewer items than were asked for, although the catalogue has enough."""
 
 
-events.init_command_line_parser.add_listener(add_request_arguments)
-events.init_command_line_parser.add_listener(add_shape_arguments)
-
-
 @events.init_command_line_parser.add_listener
-def add_rate(parser: ArgumentParser) -> None:
-    """Add ``--user-rate`` to Locust's command line: a rate per user, as a Locust worker knows only its own users."""
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add our options to Locust's command line and web interface, which shows only those that are in no group.
+
+    ``--user-rate`` is a rate per user, because a Locust worker knows only its own users.
+    """
+    add_request_arguments(parser)
+    add_shape_arguments(parser)
     parser.add_argument("--user-rate", type=float, default=1.0, help="arrivals per second of each user")
 
 

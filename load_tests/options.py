@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter, _ActionsContainer
 from dataclasses import fields
 
 from load_tests import slo
 from load_tests.shapes import DEFAULT_DURATION, DEFAULT_FACTOR, Shape, ShapeOptions
+from pinrec_core.errors import ConfigError
 
 DESCRIPTION = """Load-test a running PinRec service.
 
@@ -60,14 +61,13 @@ def parser() -> ArgumentParser:
         help="process whose tree is the server, on this machine: its memory is measured. `parent` is the process that "
         "started this one",
     )
-    add_request_arguments(parser)
-    add_shape_arguments(parser)
+    add_request_arguments(parser.add_argument_group("requests"))
+    add_shape_arguments(parser.add_argument_group("shape"))
     return parser
 
 
-def add_request_arguments(parser: ArgumentParser) -> None:
+def add_request_arguments(group: _ActionsContainer) -> None:
     """What is asked."""
-    group = parser.add_argument_group("requests")
     group.add_argument("--dataset", metavar="FOLDER", required=True, help="prepared dataset whose service is tested")
     group.add_argument(
         "--mix",
@@ -87,12 +87,11 @@ def add_request_arguments(parser: ArgumentParser) -> None:
     group.add_argument("--random-seed", type=int, default=0, help="of the requests and arrivals (default %(default)s)")
 
 
-def add_shape_arguments(parser: ArgumentParser) -> None:
+def add_shape_arguments(group: _ActionsContainer) -> None:
     """How the rate changes. ``shape_options`` reads these."""
     default = ShapeOptions()
     durations = ", ".join(f"{shape.value} {seconds:g}" for shape, seconds in DEFAULT_DURATION.items())
     factors = ", ".join(f"{shape.value} {factor:g}" for shape, factor in DEFAULT_FACTOR.items())
-    group = parser.add_argument_group("shape")
     group.add_argument(
         "--rate",
         type=float,
@@ -123,5 +122,17 @@ def add_shape_arguments(parser: ArgumentParser) -> None:
 
 
 def shape_options(options: Namespace) -> ShapeOptions:
-    """The numbers of the shape among parsed options. Raises ``ConfigError``."""
-    return ShapeOptions(**{field.name: getattr(options, field.name) for field in fields(ShapeOptions)})
+    """The numbers of the shape among parsed options. Raises ``ConfigError``.
+
+    Locust's web interface puts a text where the default of an option is ``None``, and an empty one for no value.
+    """
+    values = {field.name: getattr(options, field.name) for field in fields(ShapeOptions)}
+    given = {name: _number(name, value) for name, value in values.items() if value not in (None, "")}
+    return ShapeOptions(**given)
+
+
+def _number(name: str, value: str | float) -> float:
+    try:
+        return float(value)
+    except ValueError as error:
+        raise ConfigError(f"{name}={value!r}: expected a number") from error

@@ -94,10 +94,14 @@ _COLUMNS = {"arrival": "d", "latency_ms": "d", "late_ms": "d", "outcome": "B", "
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One measurement of freshness: when its write was acknowledged, and the milliseconds from there to visible."""
+    """One measurement of freshness: when its write was acknowledged, and the milliseconds from there to visible.
+
+    ``visible_ms`` is None if the probe ended without it: because the event had no effect until then, or ``undecided``.
+    """
 
     arrival: float
-    visible_ms: float | None  # None if it was not visible when the patience of the probe ended
+    visible_ms: float | None
+    undecided: bool
 
 
 class Recorder:
@@ -106,7 +110,6 @@ class Recorder:
     def __init__(self, origin: float) -> None:
         self.origin = origin
         self.probes: list[Probe] = []
-        self.undecided_probes = 0
         self._columns = {name: array(code) for name, code in _COLUMNS.items()}
         self._kinds: dict[str, int] = {}
         self._errors: dict[str, int] = {"": 0}
@@ -122,10 +125,8 @@ class Recorder:
     ) -> None:
         arrival = context["arrival"] - self.origin
         if request_type == PROBE:
-            if isinstance(exception, UndecidedError):
-                self.undecided_probes += 1
-            else:
-                self.probes.append(Probe(arrival, None if exception else response_time))
+            undecided = isinstance(exception, UndecidedError)
+            self.probes.append(Probe(arrival, None if exception else response_time, undecided))
             return
         row = {
             "arrival": arrival,

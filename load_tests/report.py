@@ -158,13 +158,20 @@ def result_table(results: Mapping[str, TypeResult]) -> Table:
 
 
 def step_table(steps: Sequence[StepResult]) -> Table:
-    table = Table(title="ramp", caption="requests per second, and milliseconds")
-    for heading in ("rate", "offered", "goodput", "refused", "failed", "p50", "p99"):
+    table = Table(title="ramp", caption="requests per second, and milliseconds; p99 for `sent late`")
+    for heading in ("rate", "offered", "goodput", "refused", "failed", "p50", "p99", "sent late"):
         table.add_column(heading, justify="right")
     table.add_column("saturated", overflow="fold")
     for step in steps:
         rates = [f"{rate:.1f}" for rate in (step.rate, step.offered, step.goodput, step.refused)]
-        table.add_row(*rates, f"{step.failure_share:.2%}", number(step.p50), number(step.p99), step.saturated or "no")
+        table.add_row(
+            *rates,
+            f"{step.failure_share:.2%}",
+            number(step.p50),
+            number(step.p99),
+            number(step.late_p99),
+            step.saturated or "no",
+        )
     return table
 
 

@@ -137,6 +137,7 @@ class StepResult:
     failure_share: float
     p50: float | None
     p99: float | None
+    late_p99: float | None  # milliseconds by which the driver was late
     saturated: str  # why the service is saturated at this rate, or ""
 
 
@@ -147,8 +148,10 @@ GOODPUT_SHARE = 0.95
 def step_result(step: Step, requests: Requests, p99_limit_ms: float | None, refused_share: float) -> StepResult:
     """The figures of one step, judged: goodput, p99 and refusals say whether the service is saturated."""
     seconds = step.end - step.settled
-    figures = result(requests.during(step.settled, step.end), seconds)
+    within = requests.during(step.settled, step.end)
+    figures = result(within, seconds)
     goodput = figures.accepted / seconds
+    (late_p99,) = percentiles(within.late_ms, 99)
     return StepResult(
         name=step.name,
         rate=step.rate,
@@ -158,6 +161,7 @@ def step_result(step: Step, requests: Requests, p99_limit_ms: float | None, refu
         failure_share=figures.failure_share,
         p50=figures.p50,
         p99=figures.p99,
+        late_p99=late_p99,
         saturated=_saturated(figures, p99_limit_ms, refused_share),
     )
 
@@ -262,9 +266,10 @@ class FreshnessResult:
     p99: float | None
 
 
-def freshness_result(probes: Sequence[Probe], undecided: int, start: float, end: float) -> FreshnessResult:
+def freshness_result(probes: Sequence[Probe], start: float, end: float) -> FreshnessResult:
     """The probes whose write was acknowledged in [start, end)."""
-    within = [probe for probe in probes if start <= probe.arrival < end]
+    undecided = sum(probe.undecided and start <= probe.arrival < end for probe in probes)
+    within = [probe for probe in probes if not probe.undecided and start <= probe.arrival < end]
     visible = [probe.visible_ms for probe in within if probe.visible_ms is not None]
     p50, p99 = percentiles(np.array(visible), 50, 99)
     return FreshnessResult(

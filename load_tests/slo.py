@@ -105,16 +105,16 @@ def judge_freshness(objectives: Objectives, freshness: FreshnessResult | None) -
         return
     wanted = f"≤ {_milliseconds(objectives.freshness_p99_ms)}"
     if freshness is None:
-        yield Verdict("freshness_p99_ms", TOTAL, wanted, "not measured: no probes were asked for", None)
+        yield Verdict("freshness_p99_ms", "probes", wanted, "not measured: no probes were asked for", None)
     elif freshness.invisible:
         got = f"{freshness.invisible} of {freshness.probes} writes were never visible"
-        yield Verdict("freshness_p99_ms", TOTAL, wanted, got, False)
+        yield Verdict("freshness_p99_ms", "probes", wanted, got, False)
     elif freshness.p99 is None:
         got = f"no probe was answered, {freshness.undecided} undecided"
-        yield Verdict("freshness_p99_ms", TOTAL, wanted, got, False)
+        yield Verdict("freshness_p99_ms", "probes", wanted, got, False)
     else:
         met = freshness.p99 <= objectives.freshness_p99_ms
-        yield Verdict("freshness_p99_ms", TOTAL, wanted, _milliseconds(freshness.p99), met)
+        yield Verdict("freshness_p99_ms", "probes", wanted, _milliseconds(freshness.p99), met)
 
 
 def judge_memory(objectives: Objectives, memory: MemoryResult | None) -> Iterator[Verdict]:
@@ -124,12 +124,12 @@ def judge_memory(objectives: Objectives, memory: MemoryResult | None) -> Iterato
         return
     wanted = f"≤ {limit:g} MiB/h"
     if memory is None:
-        yield Verdict("memory_mib_per_hour", TOTAL, wanted, "not measured: no --server-pid", None)
+        yield Verdict("memory_mib_per_hour", "server", wanted, "not measured: no --server-pid", None)
     elif memory.slope is None:
-        yield Verdict("memory_mib_per_hour", TOTAL, wanted, "not measured: the run was too short", None)
+        yield Verdict("memory_mib_per_hour", "server", wanted, "not measured: the run was too short", None)
     else:
         got = f"{memory.slope:+.1f} MiB/h, 95% interval {memory.low:+.1f} to {memory.high:+.1f}"
-        yield Verdict("memory_mib_per_hour", TOTAL, wanted, got, (memory.low or 0.0) <= limit)
+        yield Verdict("memory_mib_per_hour", "server", wanted, got, (memory.low or 0.0) <= limit)
 
 
 def _of_type(wanted: Objectives | TypeObjectives, where: str, got: TypeResult) -> Iterator[Verdict]:
