@@ -1,7 +1,7 @@
 """``python -m load_tests``: send the mix in a shape, print a report, judge it by service level objectives.
 
 The exit status is 0; or 1 when an objective is not met, or when no request was measured; or 2 when the dataset, the
-service or an option cannot be used.
+service or an option cannot be used; or 130 after Ctrl-C, with a report of the time until then.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from load_tests.mix import Mix
 from load_tests.options import parser, shape_options
 from load_tests.recorder import Recorder
 from load_tests.report import Report, document, tables
-from load_tests.results import StepResult, is_over
+from load_tests.results import TOTAL, StepResult, is_over
 from load_tests.shapes import Schedule, Shape, Step
 from load_tests.slo import Objectives
 from load_tests.workload import Workload
 from pinrec_core.errors import ConfigError, PinRecError, require
 
 REPORT_WIDTH = 120  # columns, when the output is not a terminal
+INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,7 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InferenceServerException as error:
         command_line.error(f"--url={options.url}: {error.message()}")
 
-    report = _run(options, schedule, objectives, console)
+    try:
+        report = _run(options, schedule, objectives, console)
+    except KeyboardInterrupt:
+        console.print("interrupted before anything was measured")
+        return INTERRUPTED
     for part in tables(report):
         console.print(part)
     if options.json is not None:
@@ -58,8 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from load_tests.html_report import html  # imports matplotlib, which takes a while
 
         Path(options.html).write_text(html(report), "utf-8")
+    if report.interrupted:
+        console.print(f"interrupted after {report.end - report.start:.0f} s; the figures are those until then")
+        return INTERRUPTED
     if not report.passed:
-        console.print("an objective is not met" if report.verdicts else "no request was measured")
+        console.print("an objective is not met" if report.results[TOTAL].requests else "no request was measured")
     return 0 if report.passed else 1
 
 

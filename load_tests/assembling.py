@@ -9,7 +9,7 @@ from itertools import pairwise
 from load_tests.driver import Observed
 from load_tests.locustfile import probes_wanted
 from load_tests.machine import machine_card
-from load_tests.memory import MemoryResult, memory_result
+from load_tests.memory import memory_result
 from load_tests.recorder import Recorder, Requests
 from load_tests.report import DriverResult, Report, StageInterval
 from load_tests.results import (
@@ -95,7 +95,11 @@ def assemble(
         spike_at=None if spike is None else (schedule.step(SPIKE).start, schedule.step(SPIKE).end),
         memory=memory,
         memory_samples=observed.memory,
-        verdicts=list(_verdicts(objectives, results, found, spike, judged_freshness, memory)),
+        interrupted=observed.interrupted,
+        verdicts=[
+            *_verdicts(objectives, results, found, spike, judged_freshness),
+            *judge_memory(objectives, memory, observed.memory_error),
+        ],
     )
 
 
@@ -105,14 +109,12 @@ def _verdicts(
     found: Saturation | None,
     spike: SpikeResult | None,
     freshness: FreshnessResult | None,
-    memory: MemoryResult | None,
 ) -> Iterator[Verdict]:
     if found is not None:  # freshness is not judged: a saturated service is late with everything
         yield from judge_ramp(objectives, found)
         return
     yield from judge_spike(objectives, spike) if spike is not None else judge_requests(objectives, results)
     yield from judge_freshness(objectives, freshness)
-    yield from judge_memory(objectives, memory)
 
 
 def _stage_timeline(observed: Observed) -> Iterator[StageInterval]:

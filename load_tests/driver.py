@@ -32,10 +32,12 @@ class Observed:
     """What was seen of the server and of the driver itself. Times are in seconds from the schedule's start.
 
     ``readings`` are the server's counters, ``missed_readings`` how often they could not be had. ``driver_share`` is the
-    processor time of this process as a share of one core. ``end`` is when the last measured step ended.
+    processor time of this process as a share of one core. ``end`` is when the last measured step ended, or when the run
+    was interrupted. ``memory_error`` says why the memory could not be measured to the end, such as that a process died.
     """
 
     end: float = 0.0
+    interrupted: bool = False
     readings: list[tuple[float, Reading]] = field(default_factory=list)
     missed_readings: int = 0
     memory: list[MemorySample] = field(default_factory=list)
@@ -51,7 +53,8 @@ def drive(options: Namespace, schedule: Schedule, recorder: Recorder, stop_after
     """Send the schedule, and wait for the requests in flight.
 
     ``recorder.origin`` is the monotonic time at which the schedule begins. ``stop_after`` is asked about every measured
-    step once all of its requests have ended; if it says so, the rest of the schedule is left out.
+    step once all of its requests have ended; if it says so, the rest of the schedule is left out. Ctrl-C leaves it out,
+    too; before the measured time it is raised as ``KeyboardInterrupt``.
     """
     options.schedule, options.schedule_start, options.share = schedule, recorder.origin, 1 / options.users
     environment = Environment(
@@ -73,7 +76,10 @@ def drive(options: Namespace, schedule: Schedule, recorder: Recorder, stop_after
         watchers.append(gevent.spawn(_watch_statistics, options, recorder.origin, observed))
         if options.server_pid is not None:
             watchers.append(gevent.spawn(_watch_memory, options.server_pid, recorder.origin, observed))
-        observed.end = _follow(schedule, recorder, options.request_timeout, stop_after)
+        try:
+            observed.end = _follow(schedule, recorder, options.request_timeout, stop_after)
+        except KeyboardInterrupt:
+            observed.end, observed.interrupted = min(time.monotonic() - recorder.origin, schedule.end), True
         observed.driver_share = (time.process_time() - busy) / (time.monotonic() - began)
     finally:
         gevent.killall(watchers)

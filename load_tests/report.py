@@ -75,6 +75,7 @@ class Report:
     spike_at: tuple[float, float] | None
     memory: MemoryResult | None
     memory_samples: Sequence[MemorySample]
+    interrupted: bool
     verdicts: Sequence[Verdict]
 
     @property
@@ -94,6 +95,7 @@ def document(report: Report) -> dict[str, Any]:
         "settings": dict(report.settings),
         "machine": asdict(report.machine),
         "passed": report.passed,
+        "interrupted": report.interrupted,
         "slo": [asdict(verdict) for verdict in report.verdicts],
         "results": {name: _type_document(figures) for name, figures in report.results.items()},
         "errors": dict(report.errors.most_common()),

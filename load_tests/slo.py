@@ -117,8 +117,13 @@ def judge_freshness(objectives: Objectives, freshness: FreshnessResult | None) -
         yield Verdict("freshness_p99_ms", "probes", wanted, _milliseconds(freshness.p99), met)
 
 
-def judge_memory(objectives: Objectives, memory: MemoryResult | None) -> Iterator[Verdict]:
-    """Growth counts as too much when all of its confidence interval is above the limit."""
+def judge_memory(objectives: Objectives, memory: MemoryResult | None, error: str) -> Iterator[Verdict]:
+    """Growth counts as too much when all of its confidence interval is above the limit.
+
+    ``error`` says why the memory could not be measured to the end, mostly that the server is gone; "" if it could.
+    """
+    if error:
+        yield Verdict("server_pid", "server", "there until the end", error, False)
     limit = objectives.memory_mib_per_hour
     if limit is None:
         return
