@@ -7,7 +7,6 @@ service or an option cannot be used; or 130 after Ctrl-C, with a report of the t
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from argparse import Namespace
@@ -21,15 +20,13 @@ from tritonclient.utils import InferenceServerException
 from load_tests import server_statistics
 from load_tests.assembling import assemble, judged_step
 from load_tests.driver import LEAD, drive
-from load_tests.mix import Mix
-from load_tests.options import parser, shape_options
+from load_tests.options import parser, prepare
 from load_tests.recorder import Recorder
 from load_tests.report import Report, document, tables
 from load_tests.results import TOTAL, StepResult, is_over
 from load_tests.shapes import Schedule, Shape, Step
 from load_tests.slo import Objectives
-from load_tests.workload import Workload
-from pinrec_core.errors import ConfigError, PinRecError, require
+from pinrec_core.errors import PinRecError
 
 REPORT_WIDTH = 120  # columns, when the output is not a terminal
 INTERRUPTED = 130
@@ -42,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not console.is_terminal:
         console.width = REPORT_WIDTH
     try:
-        schedule, objectives = _prepare(options)
+        schedule, objectives = prepare(options)
         server_statistics.read(options.url, options.request_timeout)
     except PinRecError as error:
         command_line.error(str(error))
@@ -69,31 +66,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not report.passed:
         console.print("an objective is not met" if report.results[TOTAL].requests else "no request was measured")
     return 0 if report.passed else 1
-
-
-def _prepare(options: Namespace) -> tuple[Schedule, Objectives]:
-    """Check everything that can be checked before a request is sent. Raises ``PinRecError``."""
-    for name in ("users", "request_timeout"):
-        value = getattr(options, name)
-        require(value > 0, f"--{name.replace('_', '-')}", value, "a value above 0", error=ConfigError)
-    for name in ("json", "html"):  # a run of hours must not end with a file that cannot be written
-        file = getattr(options, name)
-        folder = Path(file or "-").parent
-        require(folder.is_dir(), f"--{name}", file, "a file in a folder that exists", error=ConfigError)
-    options.server_pid = _process(options.server_pid)
-    mix = Mix.load(options.mix)
-    mix.weighted_types(Workload.load(Path(options.dataset), mix.draw), writes=not options.no_writes)
-    return shape_options(options).schedule(Shape(options.shape)), Objectives.load(Path(options.slo))
-
-
-def _process(text: str | None) -> int | None:
-    """The id of the server's process. Raises ``ConfigError``."""
-    if text is None:
-        return None
-    pid = os.getppid() if text == "parent" else int(text) if text.isdecimal() else 0
-    require(Path(f"/proc/{pid}/smaps_rollup").exists(), "--server-pid", text,
-            "the id of a process on this machine, or parent", error=ConfigError)  # fmt: skip
-    return pid
 
 
 def _run(options: Namespace, schedule: Schedule, objectives: Objectives, console: Console) -> Report:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter, _ActionsContainer
 from dataclasses import fields
+from pathlib import Path
 
 from load_tests import slo
-from load_tests.shapes import DEFAULT_DURATION, DEFAULT_FACTOR, Shape, ShapeOptions
-from pinrec_core.errors import ConfigError
+from load_tests.mix import Mix
+from load_tests.shapes import DEFAULT_DURATION, DEFAULT_FACTOR, Schedule, Shape, ShapeOptions
+from load_tests.slo import Objectives
+from load_tests.workload import Workload
+from pinrec_core.errors import ConfigError, require
 
 DESCRIPTION = """Load-test a running PinRec service.
 
@@ -119,6 +124,31 @@ def add_shape_arguments(group: _ActionsContainer) -> None:
     group.add_argument(
         "--warm-up", type=float, default=default.warm_up, help="seconds before anything counts (default %(default)s)"
     )
+
+
+def prepare(options: Namespace) -> tuple[Schedule, Objectives]:
+    """Check everything that can be checked before a request is sent. Raises ``PinRecError``."""
+    for name in ("users", "request_timeout"):
+        value = getattr(options, name)
+        require(value > 0, f"--{name.replace('_', '-')}", value, "a value above 0", error=ConfigError)
+    for name in ("json", "html"):  # a run of hours must not end with a file that cannot be written
+        file = getattr(options, name)
+        folder = Path(file or "-").parent
+        require(folder.is_dir(), f"--{name}", file, "a file in a folder that exists", error=ConfigError)
+    options.server_pid = _process(options.server_pid)
+    mix = Mix.load(options.mix)
+    mix.weighted_types(Workload.load(Path(options.dataset), mix.draw), writes=not options.no_writes)
+    return shape_options(options).schedule(Shape(options.shape)), Objectives.load(Path(options.slo))
+
+
+def _process(text: str | None) -> int | None:
+    """The id of the server's process. Raises ``ConfigError``."""
+    if text is None:
+        return None
+    pid = os.getppid() if text == "parent" else int(text) if text.isdecimal() else 0
+    require(Path(f"/proc/{pid}/smaps_rollup").exists(), "--server-pid", text,
+            "the id of a process on this machine, or parent", error=ConfigError)  # fmt: skip
+    return pid
 
 
 def shape_options(options: Namespace) -> ShapeOptions:
