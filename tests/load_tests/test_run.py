@@ -32,7 +32,7 @@ def test_a_run_reports_every_request_type(integer_service: StandIn, write_datase
     page = tmp_path / "report.html"
     run = _run(
         f"load_tests --url {integer_service.url} --dataset {write_dataset()} --json - --html {page} "
-        f"--slo {write_slo()} --rate 60 --users 2 --duration 3 --warm-up 0.5 --request-timeout 10 --freshness-interval 0"
+        f"--slo {write_slo()} --rate 60 --users 2 --duration 3 --warm-up 0.5 --request-timeout 9 --freshness-interval 0"
     )
     assert run.returncode == 0, run.stderr
     report = json.loads(run.stdout)
