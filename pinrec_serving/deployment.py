@@ -22,7 +22,8 @@ from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.errors import ConfigError, ServerError, require
 from pinrec_core.stages.base import RemoteServer
 from pinrec_serving.model_control import UNLOAD_TIMEOUT, ModelControl
-from pinrec_serving.model_repository import IdKinds, qualified_name, write_ensemble, write_stage
+from pinrec_serving.model_names import qualified_name
+from pinrec_serving.model_repository import IdKinds, write_ensemble, write_stage
 from pinrec_serving.runtime import TritonServer
 
 log = logging.getLogger(__name__)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import secrets
 import signal
+import socket
 import subprocess
 import time
 import urllib.error
@@ -21,6 +22,8 @@ from typing import Self
 from pinrec_core.errors import ServerError
 from pinrec_core.files.temporary_folder import TemporaryFolder
 from pinrec_serving.installation import TritonInstallation, TritonSource, check_machine, find_installation
+from pinrec_serving.logs import LOG_FORMAT_VARIABLE, LogFormat
+from pinrec_serving.stage_metrics import METRICS_VARIABLE
 
 STAGE_SHARED_MEMORY = 16 << 20  # bytes that each stage process starts with; Triton adds more when needed
 ADMIN_KEY = "pinrec-admin"
@@ -29,6 +32,7 @@ FOLDER_PREFIX = "pinrec-server-"
 START_TIMEOUT = 60.0  # seconds that an empty server may take until it is live
 EXIT_TIMEOUT = 30  # seconds that Triton itself waits for requests in flight when it stops
 POLL_INTERVAL = 0.1
+SUMMARY_QUANTILES = "0.5:0.01,0.95:0.005,0.99:0.001"  # quantile:error
 NO_GPU = ("CudaDriverHelper", "unable to create stream")
 """Words in the errors that Triton logs on every machine without a GPU. They do not explain why a server died."""
 
@@ -38,7 +42,7 @@ _LIBC = ctypes.CDLL(None)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """Where a server listens."""
+    """Where a service listens. At ``metrics_port`` it is the owner of the server that does (``metrics``)."""
 
     host: str = "127.0.0.1"
     grpc_port: int = 8001
@@ -67,10 +71,11 @@ class Endpoint:
 class TritonServer:
     """A running server, as a context manager: entering starts it and waits until it is live, leaving stops it.
 
-    The log is appended to ``triton.log`` in ``log_folder``. The linked backend and the model repository live in a
-    temporary folder of the server's own, so several servers can run side by side. ``progress`` is called with the
-    seconds waited so far. Entering raises ``ServerError`` when something is missing or the server does not become live.
-    Enter it from a thread that lives longer than the server: Triton is terminated when the thread that started it ends.
+    The log is appended to ``triton.log`` in ``log_folder``, in which ``log_format`` is that of the stages'
+    records. The linked backend, the model repository and the metrics of the stages live in a temporary folder of the
+    server's own, so several servers can run side by side. ``progress`` is called with the seconds waited so far.
+    Entering raises ``ServerError`` when something is missing or the server does not become live. Enter it from a thread
+    that lives longer than the server: Triton is terminated when the thread that started it ends.
     """
 
     def __init__(
@@ -79,13 +84,16 @@ class TritonServer:
         endpoint: Endpoint,
         log_folder: Path,
         source: TritonSource = TritonSource.AUTO,
+        log_format: LogFormat = LogFormat.TEXT,
         progress: Callable[[float], None] = lambda _: None,
     ) -> None:
         self.endpoint = endpoint
         self.log_file = Path(log_folder) / "triton.log"
         self._source = source
+        self._log_format = log_format
         self._progress = progress
         self._admin_secret = secrets.token_hex(16)
+        self._metrics_port = 0
         self._folder: TemporaryFolder | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
@@ -96,6 +104,21 @@ class TritonServer:
         if self._folder is None:
             raise ServerError("the server was not started")
         return self._folder.path / "repository"
+
+    @property
+    def metrics_folder(self) -> Path:
+        """Where the stages of this server write their metrics (``stage_metrics``)."""
+        return self.repository.parent / "metrics"
+
+    @property
+    def triton_metrics(self) -> str:
+        """The URL of Triton's own metrics, on this machine alone."""
+        return f"http://127.0.0.1:{self._metrics_port}/metrics"
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of Triton; None before it was started."""
+        return self._process.pid if self._process is not None else None
 
     @property
     def admin_headers(self) -> dict[str, str]:
@@ -151,6 +174,8 @@ class TritonServer:
 
     def _start(self, folder: TemporaryFolder, installation: TritonInstallation) -> None:
         self.repository.mkdir()
+        self.metrics_folder.mkdir()
+        self._metrics_port = _free_port()
         try:
             self.log_file.parent.mkdir(parents=True, exist_ok=True)
             log = self.log_file.open("ab")
@@ -162,7 +187,8 @@ class TritonServer:
             # before it stops Triton.
             self._process = subprocess.Popen(
                 self._command(installation),
-                env=installation.environment,
+                env=installation.environment
+                | {METRICS_VARIABLE: str(self.metrics_folder), LOG_FORMAT_VARIABLE: self._log_format},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -187,8 +213,10 @@ class TritonServer:
             f"--http-address={endpoint.host}",
             f"--http-port={endpoint.http_port}",
             f"--http-restricted-api={restricted}",
-            f"--metrics-address={endpoint.host}",
-            f"--metrics-port={endpoint.metrics_port}",
+            "--metrics-address=127.0.0.1",
+            f"--metrics-port={self._metrics_port}",
+            "--metrics-config=summary_latencies=true",  # quantiles, which no sum of durations tells
+            f"--metrics-config=summary_quantiles={SUMMARY_QUANTILES}",
             f"--exit-timeout-secs={EXIT_TIMEOUT}",
         ]
 
@@ -208,6 +236,11 @@ class TritonServer:
 def _end_with_parent() -> None:
     """Runs in the child: the kernel sends it SIGTERM when its parent dies, so that a killed owner leaves no server."""
     _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as chosen:
+        return chosen.getsockname()[1]
 
 
 def _answers(url: str) -> bool:

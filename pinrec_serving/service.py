@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -16,7 +17,9 @@ from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.errors import PinRecError
 from pinrec_core.release.format import Release
 from pinrec_serving.deployment import Deployment, ServingOptions
+from pinrec_serving.metrics import MetricsServer
 from pinrec_serving.runtime import TritonServer
+from pinrec_serving.service_metrics import ServiceMetrics
 
 STOP = (signal.SIGTERM, signal.SIGINT)
 
@@ -41,7 +44,7 @@ def run_service(
     release = _verified(choose_release())
     signals_manifest = DatasetManifest.load(options.signals) if options.signals is not None else None
     report("starting Triton")
-    with server:
+    with server, _metrics_of(server, options) as metrics:
         deployment = Deployment(server, templates, options, report)
         try:
             if options.realtime is not None and signals_manifest is not None:
@@ -52,15 +55,18 @@ def run_service(
             raise
         events: queue.SimpleQueue[int] = queue.SimpleQueue()
         _on((*STOP, signal.SIGHUP, signal.SIGCHLD), lambda signum, _: events.put(signum))
+        metrics.service.serves(release.manifest)
+        metrics.service.ready(True)
         ready(release)
         while True:
             server.check_alive()
             match _next(events):
                 case signal.SIGHUP:
-                    _swap(deployment, choose_release, report)
+                    _swap(deployment, choose_release, report, metrics.service)
                 case signal.SIGTERM | signal.SIGINT:
                     break
         _on(STOP, _stop_at_once)
+        metrics.service.ready(False)
         report("draining")
         if not deployment.drain(drain_timeout):
             report(f"requests are still in flight after {drain_timeout:.0f} s")
@@ -92,11 +98,30 @@ def _deploy(deployment: Deployment, release: Release) -> None:
     deployment.deploy(release_id=manifest.release_id, folder=release.folder, dataset=manifest.dataset)
 
 
-def _swap(deployment: Deployment, choose_release: Callable[[], Path], report: Callable[[str], None]) -> None:
+def _metrics_of(server: TritonServer, options: ServingOptions) -> MetricsServer:
+    disks = {"signals": options.signals, "realtime": options.realtime, "log": server.log_file.parent}
+    return MetricsServer(
+        host=server.endpoint.host, port=server.endpoint.metrics_port,
+        triton=server.triton_metrics, folder=server.metrics_folder, triton_pid=lambda: server.pid,
+        disks={name: path for name, path in disks.items() if path is not None},
+    )  # fmt: skip
+
+
+def _swap(
+    deployment: Deployment,
+    choose_release: Callable[[], Path],
+    report: Callable[[str], None],
+    metrics: ServiceMetrics,
+) -> None:
+    began = time.monotonic()
     try:
-        _deploy(deployment, _verified(choose_release()))
+        release = _verified(choose_release())
+        _deploy(deployment, release)
+        metrics.serves(release.manifest)
+        metrics.swapped(ok=True, seconds=time.monotonic() - began)
         report(f"serving {deployment.release_id}")
     except PinRecError as error:
+        metrics.swapped(ok=False, seconds=time.monotonic() - began)
         report(f"swap failed, {deployment.release_id} serves on: {error}")
 
 

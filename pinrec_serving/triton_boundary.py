@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 import locale
 import logging
-import sys
+import time
 import uuid
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,10 @@ from pinrec_core.config.sections import GpuPrecision
 from pinrec_core.contract import DType, StageSpec, TensorSpec
 from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError, require
 from pinrec_core.stages.base import RemoteServer, Stage, StageParameters, Tensors, run_batch
+from pinrec_core.stages.metrics import BATCH_REQUESTS, COMPUTE_SECONDS, NO_METRICS, REQUESTS, Metrics
+from pinrec_serving.logs import inherited_format, start_logging
+from pinrec_serving.model_names import stage_and_release
+from pinrec_serving.stage_metrics import open_metrics
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +38,9 @@ TRITON_CODES: dict[str, str] = {
     "INTERNAL": "INTERNAL",
 }
 """``PinRecError.code`` → name of the ``TritonError`` code. A test checks that every error class has its code here."""
+
+RESULT_OF = {"INVALID_ARG": "invalid", "UNAVAILABLE": "unavailable", "INTERNAL": "internal"}
+"""Name of the ``TritonError`` code → the result under which the request is counted."""
 
 NUMPY_TYPES: dict[DType, tuple[np.dtype, ...]] = {
     DType.BOOL: (np.dtype(np.bool_),),
@@ -50,13 +58,14 @@ NUMPY_TYPES: dict[DType, tuple[np.dtype, ...]] = {
 """The array types that each tensor type allows. A stage checks which of the two its release uses for an id."""
 
 
-def prepare_process() -> None:
+def prepare_process(args: Mapping[str, str]) -> None:
     """Set up a Python-backend process. Call it before anything imports torch.
 
     The process starts in an ASCII locale, in which ``torch.compile`` fails on its own source files.
     """
     locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname).1s %(name)s: %(message)s")
+    stage, release = stage_and_release(args["model_name"])
+    start_logging(inherited_format(), stage=stage, release=release)
 
 
 def stage_parameters(args: Mapping[str, str]) -> StageParameters:
@@ -100,17 +109,33 @@ def stage_parameters(args: Mapping[str, str]) -> StageParameters:
         compiled=compiled == "true",
         id_embedder=_remote_server(model, values),
         gpu_precision=GpuPrecision(precision),
+        metrics=open_metrics(*stage_and_release(model)),
     )
 
 
-def execute(spec: StageSpec, stage: Stage[Any], requests: Sequence[Any]) -> list[Any]:
+def execute(spec: StageSpec, stage: Stage[Any], requests: Sequence[Any], metrics: Metrics = NO_METRICS) -> list[Any]:
     """Answer N ``InferenceRequest`` with exactly N ``InferenceResponse``, in order.
 
     A malformed request is answered with its own error. The others are run together, as if it were not there. An answer
-    of code INTERNAL is logged in one record that holds the request id and the traceback.
+    of code INTERNAL is logged in one record that holds the request id and the traceback. ``metrics`` is told how many
+    there were, how long they took and how they ended.
     """
+    began = time.perf_counter()
     answers = run_batch(_Checked(spec, stage), requests)
-    return [_response(spec, answer, request) for answer, request in zip(answers, requests, strict=True)]
+    responses = [_response(spec, answer, request) for answer, request in zip(answers, requests, strict=True)]
+    metrics.record(COMPUTE_SECONDS, time.perf_counter() - began)
+    metrics.record(BATCH_REQUESTS, len(requests))
+    for result, count in Counter(map(_result, answers)).items():
+        metrics.record(REQUESTS, count, result)
+    return responses
+
+
+def _result(answer: Tensors | PinRecError) -> str:
+    return RESULT_OF[_triton_code(answer)] if isinstance(answer, PinRecError) else "ok"
+
+
+def _triton_code(error: PinRecError) -> str:
+    return TRITON_CODES.get(error.code, "INTERNAL")
 
 
 class _Checked:
@@ -182,10 +207,11 @@ def _response(spec: StageSpec, answer: Tensors | PinRecError, request: Any) -> A
 
     if isinstance(answer, PinRecError):
         message = str(answer)
-        code = TRITON_CODES.get(answer.code, "INTERNAL")
+        code = _triton_code(answer)
         if code == "INTERNAL":
             request_id = request.request_id() or uuid.uuid4().hex[:12]
-            log.error("%s: %s (request id %s)", spec.name, message, request_id, exc_info=answer)
+            log.error("%s: %s (request id %s)", spec.name, message, request_id, exc_info=answer,
+                      extra={"request_id": request_id})  # fmt: skip
             message = f"{message}; the server's log has the details (request id {request_id})"
         error = pb_utils.TritonError(message, getattr(pb_utils.TritonError, code))
         return pb_utils.InferenceResponse(output_tensors=[], error=error)

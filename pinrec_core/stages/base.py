@@ -17,6 +17,7 @@ import numpy as np
 
 from pinrec_core.config.sections import GpuPrecision
 from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError, ServerError, StoreError, require
+from pinrec_core.stages.metrics import NO_METRICS, Metrics
 
 Tensors = Mapping[str, np.ndarray]
 Row = TypeVar("Row")
@@ -65,6 +66,7 @@ class StageParameters:
     is a torch device, and ``gpu_precision`` the number format of the model where that is a GPU. ``threads`` is the
     number of threads that one operation may use. ``compiled`` lets the generator run its compiled program, where there
     is one. ``id_embedder`` is the server that looks up ID embeddings; with None, the stage of this server does.
+    ``metrics`` takes what the stage measures; it alone is not one of Triton's ``parameters``.
     """
 
     release: Path | None
@@ -75,6 +77,7 @@ class StageParameters:
     gpu_precision: GpuPrecision = GpuPrecision.FP16
     compiled: bool = True
     id_embedder: RemoteServer | None = None
+    metrics: Metrics = NO_METRICS
 
     @property
     def release_folder(self) -> Path:

@@ -88,12 +88,14 @@ def _plan(num_items: int, release: str) -> RetrievalPlan:
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
-        triton_boundary.prepare_process()
+        triton_boundary.prepare_process(args)
         self.spec = SPECS[args["model_name"].split("__")[0]]
-        self.stage = StandIn(self.spec, triton_boundary.stage_parameters(args))
+        parameters = triton_boundary.stage_parameters(args)
+        self.metrics = parameters.metrics
+        self.stage = StandIn(self.spec, parameters)
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        return triton_boundary.execute(self.spec, self.stage, requests)
+        return triton_boundary.execute(self.spec, self.stage, requests, self.metrics)
 
     def finalize(self) -> None:
         del self.stage

@@ -10,14 +10,16 @@ from pinrec_serving import triton_boundary
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
-        triton_boundary.prepare_process()
+        triton_boundary.prepare_process(args)
+        parameters = triton_boundary.stage_parameters(args)
+        self.metrics = parameters.metrics
         # Imported here because it may import torch, which must not happen before the process is prepared.
         from pinrec_core.stages.faiss_retrieval import FaissRetrievalStage
 
-        self.stage = FaissRetrievalStage(triton_boundary.stage_parameters(args))
+        self.stage = FaissRetrievalStage(parameters)
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        return triton_boundary.execute(contract.FAISS_RETRIEVAL, self.stage, requests)
+        return triton_boundary.execute(contract.FAISS_RETRIEVAL, self.stage, requests, self.metrics)
 
     def finalize(self) -> None:
         del self.stage  # this closes its files and stores

@@ -11,8 +11,9 @@ from pinrec_serving import triton_boundary
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
-        triton_boundary.prepare_process()
+        triton_boundary.prepare_process(args)
         parameters = triton_boundary.stage_parameters(args)
+        self.metrics = parameters.metrics
         self.stage: Stage[Any]
         # Imported here because one may import torch, which must not happen before the process is prepared, and the
         # other has no need of it.
@@ -30,7 +31,7 @@ class TritonPythonModel:
             )
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        return triton_boundary.execute(contract.ID_EMBEDDER, self.stage, requests)
+        return triton_boundary.execute(contract.ID_EMBEDDER, self.stage, requests, self.metrics)
 
     def finalize(self) -> None:
         del self.stage  # this closes its files, stores and connections
