@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -82,6 +83,12 @@ def serve(
     log_dir: Annotated[
         Path | None, typer.Option(help="Folder for triton.log.", show_default="a temporary folder")
     ] = None,
+    log_format: Annotated[
+        str, typer.Option(help="text, or json: one object a line, of this command and of the stages in triton.log.")
+    ] = "text",
+    recall_every: Annotated[
+        int, typer.Option(min=0, help="Measure the recall of the index on one in so many requests; 0 for none.")
+    ] = 1000,
     drain_timeout: Annotated[
         float, typer.Option(min=0.0, help="Seconds in which accepted requests may finish when serving stops.")
     ] = 30.0,
@@ -108,7 +115,9 @@ def serve(
 
     pinrec serve --releases releases --signals data/ml100k/signals --id-embedder 127.0.0.1:8101
     """
+    import logging
     import tempfile
+    from functools import partial
 
     from pinrec_cli.console import print_json, stderr, stdout
     from pinrec_core.config.sections import GpuPrecision
@@ -118,6 +127,7 @@ def serve(
     from pinrec_serving.companion import Companion
     from pinrec_serving.deployment import ServingOptions, default_threads, parse_instances
     from pinrec_serving.installation import TritonSource
+    from pinrec_serving.logs import LogFormat, start_logging
     from pinrec_serving.model_repository import default_templates
     from pinrec_serving.runtime import Endpoint, TritonServer
     from pinrec_serving.tuning import tuned_setting
@@ -132,6 +142,7 @@ def serve(
     if signals is not None:
         require(not (signals / "signals").is_dir(), "--signals", str(signals), "the folder `signals` within it",
                 error=DataError)  # fmt: skip
+    require(log_format in set(LogFormat), "--log-format", log_format, f"one of {', '.join(LogFormat)}")
     require(triton in set(TritonSource), "--triton", triton, f"one of {', '.join(TritonSource)}")
     require(gpu_precision in set(GpuPrecision), "--gpu-precision", gpu_precision, f"one of {', '.join(GpuPrecision)}")
     require(not (batch_only and realtime), "--realtime", str(realtime), "no folder with --batch-only")
@@ -153,13 +164,19 @@ def serve(
         compiled=compiled if compiled is not None else setting is None or setting.compiled,
         instances=(setting.instances if setting else {}) | parse_instances(instances or []),
         queue_delays=setting.queue_delays if setting else {},
+        recall_every=recall_every,
     )
     endpoint = Endpoint(host=host, grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port)
     server = TritonServer(
         endpoint=endpoint,
         log_folder=log_dir or Path(tempfile.gettempdir()) / f"pinrec-serve-{grpc_port}",
         source=TritonSource(triton),
+        log_format=LogFormat(log_format),
     )
+    report: Callable[[str], None] = partial(stderr.print, soft_wrap=True)
+    if log_format == LogFormat.JSON:
+        start_logging(LogFormat.JSON, stage="owner")
+        report = logging.getLogger("pinrec_serving").info
     from pinrec_core.release.current import current_release
     from pinrec_core.release.format import Release  # imports torch, which takes a while: the quick checks come first
     from pinrec_serving.service import run_service
@@ -195,7 +212,7 @@ def serve(
         choose_release=lambda: release if release is not None else current_release(releases or Path()),
         drain_timeout=drain_timeout,
         ready=ready,
-        report=lambda sentence: stderr.print(sentence, soft_wrap=True),
+        report=report,
     )
     if companion.exit_code:
         raise typer.Exit(companion.exit_code)

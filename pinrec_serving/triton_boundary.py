@@ -86,6 +86,7 @@ def stage_parameters(args: Mapping[str, str]) -> StageParameters:
         "compiled",
         "id_embedder",
         "id_embedder_deadline_ms",
+        "recall_every",
     }
     if unknown := sorted(set(values) - known):
         raise ConfigError(f"{model}: parameters {unknown} are unknown")
@@ -94,6 +95,9 @@ def stage_parameters(args: Mapping[str, str]) -> StageParameters:
     threads = values.get("threads", "1")
     if not threads.isdecimal() or int(threads) < 1:
         raise ConfigError(f"{model}: parameters.threads={threads!r}: expected a whole number of at least 1")
+    recall_every = values.get("recall_every", "0")
+    if not recall_every.isdecimal():
+        raise ConfigError(f"{model}: parameters.recall_every={recall_every!r}: expected a whole number of at least 0")
     compiled = values.get("compiled", "true")
     if compiled not in ("true", "false"):
         raise ConfigError(f"{model}: parameters.compiled={compiled!r}: expected true or false")
@@ -109,6 +113,7 @@ def stage_parameters(args: Mapping[str, str]) -> StageParameters:
         compiled=compiled == "true",
         id_embedder=_remote_server(model, values),
         gpu_precision=GpuPrecision(precision),
+        recall_every=int(recall_every),
         metrics=open_metrics(*stage_and_release(model)),
     )
 
