@@ -18,6 +18,7 @@ from pinrec_cli.recommend import recommend
 from pinrec_cli.release import release
 from pinrec_cli.serve import serve
 from pinrec_cli.synth import synth
+from pinrec_cli.top import top
 from pinrec_cli.train import train
 from pinrec_cli.tune import tune
 
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (demo, synth, prepare, train, evaluate, release, tune, serve, recommend, log_event):
+for command in (demo, synth, prepare, train, evaluate, release, tune, serve, top, recommend, log_event):
     app.command()(command)
 
 
