@@ -50,6 +50,7 @@ def start_logging(format: LogFormat, *, stage: str, release: str = "") -> None:
         JsonLines(stage=stage, release=release) if format is LogFormat.JSON else logging.Formatter(TEXT)
     )
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # five records on which instructions it tries
 
 
 def inherited_format() -> LogFormat:

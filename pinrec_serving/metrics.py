@@ -58,6 +58,7 @@ class MetricsServer:
         disks: Mapping[str, Path] | None = None,
     ) -> None:
         self.service = ServiceMetrics()
+        self.port = port
         self._address = (host, port)
         self._triton = _Triton(triton)
         self._files = StageFiles(folder)

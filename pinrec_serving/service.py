@@ -55,14 +55,14 @@ def run_service(
             raise
         events: queue.SimpleQueue[int] = queue.SimpleQueue()
         _on((*STOP, signal.SIGHUP, signal.SIGCHLD), lambda signum, _: events.put(signum))
-        metrics.service.serves(release.manifest)
+        metrics.service.serves(release.manifest, options.stages)
         metrics.service.ready(True)
         ready(release)
         while True:
             server.check_alive()
             match _next(events):
                 case signal.SIGHUP:
-                    _swap(deployment, choose_release, report, metrics.service)
+                    _swap(deployment, choose_release, report, options, metrics.service)
                 case signal.SIGTERM | signal.SIGINT:
                     break
         _on(STOP, _stop_at_once)
@@ -111,13 +111,14 @@ def _swap(
     deployment: Deployment,
     choose_release: Callable[[], Path],
     report: Callable[[str], None],
+    options: ServingOptions,
     metrics: ServiceMetrics,
 ) -> None:
     began = time.monotonic()
     try:
         release = _verified(choose_release())
         _deploy(deployment, release)
-        metrics.serves(release.manifest)
+        metrics.serves(release.manifest, options.stages)
         metrics.swapped(ok=True, seconds=time.monotonic() - began)
         report(f"serving {deployment.release_id}")
     except PinRecError as error:

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollecto
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.core import Metric as Family
 
+from pinrec_core.contract import PIPELINE, SIGNAL_INGEST, StageSpec
 from pinrec_core.release.format import ReleaseManifest
 from pinrec_core.stages.metrics import Kind, Metric
 from pinrec_serving.stage_files import StageProcess
@@ -86,14 +87,15 @@ class ServiceMetrics:
         self._refused: dict[str, float] = {}
         for result in SWAP_RESULTS:
             self._swaps.labels(result)
+        self._restarts.labels(SIGNAL_INGEST.name, "")
         self.registry.register(self)  # type: ignore[arg-type]  # for the refusals, which are counted elsewhere
 
     def ready(self, is_ready: bool) -> None:
         """Whether requests are answered from now on."""
         self._ready.set(is_ready)
 
-    def serves(self, manifest: ReleaseManifest) -> None:
-        """This release serves from now on, and no other."""
+    def serves(self, manifest: ReleaseManifest, stages: Iterable[StageSpec] = PIPELINE) -> None:
+        """This release serves from now on with these stages, and no other release does."""
         release = manifest.release_id
         for gauge in (self._info, self._created, self._since):
             gauge.clear()
@@ -101,6 +103,8 @@ class ServiceMetrics:
         self._info.labels(release, manifest.dataset.name, variant, index).set(1)
         self._created.labels(release).set(_unix_time(manifest.created_at))
         self._since.labels(release).set(time.time())
+        for spec in stages:
+            self._restarts.labels(spec.name, release)  # from 0 on, so that the first restart is an increase
 
     def restarted(self, stage: str, release: str) -> None:
         """A stage was loaded again because its process had ended. ``release`` is empty for ``signal_ingest``."""

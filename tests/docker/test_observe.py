@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
+import runpy
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 import yaml
@@ -81,13 +80,9 @@ def test_every_metric_that_is_asked_for_exists():
 
 
 def test_the_dashboard_is_what_its_program_writes():
-    location = importlib.util.spec_from_file_location("dashboard", OBSERVE / "dashboard.py")
-    assert location is not None
-    assert location.loader is not None
-    program = importlib.util.module_from_spec(location)
-    location.loader.exec_module(program)
-    assert DASHBOARD.read_text("utf-8") == program.text(), "run: python docker/observe/dashboard.py"
-    assert program.FILE == Path(DASHBOARD)
+    program = runpy.run_path(str(OBSERVE / "dashboard.py"))
+    assert program["FILE"] == DASHBOARD
+    assert DASHBOARD.read_text("utf-8") == program["text"](), "run: python docker/observe/dashboard.py"
 
 
 def test_grafana_finds_the_dashboard_and_its_source():

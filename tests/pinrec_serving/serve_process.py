@@ -42,12 +42,16 @@ class Service:
                 return
         raise AssertionError(f"{sentence!r} was never said:\n{''.join(self.progress)}")
 
-    def release(self, user_id: int = 7) -> str:
-        """The release that answers. Raises ``InferenceServerException``."""
+    def release(self, user_id: int = 7, *, surface: str | None = None, request_id: str = "") -> str:
+        """The release that answers. Raises ``InferenceServerException``, which a ``surface`` can ask for."""
         user = triton_client.InferInput("user_id", [1, 1], "INT64")
         user.set_data_from_numpy(np.array([[user_id]], np.int64))
+        inputs = [user]
+        if surface is not None:
+            inputs.append(triton_client.InferInput("surface", [1, 1], "BYTES"))
+            inputs[-1].set_data_from_numpy(np.array([[surface.encode()]], np.object_))
         with triton_client.InferenceServerClient(self.endpoint.grpc) as client:
-            return client.infer("pinrec", [user]).as_numpy("release")[0, 0].decode()
+            return client.infer("pinrec", inputs, request_id=request_id).as_numpy("release")[0, 0].decode()
 
     def end(self) -> tuple[int, str]:
         watchdog = threading.Timer(60.0, self.process.kill)

@@ -17,8 +17,10 @@ from pinrec_core.config.sections import GpuPrecision
 from pinrec_core.contract import DType, StageSpec, TensorSpec
 from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError, ReleaseError, StoreError
 from pinrec_core.stages.base import RemoteServer, Tensors
+from pinrec_core.stages.metrics import BATCH_REQUESTS, COMPUTE_SECONDS, REQUESTS, RESULTS
 from pinrec_serving import triton_boundary
-from pinrec_serving.triton_boundary import NUMPY_TYPES, TRITON_CODES, execute, stage_parameters
+from pinrec_serving.triton_boundary import NUMPY_TYPES, RESULT_OF, TRITON_CODES, execute, stage_parameters
+from tests.recorded import Recorded
 
 SPEC = StageSpec(
     "doubler",
@@ -290,3 +292,31 @@ def test_wrong_parameters_are_named(parameters: dict[str, str], message: str) ->
 
 def test_importing_the_boundary_needs_no_triton() -> None:
     assert "triton_python_backend_utils" not in vars(triton_boundary)
+
+
+def test_how_requests_end_is_counted_by_class() -> None:
+    recorded = Recorded()
+    requests = [request(1), request(2), request(1, 2, 3, 4, 5), request(-1), request(float("nan"))]
+    execute(SPEC, Doubler(), requests, recorded)
+    counted = {result: recorded.total(REQUESTS, result) for result in RESULTS}
+    assert counted == {"ok": 2, "invalid": 1, "unavailable": 1, "internal": 1}
+    assert recorded.of(BATCH_REQUESTS) == [5]
+    assert len(recorded.of(COMPUTE_SECONDS)) == 1
+    assert {"ok", *RESULT_OF.values()} == set(RESULTS)
+    assert set(TRITON_CODES.values()) == set(RESULT_OF)
+
+
+def test_the_record_of_an_internal_error_carries_the_request_id(caplog: pytest.LogCaptureFixture) -> None:
+    execute(SPEC, Doubler(), [request(float("nan"), id="4f0c")])
+    (record,) = (record for record in caplog.records if record.levelno == logging.ERROR)
+    assert record.request_id == "4f0c"  # type: ignore[attr-defined]
+
+
+def test_recall_every_is_a_number(tmp_path: Path) -> None:
+    def parameters(value: str) -> dict[str, str]:
+        config = {"parameters": {"recall_every": {"string_value": value}}}
+        return {"model_name": "faiss_retrieval__r1", "model_config": json.dumps(config)}
+
+    assert stage_parameters(parameters("500")).recall_every == 500
+    with pytest.raises(ConfigError, match="recall_every='often'"):
+        stage_parameters(parameters("often"))
