@@ -89,6 +89,17 @@ def serve(
     recall_every: Annotated[
         int, typer.Option(min=0, help="Measure the recall of the index on one in so many requests; 0 for none.")
     ] = 1000,
+    otlp: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Send traces to an OpenTelemetry collector, such as http://127.0.0.1:4318/v1/traces.",
+            show_default="no traces",
+        ),
+    ] = None,
+    trace_every: Annotated[
+        int, typer.Option(min=1, help="With --otlp: trace one in so many requests, and all with a traceparent.")
+    ] = 1000,
     drain_timeout: Annotated[
         float, typer.Option(min=0.0, help="Seconds in which accepted requests may finish when serving stops.")
     ] = 30.0,
@@ -129,7 +140,7 @@ def serve(
     from pinrec_serving.installation import TritonSource
     from pinrec_serving.logs import LogFormat, start_logging
     from pinrec_serving.model_repository import default_templates
-    from pinrec_serving.runtime import Endpoint, TritonServer
+    from pinrec_serving.runtime import Endpoint, Tracing, TritonServer
     from pinrec_serving.tuning import tuned_setting
 
     if (release is None) == (releases is None):
@@ -172,6 +183,7 @@ def serve(
         log_folder=log_dir or Path(tempfile.gettempdir()) / f"pinrec-serve-{grpc_port}",
         source=TritonSource(triton),
         log_format=LogFormat(log_format),
+        tracing=None if otlp is None else Tracing(url=otlp, every=trace_every),
     )
     report: Callable[[str], None] = partial(stderr.print, soft_wrap=True)
     if log_format == LogFormat.JSON:

@@ -11,6 +11,7 @@ from enum import StrEnum
 
 LOG_FORMAT_VARIABLE = "PINREC_LOG_FORMAT"
 """Tells the stage processes, which inherit the environment of the server, the format that the owner was given."""
+OF_A_REQUEST = ("request_id", "trace_id")
 TEXT = "%(levelname).1s %(name)s: %(message)s"
 
 
@@ -21,7 +22,7 @@ class LogFormat(StrEnum):
 
 class JsonLines(logging.Formatter):
     """A record as a JSON object: ``time`` (UTC), ``level``, ``logger``, ``message``, ``stage``, ``release`` and, where
-    there is one, ``request_id`` (from ``extra``) and ``traceback``."""
+    there is one, ``request_id`` and ``trace_id`` (from ``extra``) and ``traceback``."""
 
     def __init__(self, *, stage: str, release: str = "") -> None:
         super().__init__()
@@ -36,8 +37,9 @@ class JsonLines(logging.Formatter):
             "message": record.getMessage(),
             **self._process,
         }
-        if (request_id := getattr(record, "request_id", None)) is not None:
-            line["request_id"] = request_id
+        for name in OF_A_REQUEST:
+            if (value := getattr(record, name, None)) is not None:
+                line[name] = value
         if record.exc_info and record.exc_info[0] is not None:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)

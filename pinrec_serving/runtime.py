@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from pinrec_core.errors import ServerError
+from pinrec_core.errors import ConfigError, ServerError, require
 from pinrec_core.files.temporary_folder import TemporaryFolder
 from pinrec_serving.installation import TritonInstallation, TritonSource, check_machine, find_installation
 from pinrec_serving.logs import LOG_FORMAT_VARIABLE, LogFormat
@@ -68,6 +68,35 @@ class Endpoint:
         return replace(self, host=host)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tracing:
+    """Where Triton sends the spans of a request, as OTLP over HTTP, and that it does so for one in ``every`` requests.
+
+    A request whose caller sends a ``traceparent`` is always traced, whatever that says about sampling. Raises
+    ``ConfigError`` for another kind of URL, and for ``every`` below 1.
+    """
+
+    url: str
+    every: int
+
+    def __post_init__(self) -> None:
+        require(self.url.startswith(("http://", "https://")), "otlp", self.url, "an http:// or https:// URL",
+                error=ConfigError)  # fmt: skip
+        require(self.every >= 1, "trace_every", self.every, "a number of at least 1", error=ConfigError)
+
+    @property
+    def arguments(self) -> list[str]:
+        """For Triton's command line."""
+        return [
+            "--trace-config=mode=opentelemetry",
+            "--trace-config=level=TIMESTAMPS",
+            "--trace-config=count=-1",  # without end
+            f"--trace-config=rate={self.every}",
+            f"--trace-config=opentelemetry,url={self.url}",
+            "--trace-config=opentelemetry,resource=service.name=pinrec",
+        ]
+
+
 class TritonServer:
     """A running server, as a context manager: entering starts it and waits until it is live, leaving stops it.
 
@@ -85,12 +114,14 @@ class TritonServer:
         log_folder: Path,
         source: TritonSource = TritonSource.AUTO,
         log_format: LogFormat = LogFormat.TEXT,
+        tracing: Tracing | None = None,
         progress: Callable[[float], None] = lambda _: None,
     ) -> None:
         self.endpoint = endpoint
         self.log_file = Path(log_folder) / "triton.log"
         self._source = source
         self._log_format = log_format
+        self._tracing = tracing
         self._progress = progress
         self._admin_secret = secrets.token_hex(16)
         self._metrics_port = 0
@@ -218,6 +249,7 @@ class TritonServer:
             "--metrics-config=summary_latencies=true",  # quantiles, which no sum of durations tells
             f"--metrics-config=summary_quantiles={SUMMARY_QUANTILES}",
             f"--exit-timeout-secs={EXIT_TIMEOUT}",
+            *(self._tracing.arguments if self._tracing else []),
         ]
 
     def _wait_until_live(self) -> None:

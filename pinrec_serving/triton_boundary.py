@@ -216,12 +216,18 @@ def _response(spec: StageSpec, answer: Tensors | PinRecError, request: Any) -> A
         if code == "INTERNAL":
             request_id = request.request_id() or uuid.uuid4().hex[:12]
             log.error("%s: %s (request id %s)", spec.name, message, request_id, exc_info=answer,
-                      extra={"request_id": request_id})  # fmt: skip
+                      extra={"request_id": request_id, "trace_id": _trace_id(request)})  # fmt: skip
             message = f"{message}; the server's log has the details (request id {request_id})"
         error = pb_utils.TritonError(message, getattr(pb_utils.TritonError, code))
         return pb_utils.InferenceResponse(output_tensors=[], error=error)
     outputs = [pb_utils.Tensor(t.name, np.ascontiguousarray(answer[t.name][None])) for t in spec.outputs]
     return pb_utils.InferenceResponse(output_tensors=outputs)
+
+
+def _trace_id(request: Any) -> str | None:
+    """The id of the trace that the request belongs to, as OpenTelemetry writes it; None where it is not traced."""
+    context = request.trace().get_context()  # JSON with a "traceparent": version, trace id, span id, flags
+    return json.loads(context)["traceparent"].split("-")[1] if context else None
 
 
 def _remote_server(model: str, values: Mapping[str, str]) -> RemoteServer | None:

@@ -12,9 +12,12 @@ import time
 import urllib.parse
 import urllib.request
 
+import numpy as np
 import pytest
+import tritonclient.grpc as triton_client
 from pinrec_client import Event, InvalidRequestError
 
+from pinrec_core.contract import PIPELINE
 from tests.docker.test_observe import ALERTS, OBSERVE, expressions
 from tests.end_to_end.conftest import pinrec
 
@@ -121,3 +124,24 @@ def test_top_shows_every_stage_and_the_release(ml100k_server):
     assert all(stage["processes"] == 1 and stage["memory_bytes"] > 0 for stage in stages.values())
     assert stages["signal_fetch"]["invalid"] >= 1
     assert shown["p99_ms"] > 0
+
+
+def test_a_trace_of_a_caller_goes_on_through_every_stage(ml100k_server, collector):
+    trace, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    user = triton_client.InferInput("user_id", [1, 1], "INT64")
+    user.set_data_from_numpy(np.array([[1]], np.int64))
+    with triton_client.InferenceServerClient(ml100k_server.url) as client:
+        client.infer("pinrec", [user])
+        client.infer("pinrec", [user], headers={"traceparent": f"00-{trace}-{parent}-01"})
+    end = time.monotonic() + 60
+    while not (roots := [span for span in collector.spans if span.get("parentSpanId") == parent]):
+        assert time.monotonic() < end, "no span arrived"  # they are sent together, every few seconds
+        time.sleep(0.1)
+    (root,) = roots
+    assert {span["traceId"] for span in collector.spans} == {trace}  # the other request was not sampled
+    named = {span["name"].partition("__")[0]: span for span in collector.spans if span["name"] != "compute"}
+    (ensemble,) = (span for span in collector.spans if span.get("parentSpanId") == root["spanId"])
+    assert ensemble["name"] == "pinrec"
+    for spec in PIPELINE:
+        assert named[spec.name]["parentSpanId"] == ensemble["spanId"]
+        assert int(named[spec.name]["startTimeUnixNano"]) < int(named[spec.name]["endTimeUnixNano"])

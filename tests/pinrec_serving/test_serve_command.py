@@ -44,7 +44,7 @@ def test_serve_swap_drain_stop(service: Service, world: Path) -> None:
     assert said["release"] == service.release() == "r1"
     assert said["grpc"] == service.endpoint.grpc
     with pytest.raises(InferenceServerException, match="request id 4f0c"):
-        service.release(surface="bug", request_id="4f0c")
+        service.release(surface="bug", request_id="4f0c")  # it is not traced: that must not be an error of its own
 
     point_current(world / "releases", "damaged")
     service.process.send_signal(signal.SIGHUP)
@@ -140,6 +140,8 @@ def test_a_tuning_of_another_machine_is_one_warning_and_its_service_starts(world
         (["--release", "releases/r1", "--signals", "nowhere"], 3, "expected a prepared dataset's manifest"),
         (["--release", "releases/r1", "--signals", "."], 3, "expected the folder `signals` within it"),
         (["--release", "releases/r1", "--signals", "signals", "--triton", "moon"], 2, "image, wheel"),
+        (["--release", "releases/r1", "--signals", "signals", "--log-format", "xml"], 2, "text, json"),
+        (["--release", "releases/r1", "--signals", "signals", "--otlp", "127.0.0.1:4318"], 2, "http://"),
         (["--release", "releases/r1", "--signals", "signals", "--instances", "ranker=2"], 2, "ranker"),
         (["--release", "releases/r1", "--signals", "signals", "--model-repository", "nowhere"], 6, "config.pbtxt"),
         (["--release", "releases/damaged", "--signals", "signals"], 6, "sha256 does not fit"),

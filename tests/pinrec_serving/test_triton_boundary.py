@@ -45,12 +45,16 @@ class FakeTensor:
 class FakeRequest:
     tensors: dict[str, np.ndarray]
     id: str = ""
+    trace_context: str = ""
 
     def inputs(self) -> list[FakeTensor]:
         return [FakeTensor(name, values) for name, values in self.tensors.items()]
 
     def request_id(self) -> str:
         return self.id
+
+    def trace(self) -> SimpleNamespace:
+        return SimpleNamespace(get_context=lambda: self.trace_context)
 
 
 @dataclass
@@ -306,10 +310,14 @@ def test_how_requests_end_is_counted_by_class() -> None:
     assert set(TRITON_CODES.values()) == set(RESULT_OF)
 
 
-def test_the_record_of_an_internal_error_carries_the_request_id(caplog: pytest.LogCaptureFixture) -> None:
-    execute(SPEC, Doubler(), [request(float("nan"), id="4f0c")])
-    (record,) = (record for record in caplog.records if record.levelno == logging.ERROR)
-    assert record.request_id == "4f0c"  # type: ignore[attr-defined]
+def test_the_record_of_an_internal_error_carries_the_ids_of_request_and_trace(caplog: pytest.LogCaptureFixture) -> None:
+    failing = [request(float("nan"), id="4f0c"), request(float("nan"), id="4f0d")]
+    failing[1].trace_context = '{"traceparent":"00-0af7651916cd43dd8448eb211c80319c-3815de5b26d4ca63-01"}'
+    execute(SPEC, Doubler(), failing)
+    records = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert [(r.request_id, r.trace_id) for r in records] == [  # type: ignore[attr-defined]
+        ("4f0c", None), ("4f0d", "0af7651916cd43dd8448eb211c80319c"),
+    ]  # fmt: skip
 
 
 def test_recall_every_is_a_number(tmp_path: Path) -> None:
