@@ -133,7 +133,7 @@ def serve(
     from pinrec_cli.console import print_json, stderr, stdout
     from pinrec_core.config.sections import GpuPrecision
     from pinrec_core.contract import ID_EMBEDDER
-    from pinrec_core.errors import ConfigError, DataError, require
+    from pinrec_core.errors import ConfigError, DataError, PinRecError, require
     from pinrec_core.stages.base import RemoteServer
     from pinrec_serving.companion import Companion
     from pinrec_serving.deployment import ServingOptions, default_threads, parse_instances
@@ -157,9 +157,15 @@ def serve(
     require(triton in set(TritonSource), "--triton", triton, f"one of {', '.join(TritonSource)}")
     require(gpu_precision in set(GpuPrecision), "--gpu-precision", gpu_precision, f"one of {', '.join(GpuPrecision)}")
     require(not (batch_only and realtime), "--realtime", str(realtime), "no folder with --batch-only")
+    report: Callable[[str], None] = partial(stderr.print, soft_wrap=True)
+    warn: Callable[[str], None] = partial(stderr.print, "warning:", soft_wrap=True)
+    log = logging.getLogger("pinrec_serving")
+    if log_format == LogFormat.JSON:
+        start_logging(LogFormat.JSON, stage="owner")
+        report, warn = log.info, log.warning
     setting = tuned_setting(
         tuning, beside=releases if releases is not None else (release or Path()).resolve().parent,
-        warn=lambda sentence: stderr.print(f"warning: {sentence}", soft_wrap=True),
+        warn=warn,
     )  # fmt: skip
     remote = None
     if id_embedder is not None:
@@ -185,10 +191,6 @@ def serve(
         log_format=LogFormat(log_format),
         tracing=None if otlp is None else Tracing(url=otlp, every=trace_every),
     )
-    report: Callable[[str], None] = partial(stderr.print, soft_wrap=True)
-    if log_format == LogFormat.JSON:
-        start_logging(LogFormat.JSON, stage="owner")
-        report = logging.getLogger("pinrec_serving").info
     from pinrec_core.release.current import current_release
     from pinrec_core.release.format import Release  # imports torch, which takes a while: the quick checks come first
     from pinrec_serving.service import run_service
@@ -217,14 +219,20 @@ def serve(
             companion.start(command)
 
     companion = Companion()
-    run_service(
-        server=server,
-        templates=model_repository or default_templates(),
-        options=options,
-        choose_release=lambda: release if release is not None else current_release(releases or Path()),
-        drain_timeout=drain_timeout,
-        ready=ready,
-        report=report,
-    )
+    try:
+        run_service(
+            server=server,
+            templates=model_repository or default_templates(),
+            options=options,
+            choose_release=lambda: release if release is not None else current_release(releases or Path()),
+            drain_timeout=drain_timeout,
+            ready=ready,
+            report=report,
+        )
+    except PinRecError as error:
+        if log_format != LogFormat.JSON:
+            raise
+        log.critical("%s", error)
+        raise typer.Exit(error.exit_code) from None
     if companion.exit_code:
         raise typer.Exit(companion.exit_code)

@@ -33,6 +33,7 @@ def top(
     Times and batch sizes are means over the last interval, `-` where there was no request. Failed, invalid and restarts
     count from the start of the service. p50 and p99 are of whole requests over the last minute.
     """
+    from contextlib import suppress
     from dataclasses import asdict
 
     from rich.live import Live
@@ -52,7 +53,7 @@ def top(
         else:
             stdout.print(table(shown, time.time()))
         return
-    with Live(console=stdout, auto_refresh=False, screen=True) as live:
+    with suppress(KeyboardInterrupt), Live(console=stdout, auto_refresh=False, screen=True) as live:
         while True:
             time.sleep(interval)
             picture: RenderableType

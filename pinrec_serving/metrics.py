@@ -100,11 +100,12 @@ class _Triton:
 
     def __init__(self, url: str) -> None:
         self._url = url
+        self._direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is on this machine
         self.text = ""
 
     def fetch(self) -> None:
         try:
-            with urllib.request.urlopen(self._url, timeout=TRITON_SECONDS) as answer:
+            with self._direct.open(self._url, timeout=TRITON_SECONDS) as answer:
                 self.text = with_release_label(answer.read().decode("utf-8", errors="replace"))
         except (OSError, ValueError):  # it is starting, stopping or stuck
             self.text = ""

@@ -83,7 +83,9 @@ def test_when_triton_dies_the_service_ends_with_the_reason(service: Service) -> 
     os.kill(triton, signal.SIGKILL)
     status, progress = service.end()
     assert status == 6, progress
-    assert "Triton ended with status -9" in progress
+    last = json.loads(progress.splitlines()[-1])
+    assert last["level"] == "critical"
+    assert "Triton ended with status -9" in last["message"]
     assert "Traceback" not in progress
 
 
