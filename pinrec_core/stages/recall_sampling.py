@@ -1,27 +1,30 @@
 """How many of the best items the index finds, measured on a few of the embeddings that are looked up in serving.
 
 A release says which recall its index was calibrated for. What requests ask may drift away from what it was calibrated
-on, so one embedding of every so many requests is also searched exactly, by a thread that gives way to all others.
+on, so one embedding of every so many requests is also searched exactly, by a thread that rests most of the time.
 """
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 import time
 import weakref
+from collections.abc import Iterable, Iterator
 
 import faiss
 import numpy as np
 
-from pinrec_core.retrieval.exact_search import exact_top_k
+from pinrec_core.retrieval.exact_search import Block, exact_top_k
 from pinrec_core.retrieval.item_index import ItemIndex
 from pinrec_core.stages.metrics import RECALL_FOUND, RECALL_SKIPPED, RECALL_WANTED, Metrics
 
 SHARE = 0.05
-"""Of the time of one core, at most: after each search the thread rests."""
-LEAST_PRIORITY = 19
+"""Of the time of one core, at most: the thread rests after each block of the catalogue.
+
+It has the priority of all others. With a lower one it would be stopped on a busy machine while it holds Python's lock,
+and requests would wait for it (88 ms were seen).
+"""
 
 
 class RecallSampler:
@@ -55,16 +58,25 @@ class RecallSampler:
 def _search(
     offered: queue.Queue[np.ndarray], stop: threading.Event, index: ItemIndex, depth: int, metrics: Metrics
 ) -> None:
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LEAST_PRIORITY)  # of this thread alone
-    faiss.omp_set_num_threads(1)  # this too
+    faiss.omp_set_num_threads(1)  # of this thread alone
     while not stop.is_set():
         try:
             embedding = offered.get(timeout=1.0)
         except queue.Empty:
             continue
-        began = time.monotonic()
-        exact = exact_top_k(embedding, index.blocks(), depth)
+        exact = exact_top_k(embedding, _with_rests(index.blocks(), stop), depth)
         found = index.search(embedding, depth)[1]
-        metrics.record(RECALL_WANTED, exact.size)
-        metrics.record(RECALL_FOUND, int(np.isin(exact, found).sum()))
-        stop.wait((time.monotonic() - began) * (1 / SHARE - 1))
+        if not stop.is_set():
+            metrics.record(RECALL_WANTED, exact.size)
+            metrics.record(RECALL_FOUND, int(np.isin(exact, found).sum()))
+
+
+def _with_rests(blocks: Iterable[Block], stop: threading.Event) -> Iterator[Block]:
+    """The blocks. Before each further one the thread rests, in proportion to what reading and searching the last took;
+    after ``stop`` there are no more."""
+    began = time.monotonic()
+    for block in blocks:
+        yield block
+        if stop.wait((time.monotonic() - began) * (1 / SHARE - 1)):
+            return
+        began = time.monotonic()
