@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping
 from http.server import BaseHTTPRequestHandler
@@ -36,6 +37,7 @@ CLIENT_SECONDS = 5.0
 """How long one who connects may take to ask."""
 AT_ONCE = 4
 """Requests that are answered or waited for at the same time. Further connections are closed."""
+CLEAN_SECONDS = 60.0
 QUALIFIED = re.compile(rf'\bmodel="(\w+?){SEPARATOR}([^"]+)"')
 
 
@@ -71,7 +73,7 @@ class MetricsServer:
     def __enter__(self) -> Self:
         host, port = self._address
         try:
-            self._server = _Server((host.strip("[]"), port), self.text)
+            self._server = _Server((host.strip("[]"), port), self.text, self._clean)
         except OSError as error:
             raise ServerError(f"metrics at {host}:{port}: expected a free port ({error.strerror})") from error
         threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
@@ -87,6 +89,10 @@ class MetricsServer:
         with self._lock:
             self._triton.fetch()
             return generate_latest(self.service.registry) + self._triton.text.encode()
+
+    def _clean(self) -> None:
+        with self._lock:
+            self._files.clean()
 
     def _processes(self) -> Iterable[StageProcess]:
         yield StageProcess(getpid(), "owner", "")
@@ -125,12 +131,24 @@ class _Server(ThreadingMixIn, TCPServer):
     daemon_threads = True
     allow_reuse_address = True
 
-    def __init__(self, address: tuple[str, int], text: Callable[[], bytes]) -> None:
+    def __init__(self, address: tuple[str, int], text: Callable[[], bytes], clean: Callable[[], None]) -> None:
         if ":" in address[0]:
             self.address_family = AF_INET6
         self.text = text
+        self._clean = clean
+        self._clean_at = 0.0
         self._free = threading.BoundedSemaphore(AT_ONCE)
         super().__init__(address, _Handler)
+
+    def service_actions(self) -> None:
+        """Called about twice a second. Files must not pile up where nobody asks for metrics."""
+        if time.monotonic() < self._clean_at:
+            return
+        self._clean_at = time.monotonic() + CLEAN_SECONDS
+        try:
+            self._clean()
+        except Exception:  # it would end the thread that answers
+            log.exception("the files of ended processes cannot be put away")
 
     def process_request(self, request: socket | tuple[bytes, socket], client_address: Any) -> None:
         if self._free.acquire(blocking=False):

@@ -54,7 +54,7 @@ class StageFiles:
         self._last_seen: dict[str, float] = {}  # release → when a process of it was alive
 
     def collect(self) -> Iterable[Metric]:
-        self._clean()
+        self.clean()
         return MultiProcessCollector.merge([str(path) for path in self._files()], accumulate=True)
 
     def processes(self) -> list[StageProcess]:
@@ -64,22 +64,24 @@ class StageFiles:
             owner = _owner(path)
             if owner == ENDED or not self._alive(int(owner)):
                 continue
-            for key, *_ in MmapedDict.read_all_values_from_file(path):
-                labels = _labels(key)
+            if (labels := _first_labels(path)) is not None:
                 found[int(owner)] = StageProcess(int(owner), labels["stage"], labels["release"])
-                break
         return [found[pid] for pid in sorted(found)]
 
     def _files(self) -> list[Path]:
         # A file of no bytes was opened a moment ago.
         return sorted(path for path in self._folder.glob("*.db") if path.stat().st_size > 0)
 
-    def _clean(self) -> None:
+    def clean(self) -> None:
+        """Put away what ended processes left. Call it now and then where nobody calls ``collect``."""
         now = self._clock()
         self._last_seen |= {process.release: now for process in self.processes()}
-        forgotten = {release for release, seen in self._last_seen.items() if release and now - seen > KEPT_SECONDS}
         files = self._files()
         dead = [path for path in files if _owner(path) != ENDED and not self._alive(int(_owner(path)))]
+        for labels in map(_first_labels, dead):
+            if labels is not None:
+                self._last_seen.setdefault(labels["release"], now)
+        forgotten = {release for release, seen in self._last_seen.items() if release and now - seen > KEPT_SECONDS}
         for kind in COUNTED:
             ended = [path for path in dead if path.name.startswith(f"{kind}_")]
             if ended or forgotten:
@@ -118,6 +120,11 @@ def is_running(pid: int) -> bool:
 
 def _owner(path: Path) -> str:
     return path.stem.rpartition("_")[2]
+
+
+def _first_labels(path: Path) -> dict[str, str] | None:
+    """The labels of the first series in a file, of which stage and release are those of all; None in an empty one."""
+    return next((_labels(key) for key, *_ in MmapedDict.read_all_values_from_file(path)), None)
 
 
 def _labels(key: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -130,6 +131,18 @@ def test_only_metrics_are_served_and_a_taken_port_is_said(server: MetricsServer,
     second = MetricsServer(host="127.0.0.1", port=server.port, triton="http://127.0.0.1:1", folder=tmp_path)
     with pytest.raises(ServerError, match="expected a free port"), second:
         pass
+
+
+def test_files_do_not_pile_up_where_nobody_asks(server: MetricsServer, tmp_path: Path) -> None:
+    assert server._server is not None
+    with Recording(tmp_path, "generator", "r1") as stage:
+        stage.record("pinrec_requests_total", 2, "ok")
+    server._server._clean_at = 0.0  # as a minute later
+    end = time.monotonic() + 60
+    while any(path.name.endswith(f"_{stage.pid}.db") for path in tmp_path.iterdir()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert 'pinrec_requests_total{release="r1",result="ok",stage="generator"} 2.0' in server.text().decode()
 
 
 def test_those_who_connect_and_say_nothing_are_bounded(server: MetricsServer) -> None:

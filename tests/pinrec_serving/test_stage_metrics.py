@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.parser import text_string_to_metric_families
 
 from pinrec_core.stages.metrics import EVENTS_STORED, NO_METRICS, STAGE_METRICS, Kind
@@ -96,13 +97,22 @@ def test_a_release_that_was_unloaded_is_forgotten_after_a_while(tmp_path: Path) 
     assert read(files)[stored] == 5  # what belongs to no release is kept
 
 
+def test_a_release_that_nobody_saw_alive_is_forgotten_too(tmp_path: Path) -> None:
+    clock = Clock()
+    files = StageFiles(tmp_path, clock=clock)
+    with Recording(tmp_path, "generator", "r1") as stage:
+        stage.record("pinrec_requests_total", 1, "ok")
+    files.clean()  # without a reading before
+    assert read(files)[key("pinrec_requests_total", "generator", "r1", result="ok")] == 1
+    clock.now += 2 * KEPT_SECONDS
+    assert read(files) == {}
+
+
 def test_a_file_that_was_opened_a_moment_ago_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "counter_1.db").touch()
     assert read(StageFiles(tmp_path)) == {}
     with pytest.raises(struct.error):  # what it would be otherwise
-        list(__import__("prometheus_client.mmap_dict").mmap_dict.MmapedDict.read_all_values_from_file(
-            tmp_path / "counter_1.db"
-        ))  # fmt: skip
+        list(MmapedDict.read_all_values_from_file(tmp_path / "counter_1.db"))
 
 
 def test_without_an_owner_nothing_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
