@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from pinrec_core.config.sections import GpuPrecision
-from pinrec_core.contract import DType, StageSpec, TensorSpec
+from pinrec_core.contract import TIMEOUT_US, DType, StageSpec, TensorSpec
 from pinrec_core.errors import BrokenStageError, ConfigError, InvalidRequestError, PinRecError, require
 from pinrec_core.limits import TEXTS, cut_message
 from pinrec_core.stages.base import RemoteServer, Stage, StageParameters, Tensors, run_batch
@@ -34,12 +34,18 @@ log = logging.getLogger(__name__)
 TRITON_CODES: dict[str, str] = {
     "INVALID_ARGUMENT": "INVALID_ARG",
     "UNAVAILABLE": "UNAVAILABLE",
+    "CANCELLED": "CANCELLED",
     "FAILED_PRECONDITION": "INTERNAL",  # Triton has no such code, and a caller can do nothing about it
     "INTERNAL": "INTERNAL",
 }
 """``PinRecError.code`` → name of the ``TritonError`` code. A test checks that every error class has its code here."""
 
-RESULT_OF = {"INVALID_ARG": "invalid", "UNAVAILABLE": "unavailable", "INTERNAL": "internal"}
+RESULT_OF = {
+    "INVALID_ARG": "invalid",
+    "UNAVAILABLE": "unavailable",
+    "CANCELLED": "expired",
+    "INTERNAL": "internal",
+}
 """Name of the ``TritonError`` code → the result under which the request is counted."""
 
 NUMPY_TYPES: dict[DType, tuple[np.dtype, ...]] = {
@@ -192,7 +198,10 @@ class _Checked:
 
     def parse(self, request: Any) -> Any:
         tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-        return self._stage.parse(check_inputs(self._spec, tensors))
+        checked = check_inputs(self._spec, tensors)
+        if self._spec.takes_timeout and (timeout := request.timeout()):
+            checked[TIMEOUT_US] = np.array([timeout], np.int64)
+        return self._stage.parse(checked)
 
     def run(self, rows: Sequence[Any]) -> Sequence[Tensors | PinRecError]:
         return [a if isinstance(a, PinRecError) else check_outputs(self._spec, a) for a in self._stage.run(rows)]

@@ -128,7 +128,7 @@ class ClientMethods:
         by default. ``traceparent`` is the W3C trace context that the service joins.
         """
         call = self._start(timeout, request_id=request_id, metadata=of_user(request.user_id) + trace(traceparent))
-        message = codec.encode_request(request, call.request_id)
+        message = codec.encode_request(request, call.request_id, timeout=call.remaining())
         answer = await self._complete(call, "ModelInfer", message, hedge_after=self._hedge_after)
         return codec.decode_recommendations(answer, call.request_id)
 
