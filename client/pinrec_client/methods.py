@@ -270,9 +270,8 @@ class ClientMethods:
         error = from_rpc(failure, request_id=call.request_id, endpoint=endpoint.url)
         if isinstance(error, UnavailableError):
             self._budget.failed()
-            # A refusal with a time after which to come back is a bound on the load of a healthy endpoint.
-            if error.retry_after is None:
-                self._endpoints.failed(endpoint)
+            # With a time after which to come back it bounds its load, and most probably works.
+            self._endpoints.failed(endpoint, refused=error.retry_after is not None)
         elif isinstance(error, (DeadlineExceededError, ServerError)):
             self._endpoints.failed(endpoint)
         return error

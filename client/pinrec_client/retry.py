@@ -31,8 +31,8 @@ class RetryPolicy:
     uniformly from [0, min(first_pause · 2ⁿ, longest_pause)] seconds, and is added to what the service asked for.
 
     ``budget`` is the size of the client's retry budget, a bucket of tokens that is full at the beginning
-    (``RetryBudget``). With the defaults, 25 attempts that fail at once are tried again, and in the long run one attempt
-    in ten. Raises ``InvalidRequestError``.
+    (``RetryBudget``). With the defaults, 24 attempts that fail at once are tried again, and in the long run there is one
+    retry for ten successes. Raises ``InvalidRequestError``.
     """
 
     retries: int = 2
