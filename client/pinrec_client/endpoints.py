@@ -22,9 +22,10 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 FAILURES = 3
 """Failures in a row after which an endpoint is left out: enough that a stray one does not move load to the others."""
 
-REFUSALS = 20
-"""The same of refusals for overload. One that is merely overloaded answers some calls in between and keeps its turn.
-One that only refuses, as a proxy without a server behind it does, is left out before retries have spent the budget."""
+LIGHT_FAILURES = 20
+"""The same of refusals for overload and of attempts that a hedge has overtaken. An endpoint that is merely overloaded
+or slow answers some calls in between and keeps its turn. One that answers none, such as a proxy without a server behind
+it or a machine that hangs, is left out before retries and hedges have spent their budget."""
 
 FIRST_ABSENCE = 0.5  # seconds
 LONGEST_ABSENCE = 30.0  # seconds
@@ -76,13 +77,13 @@ class Endpoints:
                 endpoint.absences = 0
                 endpoint.on_trial = False
 
-    def failed(self, endpoint: Endpoint, *, refused: bool = False) -> None:
-        """Note that an attempt failed through the endpoint's fault, or was ``refused`` for overload."""
+    def failed(self, endpoint: Endpoint, *, lightly: bool = False) -> None:
+        """Note that an attempt failed through the endpoint's fault; ``lightly`` if it was refused or overtaken."""
         with self._lock:
             now = time.monotonic()
             if endpoint.absent_until > now and not endpoint.on_trial:
                 return  # one of many attempts that were in flight when it failed: they make the absence no longer
-            endpoint.blame += 1 / (REFUSALS if refused else FAILURES)
+            endpoint.blame += 1 / (LIGHT_FAILURES if lightly else FAILURES)
             if endpoint.blame > 1 - 1e-6:  # sums of fractions fall short of 1 by rounding
                 endpoint.absences += 1
                 endpoint.absent_until = now + _absence(endpoint.absences)
