@@ -86,7 +86,7 @@ def drive(options: Namespace, schedule: Schedule, recorder: Recorder, stop_after
         stop_probe()
         runner.quit()
         runner.greenlet.join()
-    for _ in range(LAST_READING_ATTEMPTS):
+    for _ in range(LAST_READING_ATTEMPTS if observed.readings else 1):
         if _read_statistics(options, recorder.origin, observed):
             break
         gevent.sleep(STATISTICS_INTERVAL)

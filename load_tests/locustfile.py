@@ -90,7 +90,7 @@ def start_probe(environment: Environment, **_: Any) -> None:
         return
     probe = FreshnessProbe(
         connect(str(environment.host), options.request_timeout),
-        Workload.load(Path(options.dataset)),
+        Workload.load(Path(options.dataset), Mix.load(options.mix).draw),
         Random(),  # not seeded: its users have to be new in every run
         environment.events.request.fire,
     )

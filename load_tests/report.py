@@ -121,6 +121,8 @@ def _type_document(figures: TypeResult) -> dict[str, Any]:
 def tables(report: Report) -> Iterator[Table | str]:
     """What a terminal shows, from the requests down to the verdict."""
     yield result_table(report.results)
+    if report.results[TOTAL].refused:
+        yield refused_sentence(report.results[TOTAL])
     if report.steps:
         yield step_table(report.steps)
     if report.saturation is not None:
@@ -215,6 +217,11 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
 
 def verdict_word(verdict: Verdict) -> str:
     return "not judged" if verdict.met is None else "yes" if verdict.met else "NO"
+
+
+def refused_sentence(figures: TypeResult) -> str:
+    times = f"p50 {number(figures.refused_p50)} ms, p99 {number(figures.refused_p99)} ms"
+    return f"refused: {figures.refused} requests ({figures.refused_share:.2%}), told so after {times}"
 
 
 def saturation_sentence(found: Saturation) -> str:

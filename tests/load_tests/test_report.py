@@ -25,6 +25,7 @@ def _text(shown) -> str:
 
 def test_a_terminal_shows_every_part():
     text = _text(report())
+    assert "refused: 10 requests (50.00%), told so after p50 1.0 ms, p99 1.0 ms" in text
     assert "held: up to 10.0 requests/s; saturated at 20.0 requests/s: p99 300 ms, allowed 250 ms" in text
     assert "freshness: 3 writes, visible after p50 15.0 ms, p99 25.0 ms; 0 invisible, 1 undecided" in text
     assert "600 → 610 MiB, at most 611 MiB; +2.0 MiB/h (95% interval -1.0 to +5.0)" in text
