@@ -180,21 +180,26 @@ def step_table(steps: Sequence[StepResult]) -> Table:
 
 
 def model_table(models: Mapping[str, ModelTime]) -> Table:
-    """One row per stage, and where several releases served during the run one more for each of them."""
     table = Table(title="inside the server", caption="mean milliseconds per request, and requests per execution")
     table.add_column("stage", no_wrap=True)
     table.add_column("release")
     for heading in ("requests", "queue", "compute", "batch"):
         table.add_column(heading, justify="right")
-    for stage, time in by_stage(models).items():
-        releases = [
-            (stage_and_release(name)[1], t) for name, t in models.items() if stage_and_release(name)[0] == stage
-        ]
-        for release, t in releases if len(releases) == 1 else [("all", time), *releases]:
-            table.add_row(
-                stage, release, str(t.requests), f"{t.queue_ms:.2f}", f"{t.compute_ms:.2f}", f"{t.batch_size:.2f}"
-            )
+    for stage, release, t in stage_rows(models):
+        table.add_row(
+            stage, release, str(t.requests), f"{t.queue_ms:.2f}", f"{t.compute_ms:.2f}", f"{t.batch_size:.2f}"
+        )
     return table
+
+
+def stage_rows(models: Mapping[str, ModelTime]) -> Iterator[tuple[str, str, ModelTime]]:
+    """Stage, release and times: one row per stage, and one more per release where several served during the run."""
+    for stage, together in by_stage(models).items():
+        named = ((*stage_and_release(name), time) for name, time in models.items())
+        rows = [row for row in named if row[0] == stage]
+        if len(rows) > 1:
+            yield stage, "all", together
+        yield from rows
 
 
 def error_table(errors: Counter[str]) -> Table:

@@ -40,6 +40,8 @@ def test_the_releases_of_a_stage_are_shown_together_and_apart():
     assert re.search(r"generator +│ all +│ +40 │ +2.00 │ +6.00 │ +1.60 ", text)
     assert re.search(r"generator +│ r1 +│ +30 │ +1.00 │ +5.00 │ +2.00 ", text)
     assert re.search(r"generator +│ r2 +│ +10 │ +5.00 │ +9.00 │ +1.00 ", text)
+    for release in ("all", "r1", "r2"):
+        assert f'<td class="t">generator</td><td class="t">{release}</td>' in html(report())
 
 
 def test_a_late_driver_is_a_warning():
