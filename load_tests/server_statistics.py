@@ -6,8 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from pinrec_client.channel import channel_arguments
-from pinrec_client.sync import Connection
+from pinrec_client.channel import Connection, channel_arguments
 
 from load_tests.connection import authorization
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -49,6 +50,38 @@ def serve(
     ] = 8000,
     metrics_port: Annotated[int, typer.Option(min=1, max=65535, help="Port for Prometheus metrics.")] = 8002,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every interface.")] = "127.0.0.1",
+    front: Annotated[
+        str,
+        typer.Option(
+            help="HAProxy between the clients and Triton, which refuses at once what is too much: haproxy, none, or "
+            "auto, which takes it where it is installed."
+        ),
+    ] = "auto",
+    max_in_flight: Annotated[
+        int,
+        typer.Option(min=1, help="With a front: requests that are worked on at once. More wait, then are refused."),
+    ] = 32,
+    queue_ms: Annotated[
+        int,
+        typer.Option(min=1, help="With a front: milliseconds to wait for a place before a request is refused."),
+    ] = 20,
+    tls_certificate: Annotated[
+        Path | None,
+        typer.Option(
+            help="Serve all ports over TLS: a PEM file of certificate, chain and private key.", show_default=False
+        ),
+    ] = None,
+    tls_client_ca: Annotated[
+        Path | None,
+        typer.Option(help="With TLS: take only clients with a certificate of these authorities.", show_default=False),
+    ] = None,
+    api_keys: Annotated[
+        Path | None,
+        typer.Option(
+            help="Answer only calls with a key: a file of SHA-256 sums and names, one per line, as sha256sum writes.",
+            show_default=False,
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="Where the generator runs: cpu, cuda, cuda:1.")] = "cpu",
     gpu_precision: Annotated[
         str, typer.Option(help="Number format of the generator on a GPU: fp16, bf16, fp32.")
@@ -82,8 +115,28 @@ def serve(
     log_dir: Annotated[
         Path | None, typer.Option(help="Folder for triton.log.", show_default="a temporary folder")
     ] = None,
+    log_format: Annotated[
+        str, typer.Option(help="text, or json: one object a line, of this command and of the stages in triton.log.")
+    ] = "text",
+    recall_every: Annotated[
+        int, typer.Option(min=0, help="Measure the recall of the index on one in so many requests; 0 for none.")
+    ] = 1000,
+    otlp: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Send traces to an OpenTelemetry collector, such as http://127.0.0.1:4318/v1/traces.",
+            show_default="no traces",
+        ),
+    ] = None,
+    trace_every: Annotated[
+        int, typer.Option(min=1, help="With --otlp: trace one in so many requests, and all with a traceparent.")
+    ] = 1000,
     drain_timeout: Annotated[
         float, typer.Option(min=0.0, help="Seconds in which accepted requests may finish when serving stops.")
+    ] = 30.0,
+    stall_timeout: Annotated[
+        float, typer.Option(min=1.0, help="Seconds of work on one batch after which a stage is ended and loaded again.")
     ] = 30.0,
     triton: Annotated[
         str, typer.Option(help="Which Triton: image (/opt/tritonserver), wheel (nvidia-pytriton), or auto.")
@@ -108,18 +161,22 @@ def serve(
 
     pinrec serve --releases releases --signals data/ml100k/signals --id-embedder 127.0.0.1:8101
     """
+    import logging
     import tempfile
+    from functools import partial
 
     from pinrec_cli.console import print_json, stderr, stdout
     from pinrec_core.config.sections import GpuPrecision
     from pinrec_core.contract import ID_EMBEDDER
-    from pinrec_core.errors import ConfigError, DataError, require
+    from pinrec_core.errors import ConfigError, DataError, PinRecError, require
     from pinrec_core.stages.base import RemoteServer
     from pinrec_serving.companion import Companion
-    from pinrec_serving.deployment import ServingOptions, default_threads, parse_instances
+    from pinrec_serving.front import Front, FrontChoice, FrontOptions, Tls, find_haproxy, private_endpoint
     from pinrec_serving.installation import TritonSource
+    from pinrec_serving.logs import LogFormat, start_logging
     from pinrec_serving.model_repository import default_templates
-    from pinrec_serving.runtime import Endpoint, TritonServer
+    from pinrec_serving.options import ServingOptions, default_threads, parse_instances
+    from pinrec_serving.runtime import Endpoint, Tracing, TritonServer
     from pinrec_serving.tuning import tuned_setting
 
     if (release is None) == (releases is None):
@@ -132,12 +189,19 @@ def serve(
     if signals is not None:
         require(not (signals / "signals").is_dir(), "--signals", str(signals), "the folder `signals` within it",
                 error=DataError)  # fmt: skip
+    require(log_format in set(LogFormat), "--log-format", log_format, f"one of {', '.join(LogFormat)}")
     require(triton in set(TritonSource), "--triton", triton, f"one of {', '.join(TritonSource)}")
     require(gpu_precision in set(GpuPrecision), "--gpu-precision", gpu_precision, f"one of {', '.join(GpuPrecision)}")
     require(not (batch_only and realtime), "--realtime", str(realtime), "no folder with --batch-only")
+    report: Callable[[str], None] = partial(stderr.print, soft_wrap=True)
+    warn: Callable[[str], None] = partial(stderr.print, "warning:", soft_wrap=True)
+    log = logging.getLogger("pinrec_serving")
+    if log_format == LogFormat.JSON:
+        start_logging(LogFormat.JSON, stage="owner")
+        report, warn = log.info, log.warning
     setting = tuned_setting(
         tuning, beside=releases if releases is not None else (release or Path()).resolve().parent,
-        warn=lambda sentence: stderr.print(f"warning: {sentence}", soft_wrap=True),
+        warn=warn,
     )  # fmt: skip
     remote = None
     if id_embedder is not None:
@@ -153,19 +217,36 @@ def serve(
         compiled=compiled if compiled is not None else setting is None or setting.compiled,
         instances=(setting.instances if setting else {}) | parse_instances(instances or []),
         queue_delays=setting.queue_delays if setting else {},
+        recall_every=recall_every,
+    )
+    require(front in set(FrontChoice), "--front", front, f"one of {', '.join(FrontChoice)}", error=ConfigError)
+    if tls_client_ca is not None and tls_certificate is None:
+        raise ConfigError("--tls-client-ca: expected --tls-certificate with it")
+    front_options = FrontOptions(
+        max_in_flight=max_in_flight,
+        queue_ms=queue_ms,
+        tls=None if tls_certificate is None else Tls(certificate=tls_certificate, client_ca=tls_client_ca),
+        api_keys=api_keys,
     )
     endpoint = Endpoint(host=host, grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port)
+    log_folder = log_dir or Path(tempfile.gettempdir()) / f"pinrec-serve-{grpc_port}"
+    program = find_haproxy(FrontChoice.NONE if only else FrontChoice(front), front_options)
+    if program is None and only is None and front == FrontChoice.AUTO:
+        warn("HAProxy is not installed, so nothing bounds the requests in flight (apt-get install haproxy)")
+    inner = endpoint if program is None else private_endpoint()
     server = TritonServer(
-        endpoint=endpoint,
-        log_folder=log_dir or Path(tempfile.gettempdir()) / f"pinrec-serve-{grpc_port}",
+        endpoint=inner,
+        log_folder=log_folder,
         source=TritonSource(triton),
+        log_format=LogFormat(log_format),
+        tracing=None if otlp is None else Tracing(url=otlp, every=trace_every),
     )
     from pinrec_core.release.current import current_release
-    from pinrec_core.release.format import Release  # imports torch, which takes a while: the quick checks come first
+    from pinrec_core.release.manifest import ReleaseManifest
     from pinrec_serving.service import run_service
 
-    def ready(served: Release) -> None:
-        release_id = served.manifest.release_id
+    def ready(served: ReleaseManifest) -> None:
+        release_id = served.release_id
         if json_:
             print_json(
                 {
@@ -188,14 +269,24 @@ def serve(
             companion.start(command)
 
     companion = Companion()
-    run_service(
-        server=server,
-        templates=model_repository or default_templates(),
-        options=options,
-        choose_release=lambda: release if release is not None else current_release(releases or Path()),
-        drain_timeout=drain_timeout,
-        ready=ready,
-        report=lambda sentence: stderr.print(sentence, soft_wrap=True),
-    )
+    try:
+        run_service(
+            server=server,
+            front=None
+            if program is None
+            else Front(program, front_options, outer=endpoint, inner=inner, log_folder=log_folder, report=report),
+            templates=model_repository or default_templates(),
+            options=options,
+            choose_release=lambda: release if release is not None else current_release(releases or Path()),
+            drain_timeout=drain_timeout,
+            stall_timeout=stall_timeout,
+            ready=ready,
+            report=report,
+        )
+    except PinRecError as error:
+        if log_format != LogFormat.JSON:
+            raise
+        log.critical("%s", error)
+        raise typer.Exit(error.exit_code) from None
     if companion.exit_code:
         raise typer.Exit(companion.exit_code)

@@ -9,11 +9,12 @@ computes.
 from __future__ import annotations
 
 import json
-import locale
 import logging
-import sys
+import math
+import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,12 @@ import numpy as np
 
 from pinrec_core.config.sections import GpuPrecision
 from pinrec_core.contract import DType, StageSpec, TensorSpec
-from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError, require
+from pinrec_core.errors import BrokenStageError, ConfigError, InvalidRequestError, PinRecError, require
+from pinrec_core.limits import TEXTS, cut_message
 from pinrec_core.stages.base import RemoteServer, Stage, StageParameters, Tensors, run_batch
+from pinrec_core.stages.metrics import BATCH_REQUESTS, COMPUTE_SECONDS, NO_METRICS, REQUESTS, Metrics
+from pinrec_serving.model_names import stage_and_release
+from pinrec_serving.stage_metrics import open_metrics
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +38,9 @@ TRITON_CODES: dict[str, str] = {
     "INTERNAL": "INTERNAL",
 }
 """``PinRecError.code`` → name of the ``TritonError`` code. A test checks that every error class has its code here."""
+
+RESULT_OF = {"INVALID_ARG": "invalid", "UNAVAILABLE": "unavailable", "INTERNAL": "internal"}
+"""Name of the ``TritonError`` code → the result under which the request is counted."""
 
 NUMPY_TYPES: dict[DType, tuple[np.dtype, ...]] = {
     DType.BOOL: (np.dtype(np.bool_),),
@@ -50,13 +58,30 @@ NUMPY_TYPES: dict[DType, tuple[np.dtype, ...]] = {
 """The array types that each tensor type allows. A stage checks which of the two its release uses for an id."""
 
 
-def prepare_process() -> None:
-    """Set up a Python-backend process. Call it before anything imports torch.
+def bound_texts() -> None:
+    """Keep Triton from decoding a BYTES tensor of more elements than ``limits.TEXTS``.
 
-    The process starts in an ASCII locale, in which ``torch.compile`` fails on its own source files.
+    It makes an object of every element before it calls ``execute``: of 25 million in a request of 100 MB it did so for
+    18 seconds, in which no other request was answered. Instead such a tensor becomes a view of one empty text, in its
+    shape, and ``check_inputs`` refuses it. Call it once in a process.
     """
-    locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname).1s %(name)s: %(message)s")
+    import triton_python_backend_utils as pb_utils
+
+    decode = pb_utils.deserialize_bytes_tensor
+    pb_utils.deserialize_bytes_tensor = lambda encoded: _EncodedTexts(encoded, decode)
+
+
+class _EncodedTexts:
+    """What Triton's process takes for the decoded texts: all that it does with them is to give them their shape."""
+
+    def __init__(self, encoded: np.ndarray, decode: Callable[[np.ndarray], np.ndarray]) -> None:
+        self._encoded = encoded
+        self._decode = decode
+
+    def reshape(self, shape: Sequence[int]) -> np.ndarray:
+        if math.prod(shape) > TEXTS.most:
+            return np.broadcast_to(np.array(b"", np.object_), shape)
+        return self._decode(self._encoded).reshape(shape)
 
 
 def stage_parameters(args: Mapping[str, str]) -> StageParameters:
@@ -77,6 +102,7 @@ def stage_parameters(args: Mapping[str, str]) -> StageParameters:
         "compiled",
         "id_embedder",
         "id_embedder_deadline_ms",
+        "recall_every",
     }
     if unknown := sorted(set(values) - known):
         raise ConfigError(f"{model}: parameters {unknown} are unknown")
@@ -85,6 +111,9 @@ def stage_parameters(args: Mapping[str, str]) -> StageParameters:
     threads = values.get("threads", "1")
     if not threads.isdecimal() or int(threads) < 1:
         raise ConfigError(f"{model}: parameters.threads={threads!r}: expected a whole number of at least 1")
+    recall_every = values.get("recall_every", "0")
+    if not recall_every.isdecimal():
+        raise ConfigError(f"{model}: parameters.recall_every={recall_every!r}: expected a whole number of at least 0")
     compiled = values.get("compiled", "true")
     if compiled not in ("true", "false"):
         raise ConfigError(f"{model}: parameters.compiled={compiled!r}: expected true or false")
@@ -100,17 +129,58 @@ def stage_parameters(args: Mapping[str, str]) -> StageParameters:
         compiled=compiled == "true",
         id_embedder=_remote_server(model, values),
         gpu_precision=GpuPrecision(precision),
+        recall_every=int(recall_every),
+        metrics=open_metrics(*stage_and_release(model)),
     )
 
 
-def execute(spec: StageSpec, stage: Stage[Any], requests: Sequence[Any]) -> list[Any]:
+def execute(
+    spec: StageSpec,
+    stage: Stage[Any],
+    requests: Sequence[Any],
+    metrics: Metrics = NO_METRICS,
+    *,
+    broken: Callable[[], None] = lambda: None,
+) -> list[Any]:
     """Answer N ``InferenceRequest`` with exactly N ``InferenceResponse``, in order.
 
     A malformed request is answered with its own error. The others are run together, as if it were not there. An answer
-    of code INTERNAL is logged in one record that holds the request id and the traceback.
+    of code INTERNAL is logged in one record that holds the request id and the traceback. ``metrics`` is told how many
+    there were, how long they took and how they ended. ``broken`` is called when an answer says that the stage cannot
+    go on.
     """
+    began = time.perf_counter()
     answers = run_batch(_Checked(spec, stage), requests)
-    return [_response(spec, answer, request) for answer, request in zip(answers, requests, strict=True)]
+    if any(isinstance(answer, BrokenStageError) for answer in answers):
+        broken()
+    responses = [_response(spec, answer, request) for answer, request in zip(answers, requests, strict=True)]
+    metrics.record(COMPUTE_SECONDS, time.perf_counter() - began)
+    metrics.record(BATCH_REQUESTS, len(requests))
+    for result, count in Counter(map(_result, answers)).items():
+        metrics.record(REQUESTS, count, result)
+    for answer in answers:
+        if isinstance(answer, PinRecError):
+            _drop_tracebacks(answer)
+    return responses
+
+
+def _result(answer: Tensors | PinRecError) -> str:
+    return RESULT_OF[_triton_code(answer)] if isinstance(answer, PinRecError) else "ok"
+
+
+def _triton_code(error: PinRecError) -> str:
+    return TRITON_CODES.get(error.code, "INTERNAL")
+
+
+def _drop_tracebacks(error: BaseException | None) -> None:
+    """Let go of the tensors of a request that failed.
+
+    The frames of a traceback hold them, and hold the error, too. So they would stay, in the shared memory that every
+    request needs, until Python next looks for such circles: after 18 requests of 100 MB it had grown by gigabytes.
+    """
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 class _Checked:
@@ -164,6 +234,8 @@ def check_outputs(spec: StageSpec, tensors: Tensors) -> dict[str, np.ndarray]:
 def _without_batch(tensor: TensorSpec, values: np.ndarray) -> np.ndarray:
     if values.dtype not in NUMPY_TYPES[tensor.dtype]:
         raise InvalidRequestError(f"{tensor.name} has element type {values.dtype}: expected {tensor.dtype.value}")
+    if values.dtype == np.object_:
+        TEXTS.check(values.size, tensor.name)
     if values.ndim == 0 or values.shape[0] != 1:
         rows = values.shape[0] if values.ndim else "no"
         raise InvalidRequestError(f"{tensor.name} has {rows} rows: expected 1 per request")
@@ -182,15 +254,22 @@ def _response(spec: StageSpec, answer: Tensors | PinRecError, request: Any) -> A
 
     if isinstance(answer, PinRecError):
         message = str(answer)
-        code = TRITON_CODES.get(answer.code, "INTERNAL")
+        code = _triton_code(answer)
         if code == "INTERNAL":
             request_id = request.request_id() or uuid.uuid4().hex[:12]
-            log.error("%s: %s (request id %s)", spec.name, message, request_id, exc_info=answer)
+            log.error("%s: %s (request id %s)", spec.name, message, request_id, exc_info=answer,
+                      extra={"request_id": request_id, "trace_id": _trace_id(request)})  # fmt: skip
             message = f"{message}; the server's log has the details (request id {request_id})"
-        error = pb_utils.TritonError(message, getattr(pb_utils.TritonError, code))
+        error = pb_utils.TritonError(cut_message(message), getattr(pb_utils.TritonError, code))
         return pb_utils.InferenceResponse(output_tensors=[], error=error)
     outputs = [pb_utils.Tensor(t.name, np.ascontiguousarray(answer[t.name][None])) for t in spec.outputs]
     return pb_utils.InferenceResponse(output_tensors=outputs)
+
+
+def _trace_id(request: Any) -> str | None:
+    """The id of the trace that the request belongs to, as OpenTelemetry writes it; None where it is not traced."""
+    context = request.trace().get_context()  # JSON with a "traceparent": version, trace id, span id, flags
+    return json.loads(context)["traceparent"].split("-")[1] if context else None
 
 
 def _remote_server(model: str, values: Mapping[str, str]) -> RemoteServer | None:

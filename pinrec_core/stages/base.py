@@ -16,7 +16,18 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from pinrec_core.config.sections import GpuPrecision
-from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError, ServerError, StoreError, require
+from pinrec_core.errors import (
+    BrokenStageError,
+    ConfigError,
+    InvalidRequestError,
+    PinRecError,
+    ServerError,
+    StoreError,
+    require,
+    shown,
+)
+from pinrec_core.limits import Limit
+from pinrec_core.stages.metrics import NO_METRICS, Metrics
 
 Tensors = Mapping[str, np.ndarray]
 Row = TypeVar("Row")
@@ -65,6 +76,8 @@ class StageParameters:
     is a torch device, and ``gpu_precision`` the number format of the model where that is a GPU. ``threads`` is the
     number of threads that one operation may use. ``compiled`` lets the generator run its compiled program, where there
     is one. ``id_embedder`` is the server that looks up ID embeddings; with None, the stage of this server does.
+    The recall of the index is measured on one in ``recall_every`` requests; with 0, on none. ``metrics`` takes what the
+    stage measures; it alone is not one of Triton's ``parameters``.
     """
 
     release: Path | None
@@ -75,6 +88,8 @@ class StageParameters:
     gpu_precision: GpuPrecision = GpuPrecision.FP16
     compiled: bool = True
     id_embedder: RemoteServer | None = None
+    recall_every: int = 0
+    metrics: Metrics = NO_METRICS
 
     @property
     def release_folder(self) -> Path:
@@ -96,7 +111,7 @@ def run_batch(stage: Stage[Row], requests: Sequence[Tensors]) -> list[Tensors | 
 
     A batched run that fails as a whole is bisected until the failing rows stand alone, so one bad row costs
     O(log N) further runs and its neighbours are still run together. A row may therefore be run more than once.
-    ``StoreError`` and ``ServerError`` are the exception: they are the answer of every row at once.
+    ``StoreError``, ``ServerError`` and ``BrokenStageError`` are the exception: they answer every row at once.
 
     An unforeseen error is answered with a ``PinRecError`` whose message names only its class, and whose ``__cause__``
     it is. Its traceback is not logged here: the caller either raises the answer or logs it with ``exc_info=answer``.
@@ -126,7 +141,7 @@ def _run_isolated(stage: Stage[Row], rows: Sequence[Row]) -> Sequence[Tensors | 
         if len(answers) != len(rows):
             raise RuntimeError(f"the stage gave {len(answers)} answers: expected {len(rows)}, one per row")
         return answers
-    except (StoreError, ServerError) as error:  # a store or server that is away fails each row alike
+    except (StoreError, ServerError, BrokenStageError) as error:  # what is away or broken fails each row alike
         return [error] * len(rows)
     except Exception as error:
         if len(rows) == 1:
@@ -158,9 +173,14 @@ def scalar(tensors: Tensors, name: str) -> np.generic | None:
     return values[0]
 
 
-def text(value: object, name: str) -> str:
-    """An element of a BYTES tensor as text. Raises ``InvalidRequestError`` when it is not UTF-8."""
+def text(value: object, field: str, limit: Limit) -> str:
+    """An element of a BYTES tensor as text. Its length is checked first.
+
+    Raises ``InvalidRequestError`` when it has more bytes than ``limit`` or is not UTF-8.
+    """
+    raw = value if isinstance(value, bytes) else str(value).encode("utf-8")
+    limit.check(len(raw), field)
     try:
-        return value.decode("utf-8") if isinstance(value, bytes) else str(value)
+        return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InvalidRequestError(f"{name}={value!r}: expected UTF-8 text") from error
+        raise InvalidRequestError(f"{field}={shown(raw)}: expected UTF-8 text") from error

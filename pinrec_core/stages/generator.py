@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pinrec_core.config.sections import GpuPrecision
-from pinrec_core.errors import InvalidRequestError, PinRecError
+from pinrec_core.errors import BrokenStageError, PinRecError
 from pinrec_core.generation.captured import CapturedGenerator
 from pinrec_core.generation.cuda_graphs import CudaGraphs
 from pinrec_core.generation.generate import RequestContext, generate
@@ -26,6 +26,15 @@ from pinrec_core.release.format import Release
 from pinrec_core.release.programs import load_program
 from pinrec_core.request import Request
 from pinrec_core.stages.base import StageParameters, Tensors
+from pinrec_core.stages.bounds import check_id_embedding, check_request
+from pinrec_core.stages.metrics import (
+    EMBEDDINGS_GENERATED,
+    EMBEDDINGS_KEPT,
+    EMBEDDINGS_LOOKED_UP,
+    NO_METRICS,
+    PROGRAM,
+    Metrics,
+)
 from pinrec_core.stages.packing import decode_request, encode_plan
 
 GenerateWeighted = Callable[[PackedHistories, RequestContext], tuple[Tensor, Tensor]]
@@ -46,6 +55,8 @@ class GeneratorRow:
 class GeneratorStage:
     """Prefill, decode steps, compression and budget allocation, for all requests of a batch together."""
 
+    metrics: Metrics = NO_METRICS  # until it is ready: what warms it up is not counted
+
     def __init__(self, parameters: StageParameters) -> None:
         torch.set_num_threads(parameters.threads)
         release = Release.open(parameters.release_folder)
@@ -54,23 +65,20 @@ class GeneratorStage:
         device = torch_device(parameters.device)
         if device.type == "cuda":
             self.generate = self._on_gpu(release, device, parameters.gpu_precision)
+            self.program = "cuda_graphs" if isinstance(self.generate, CapturedGenerator) else "plain"
         else:
             compiled = load_program(release) if device.type == "cpu" and parameters.compiled else None
             self.generate = self._weighted(compiled or self._plain(release.load_model(device)))
+            self.program = "plain" if compiled is None else "compiled"
         self._warm_up()
+        self.metrics = parameters.metrics
+        self.metrics.record(PROGRAM, 1, self.program)
 
     def parse(self, tensors: Tensors) -> GeneratorRow:
         request = decode_request(tensors["packed_request"])
-        T, F = request.history.feature.shape
-        if F != self.config.feature_width:
-            raise InvalidRequestError(f"history feature has width {F}: expected {self.config.feature_width}")
-        if T > self.config.max_history:
-            raise InvalidRequestError(f"history has T={T}: expected at most {self.config.max_history}")
-        id_embedding, expected = tensors["history_id_embedding"], (T, self.config.id_width)
-        if id_embedding.shape != expected:
-            raise InvalidRequestError(
-                f"history_id_embedding has shape {list(id_embedding.shape)}: expected {list(expected)}"
-            )
+        check_request(request, self.config, self.generation)
+        id_embedding = tensors["history_id_embedding"]
+        check_id_embedding(id_embedding, len(request.history), self.config)
         return GeneratorRow(request=request, id_embedding=id_embedding)
 
     def run(self, rows: Sequence[GeneratorRow]) -> Sequence[Tensors | PinRecError]:
@@ -78,8 +86,14 @@ class GeneratorStage:
         histories = [request.history for request in requests]
         history = packed_histories(histories, [row.id_embedding for row in rows], requests)
         context = request_context(requests, steps=self.generation.steps, device=torch.device("cpu"))
-        embedding, weight = self.generate(history, context)
+        try:
+            embedding, weight = self.generate(history, context)
+        except torch.AcceleratorError as error:  # CUDA answers every later call of this process with it, too
+            raise BrokenStageError(f"the GPU has failed ({str(error).splitlines()[0]})") from error
         plans = plan_of_weights(embedding, weight, requests, self.generation)
+        self.metrics.record(EMBEDDINGS_GENERATED, weight.numel())
+        self.metrics.record(EMBEDDINGS_KEPT, int(torch.count_nonzero(weight)))  # the plan has waited for them
+        self.metrics.record(EMBEDDINGS_LOOKED_UP, sum(len(plan.quota) for plan in plans))
         return [{"retrieval_plan": encode_plan(plan)} for plan in plans]
 
     def _on_gpu(self, release: Release, device: torch.device, precision: GpuPrecision) -> GenerateWeighted:

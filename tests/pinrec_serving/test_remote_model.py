@@ -14,7 +14,8 @@ from id_embedder.stage import IdEmbedderStage
 from pinrec_core.contract import ID_EMBEDDER
 from pinrec_core.errors import ConfigError, ServerError
 from pinrec_core.stages.base import RemoteServer, StageParameters
-from pinrec_serving.deployment import Deployment, ServingOptions
+from pinrec_serving.deployment import Deployment
+from pinrec_serving.options import ServingOptions
 from pinrec_serving.remote_model import RemoteModel
 from pinrec_serving.runtime import TritonServer
 from tests.pinrec_serving.conftest import REPOSITORY, free_endpoint, manifest
@@ -36,7 +37,9 @@ def deployment(server: TritonServer, world: Path) -> Deployment:
 def remote(deployment: Deployment, server: TritonServer) -> Callable[[str], RemoteIdEmbedderStage]:
     """The stage of a release, whose tables are on the server."""
     there = RemoteServer(address=server.endpoint.grpc, deadline_ms=DEADLINE_MS)
-    return lambda release: RemoteIdEmbedderStage(RemoteModel(ID_EMBEDDER, f"id_embedder__{release}", there))
+    return lambda release: RemoteIdEmbedderStage(
+        RemoteModel(ID_EMBEDDER, f"id_embedder__{release}", there), max_history=24
+    )
 
 
 def deploy(deployment: Deployment, world: Path, release_id: str) -> None:

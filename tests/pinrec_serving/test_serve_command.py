@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
-import threading
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tritonclient.utils import InferenceServerException
 
 from pinrec_cli.tuning_runs import measuring
 from pinrec_core.release.current import point_current
 from pinrec_core.release.format import Release
 from pinrec_serving.installation import TritonSource
+from pinrec_serving.supervision import ENDED, process_state
 from pinrec_serving.tuning import TUNING_FILE, Machine, Setting, StageTuning, Tuning, save_tuning
 from tests.pinrec_serving.conftest import free_endpoint
 from tests.pinrec_serving.serve_process import Service, children
@@ -29,7 +33,7 @@ def service(world: Path, templates: Path) -> Iterator[Service]:
     point_current(world / "releases", "r1")
     started = Service(
         "--releases", world / "releases", "--signals", world / "signals", "--model-repository", templates,
-        "--log-dir", world / "log", endpoint=free_endpoint(),
+        "--log-dir", world / "log", "--log-format", "json", endpoint=free_endpoint(),
     )  # fmt: skip
     yield started
     started.process.kill()
@@ -40,6 +44,8 @@ def test_serve_swap_drain_stop(service: Service, world: Path) -> None:
     said = service.ready()
     assert said["release"] == service.release() == "r1"
     assert said["grpc"] == service.endpoint.grpc
+    with pytest.raises(InferenceServerException, match="request id 4f0c"):
+        service.release(surface="bug", request_id="4f0c")  # it is not traced: that must not be an error of its own
 
     point_current(world / "releases", "damaged")
     service.process.send_signal(signal.SIGHUP)
@@ -50,31 +56,99 @@ def test_serve_swap_drain_stop(service: Service, world: Path) -> None:
     service.process.send_signal(signal.SIGHUP)
     service.wait_for("serving r2")
     assert service.release() == "r2"
+    with urllib.request.urlopen(service.endpoint.metrics) as answer:
+        metrics = answer.read().decode()
+    assert 'pinrec_serving_since_timestamp_seconds{release="r2"}' in metrics
+    assert 'pinrec_swaps_total{result="ok"} 1.0' in metrics
+    assert 'pinrec_swaps_total{result="failed"} 1.0' in metrics
+    assert 'pinrec_requests_total{release="r1",result="internal",stage="signal_fetch"} 1.0' in metrics
+    assert 'pinrec_requests_total{release="r2",result="ok",stage="faiss_retrieval"} 1.0' in metrics
+    assert 'nv_inference_count{model="generator",release="r2",version="1"} 1' in metrics
+    assert 'model="generator__' not in metrics
 
     service.process.send_signal(signal.SIGTERM)
     status, progress = service.end()
     assert status == 0, progress
     assert "draining" in progress
     assert "Traceback" not in progress
+    assert all(json.loads(line)["stage"] == "owner" for line in progress.splitlines())
+    records = [json.loads(line) for line in (world / "log" / "triton.log").read_text().splitlines() if line[:1] == "{"]
+    (failed,) = (record for record in records if record["level"] == "error")
+    assert (failed["stage"], failed["release"], failed["request_id"]) == ("signal_fetch", "r1", "4f0c")
+    assert "ZeroDivisionError" in failed["traceback"]
 
 
 def test_when_triton_dies_the_service_ends_with_the_reason(service: Service) -> None:
     service.ready()
-    (triton,) = children(service.process.pid)
-    os.kill(triton, signal.SIGKILL)
+    os.kill(service.child("tritonserver"), signal.SIGKILL)
     status, progress = service.end()
     assert status == 6, progress
-    assert "Triton ended with status -9" in progress
+    last = json.loads(progress.splitlines()[-1])
+    assert last["level"] == "critical"
+    assert "Triton ended with status -9" in last["message"]
     assert "Traceback" not in progress
 
 
-def test_a_killed_service_leaves_no_triton(service: Service) -> None:
+def test_a_killed_service_leaves_no_process(service: Service) -> None:
     service.ready()
-    (triton,) = children(service.process.pid)
+    left = children(service.process.pid)
     service.process.kill()
     service.end()
-    while Path(f"/proc/{triton}/stat").exists() and " Z " not in Path(f"/proc/{triton}/stat").read_text():
-        threading.Event().wait(0.1)
+    while any(process_state(pid) not in ENDED for pid in left):
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("stage", ["generator__r1", "signal_ingest"])
+def test_a_stage_that_is_killed_is_out_of_service_until_it_is_loaded_again(service: Service, stage: str) -> None:
+    service.ready()
+    triton = service.child("tritonserver")
+    entrance = "pinrec" if stage != "signal_ingest" else stage
+    assert service.model_is_ready(entrance)
+    os.kill(service.child(f"/{stage}/", of=triton), signal.SIGKILL)
+    service.wait_for("has ended; not ready")
+    assert not service.model_is_ready(entrance)  # a new process takes longer to start than this question
+    service.wait_for(f"{stage} was loaded again in")
+    assert service.model_is_ready(entrance)
+    assert service.release() == "r1"
+    service.process.send_signal(signal.SIGTERM)
+    status, progress = service.end()
+    assert status == 0, progress
+    assert "Traceback" not in progress
+
+
+def test_a_stage_that_hangs_is_ended_and_loaded_again(world: Path, templates: Path) -> None:
+    point_current(world / "releases", "r1")
+    service = Service(
+        "--releases", world / "releases", "--signals", world / "signals", "--model-repository", templates,
+        "--log-dir", world / "log", "--stall-timeout", 2, endpoint=free_endpoint(),
+    )  # fmt: skip
+    try:
+        service.ready()
+        with pytest.raises(InferenceServerException):
+            service.release(surface="stuck", timeout=20.0)
+        service.wait_for("signal_fetch__r1 was loaded again in")
+        assert any("worked on one batch for" in line for line in service.progress)
+        assert service.release() == "r1"
+    finally:
+        service.process.send_signal(signal.SIGTERM)
+        assert service.end()[0] == 0
+
+
+def test_a_swap_that_is_asked_for_during_the_start_follows_it(world: Path, templates: Path) -> None:
+    point_current(world / "releases", "r1")
+    service = Service(
+        "--releases", world / "releases", "--signals", world / "signals", "--model-repository", templates,
+        "--log-dir", world / "log", endpoint=free_endpoint(),
+    )  # fmt: skip
+    try:
+        service.wait_for("starting Triton")
+        point_current(world / "releases", "r2")
+        service.process.send_signal(signal.SIGHUP)
+        service.wait_for("serving r2")
+        assert service.release() == "r2"
+    finally:
+        service.process.send_signal(signal.SIGTERM)
+        assert service.end()[0] == 0
 
 
 @pytest.mark.parametrize("tuned", [Setting(threads=1), SEVERAL])
@@ -121,6 +195,8 @@ def test_a_tuning_of_another_machine_is_one_warning_and_its_service_starts(world
         (["--release", "releases/r1", "--signals", "nowhere"], 3, "expected a prepared dataset's manifest"),
         (["--release", "releases/r1", "--signals", "."], 3, "expected the folder `signals` within it"),
         (["--release", "releases/r1", "--signals", "signals", "--triton", "moon"], 2, "image, wheel"),
+        (["--release", "releases/r1", "--signals", "signals", "--log-format", "xml"], 2, "text, json"),
+        (["--release", "releases/r1", "--signals", "signals", "--otlp", "127.0.0.1:4318"], 2, "http://"),
         (["--release", "releases/r1", "--signals", "signals", "--instances", "ranker=2"], 2, "ranker"),
         (["--release", "releases/r1", "--signals", "signals", "--model-repository", "nowhere"], 6, "config.pbtxt"),
         (["--release", "releases/damaged", "--signals", "signals"], 6, "sha256 does not fit"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import sys
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +19,17 @@ from pinrec_core.config.sections import GpuPrecision
 from pinrec_core.contract import DType, StageSpec, TensorSpec
 from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError, ReleaseError, StoreError
 from pinrec_core.stages.base import RemoteServer, Tensors
+from pinrec_core.stages.metrics import BATCH_REQUESTS, COMPUTE_SECONDS, REQUESTS, RESULTS
 from pinrec_serving import triton_boundary
-from pinrec_serving.triton_boundary import NUMPY_TYPES, TRITON_CODES, execute, stage_parameters
+from pinrec_serving.triton_boundary import (
+    NUMPY_TYPES,
+    RESULT_OF,
+    TRITON_CODES,
+    bound_texts,
+    execute,
+    stage_parameters,
+)
+from tests.recorded import Recorded
 
 SPEC = StageSpec(
     "doubler",
@@ -43,12 +54,16 @@ class FakeTensor:
 class FakeRequest:
     tensors: dict[str, np.ndarray]
     id: str = ""
+    trace_context: str = ""
 
     def inputs(self) -> list[FakeTensor]:
         return [FakeTensor(name, values) for name, values in self.tensors.items()]
 
     def request_id(self) -> str:
         return self.id
+
+    def trace(self) -> SimpleNamespace:
+        return SimpleNamespace(get_context=lambda: self.trace_context)
 
 
 @dataclass
@@ -95,9 +110,10 @@ class Doubler:
 
 
 @pytest.fixture(autouse=True)
-def backend(monkeypatch: pytest.MonkeyPatch) -> None:
+def backend(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     fake = SimpleNamespace(Tensor=FakeTensor, TritonError=FakeError, InferenceResponse=FakeResponse)
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", fake)
+    return fake
 
 
 def request(*values: float, rows: int = 1, id: str = "", **more: np.ndarray) -> FakeRequest:
@@ -290,3 +306,79 @@ def test_wrong_parameters_are_named(parameters: dict[str, str], message: str) ->
 
 def test_importing_the_boundary_needs_no_triton() -> None:
     assert "triton_python_backend_utils" not in vars(triton_boundary)
+
+
+def test_texts_are_decoded_unless_there_are_too_many(backend: SimpleNamespace) -> None:
+    decoded: list[int] = []
+
+    def decode(encoded: np.ndarray) -> np.ndarray:
+        decoded.append(len(encoded))
+        return np.array([b"a", b"b"], np.object_)
+
+    backend.deserialize_bytes_tensor = decode
+    bound_texts()
+    encoded = np.zeros(10, np.uint8)
+    assert backend.deserialize_bytes_tensor(encoded).reshape([1, 2]).tolist() == [[b"a", b"b"]]
+    assert decoded == [10]
+    many = backend.deserialize_bytes_tensor(encoded).reshape([1, 25_000_000])
+    assert decoded == [10]
+    refused, good = execute(SPEC, Doubler(), [request(1, label=many), request(3)])
+    assert refused.error.message == "label has 25000000 texts: expected at most 10000"
+    assert refused.error.code == FakeError.INVALID_ARG
+    assert good.arrays()["doubled"].tolist() == [[6]]
+
+
+@pytest.mark.parametrize("values", [(1,) * 5, (np.nan,), (-1,)], ids=["refused", "unforeseen", "a store error"])
+def test_a_request_that_failed_lets_go_of_its_tensors_at_once(
+    values: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They lie in shared memory. A traceback would hold them until Python collects circles, which may be much later."""
+    monkeypatch.setattr(triton_boundary.log, "error", lambda *_, **__: None)  # pytest keeps what is logged
+    bad = request(*values)
+    held = weakref.ref(bad.tensors["value"])
+    gc.disable()
+    try:
+        (answer,) = execute(SPEC, Doubler(), [bad])
+        del bad
+        assert held() is None
+    finally:
+        gc.enable()
+    assert answer.error is not None
+
+
+def test_a_message_is_cut_to_what_travels() -> None:
+    (answer,) = execute(SPEC, Doubler(), [FakeRequest({"x" * 5000: np.zeros((1, 1), np.float32)}, "")])
+    assert answer.error is not None
+    assert len(answer.error.message.encode()) == 2048
+
+
+def test_how_requests_end_is_counted_by_class() -> None:
+    recorded = Recorded()
+    requests = [request(1), request(2), request(1, 2, 3, 4, 5), request(-1), request(float("nan"))]
+    execute(SPEC, Doubler(), requests, recorded)
+    counted = {result: recorded.total(REQUESTS, result) for result in RESULTS}
+    assert counted == {"ok": 2, "invalid": 1, "unavailable": 1, "internal": 1}
+    assert recorded.of(BATCH_REQUESTS) == [5]
+    assert len(recorded.of(COMPUTE_SECONDS)) == 1
+    assert {"ok", *RESULT_OF.values()} == set(RESULTS)
+    assert set(TRITON_CODES.values()) == set(RESULT_OF)
+
+
+def test_the_record_of_an_internal_error_carries_the_ids_of_request_and_trace(caplog: pytest.LogCaptureFixture) -> None:
+    failing = [request(float("nan"), id="4f0c"), request(float("nan"), id="4f0d")]
+    failing[1].trace_context = '{"traceparent":"00-0af7651916cd43dd8448eb211c80319c-3815de5b26d4ca63-01"}'
+    execute(SPEC, Doubler(), failing)
+    records = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert [(r.request_id, r.trace_id) for r in records] == [  # type: ignore[attr-defined]
+        ("4f0c", None), ("4f0d", "0af7651916cd43dd8448eb211c80319c"),
+    ]  # fmt: skip
+
+
+def test_recall_every_is_a_number(tmp_path: Path) -> None:
+    def parameters(value: str) -> dict[str, str]:
+        config = {"parameters": {"recall_every": {"string_value": value}}}
+        return {"model_name": "faiss_retrieval__r1", "model_config": json.dumps(config)}
+
+    assert stage_parameters(parameters("500")).recall_every == 500
+    with pytest.raises(ConfigError, match="recall_every='often'"):
+        stage_parameters(parameters("often"))
