@@ -40,11 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.width = REPORT_WIDTH
     try:
         schedule, objectives = prepare(options)
-        with connect(options.url, options.request_timeout) as client:
+        with connect(options.url, options) as client:
             require(client.is_ready(), "--url", options.url, "a service that is ready", error=ServerError)
     except PinRecError as error:
         command_line.error(str(error))
-    except PinRecClientError as error:  # such as a key that the service does not take
+    except PinRecClientError as error:  # such as a file of certificates that does not exist
         command_line.error(f"--url={options.url}: {error}")
 
     try:
