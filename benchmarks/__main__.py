@@ -27,7 +27,7 @@ from benchmarks.report import RESULTS, Result, document, print_card, print_resul
 from benchmarks.scale import Part
 from pinrec_core.config.presets import preset as preset_named
 from pinrec_core.errors import PinRecError
-from pinrec_serving.deployment import default_threads
+from pinrec_serving.options import default_threads
 
 TABLE_WIDTH = 160  # for output that does not go to a terminal
 PLOTS = Path(__file__).parents[1] / "docs" / "benchmarks"

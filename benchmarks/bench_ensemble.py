@@ -52,7 +52,7 @@ def run(options: Options, progress: Progress) -> Result:
         case: dict[str, Value] = {"threads": threads, "generator": generator}
         progress(f"{_text(case)}: starting the server")
         compiled = generator == COMPILED
-        arguments = ["--threads", threads, "--compiled" if compiled else "--uncompiled"]
+        arguments = ["--front", "none", "--threads", threads, "--compiled" if compiled else "--uncompiled"]
         with served(options.prepared.folders, arguments) as server:
             parameters = options.prepared.parameters(realtime=server.realtime, threads=threads)
             rows += _measure(options, Pipeline(replace(parameters, compiled=compiled)), server.url, case, progress)

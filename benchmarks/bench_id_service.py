@@ -24,8 +24,9 @@ from benchmarks.timing import fastest_seconds, time_together
 from pinrec_core.contract import ID_EMBEDDER
 from pinrec_core.release.format import Release
 from pinrec_core.stages.base import RemoteServer
-from pinrec_serving.deployment import Deployment, ServingOptions
+from pinrec_serving.deployment import Deployment
 from pinrec_serving.model_repository import default_templates, qualified_name
+from pinrec_serving.options import ServingOptions
 from pinrec_serving.runtime import Endpoint, TritonServer
 
 BASELINE = "in the server"

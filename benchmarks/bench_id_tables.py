@@ -23,7 +23,8 @@ from benchmarks.report import Result, Row
 from benchmarks.timing import Timing
 from id_embedder.stage import IdEmbedderStage
 from pinrec_core.files.file_writing import save_tensors
-from pinrec_core.release.format import FILES, ID_EMBEDDER, ID_ROWS, MANIFEST_FILE, SPACE_KEY, Release
+from pinrec_core.release.format import ID_ROWS, SPACE_KEY, Release
+from pinrec_core.release.manifest import FILES, ID_EMBEDDER, MANIFEST_FILE
 from pinrec_core.representations.id_tables import SCALE_BYTES, RowFormat
 from pinrec_core.stages.base import StageParameters
 

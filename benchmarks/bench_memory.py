@@ -73,7 +73,7 @@ def _server(
 ) -> tuple[tuple[float, float], Timing]:
     """MiB of Triton with its stages and of ``pinrec serve``, and the latencies of the requests that warmed it up."""
     progress(", ".join(f"{stage} × {count}" for stage, count in instances.items()) or BASELINE)
-    arguments: list[object] = ["--threads", options.threads]
+    arguments: list[object] = ["--front", "none", "--threads", options.threads]
     for stage, count in instances.items():
         arguments += ["--instances", f"{stage}={count}"]
     with served(folders, arguments) as server:

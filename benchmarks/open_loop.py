@@ -19,15 +19,13 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
+import grpc
 import numpy as np
 from pinrec_client import RecommendRequest
-from pinrec_client.channel import channel_arguments
+from pinrec_client.channel import open_channel
 from pinrec_client.codec import encode_request
-from pinrec_client.contract import ENSEMBLE
-from pinrec_client.errors import DeadlineExceededError, from_triton
-from pinrec_client.sync import Connection
-from tritonclient.grpc import InferResult
-from tritonclient.utils import InferenceServerException
+from pinrec_client.errors import DeadlineExceededError, from_rpc
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 LEAD = 0.05  # seconds from the start to the first possible arrival
 POLLING = 0.005  # seconds between two looks whether the last requests have ended
@@ -105,15 +103,16 @@ class _Request:
     due: float
     sent: float
     ended: float = 0.0  # until it has
-    failure: InferenceServerException | None = None
+    failure: grpc.RpcError | None = None
 
 
 class _Driver:
     """Sends requests and notes what becomes of them."""
 
     def __init__(self, target: Target) -> None:
-        self._connection = Connection(**channel_arguments(target.url, tls=None))
-        self._inputs = [
+        self._channel = open_channel(target.url)
+        self._ask = GRPCInferenceServiceStub(self._channel).ModelInfer
+        self._messages = [
             encode_request(RecommendRequest(user_id=user, num_items=target.num_items)) for user in target.users
         ]
         self._timeout = target.timeout
@@ -124,10 +123,10 @@ class _Driver:
 
     def send(self, due: float) -> None:
         """Send the next request, which was scheduled for ``due``, and return at once."""
-        inputs = self._inputs[len(self._requests) % len(self._inputs)]
+        message = self._messages[len(self._requests) % len(self._messages)]
         request = _Request(due, time.perf_counter())
         self._requests.append(request)
-        self._connection.async_infer(ENSEMBLE, inputs, partial(self._end, request), client_timeout=self._timeout)
+        self._ask.future(message, timeout=self._timeout).add_done_callback(partial(self._end, request))
 
     def turns(self, clients: int, seconds: float) -> Iterator[float]:
         """The moments, within ``seconds`` from the beginning, at which fewer than ``clients`` are in flight."""
@@ -144,11 +143,11 @@ class _Driver:
         while not all(request.ended for request in self._requests):
             time.sleep(POLLING)
         driver_share = (time.process_time() - self._busy) / (time.perf_counter() - self.began)
-        self._connection.close()
+        self._channel.close()
         measured = [request for request in self._requests if request.due >= since]
         if seconds is None:
             seconds = max(request.ended for request in measured) - since
-        failures = [from_triton(request.failure, "") for request in measured if request.failure]
+        failures = [from_rpc(request.failure) for request in measured if request.failure]
         errors = Counter(
             f"{type(failure).__name__}: {failure}"[:160]
             for failure in failures
@@ -164,7 +163,7 @@ class _Driver:
             driver_share=driver_share,
         )
 
-    def _end(self, request: _Request, result: InferResult | None, error: InferenceServerException | None) -> None:
-        request.failure = error
+    def _end(self, request: _Request, answer: grpc.Future) -> None:
+        request.failure = answer.exception()
         request.ended = time.perf_counter()
         self._ended.release()

@@ -25,8 +25,9 @@ from pinrec_core.generation.defaults import default_generation
 from pinrec_core.ids import IdKind
 from pinrec_core.model.pinrec import PinRec
 from pinrec_core.release.calibration import NOT_YET
-from pinrec_core.release.format import HeldOut, Release
+from pinrec_core.release.format import Release
 from pinrec_core.release.indexed_model import IndexedModel
+from pinrec_core.release.manifest import HeldOut
 from pinrec_core.release.publishing import publish
 from pinrec_core.representations.id_tables import IdTables
 from pinrec_core.retrieval.catalogue_vectors import represent_catalogue

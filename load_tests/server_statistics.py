@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pinrec_client.channel import channel_arguments
-from pinrec_client.sync import Connection
+from pinrec_client.channel import Connection, channel_arguments
 
 _NS_PER_MS = 1e6
 

@@ -6,7 +6,13 @@ from typing import Annotated
 
 import typer
 
-Url = Annotated[str, typer.Option(help="host:port of the service's gRPC endpoint.")]
+Url = Annotated[
+    str,
+    typer.Option(
+        help="host:port of the service's gRPC endpoint, or of several replicas with commas between them. An API key is "
+        "read from the environment variable PINREC_API_KEY."
+    ),
+]
 Timeout = Annotated[float, typer.Option(help="Seconds that one call may take, retries included.")]
 StringIds = Annotated[bool, typer.Option("--string-ids", help="Take ids as text even where they look like integers.")]
 

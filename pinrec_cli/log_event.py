@@ -36,12 +36,12 @@ def log_event(
     import time
 
     from pinrec_client import Event, PinRecClient
-    from pinrec_client.text import parse_id
+    from pinrec_client.text import api_key, parse_id
 
     from pinrec_cli.client_errors import client_errors
     from pinrec_cli.console import print_json, stdout
 
-    with client_errors(), PinRecClient(url, timeout=timeout) as client:
+    with client_errors(), PinRecClient(url, timeout=timeout, api_key=api_key()) as client:
         identity = {} if event_id is None else {"event_id": event_id}
         event = Event(
             user_id=parse_id(user, string_ids=string_ids),

@@ -6,6 +6,7 @@ Commands import what they need when they run, so that ``--help`` answers at once
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import typer
 
@@ -15,23 +16,34 @@ from pinrec_cli.evaluate import evaluate
 from pinrec_cli.log_event import log_event
 from pinrec_cli.prepare import prepare
 from pinrec_cli.recommend import recommend
-from pinrec_cli.release import release
+from pinrec_cli.release.group import app as release
 from pinrec_cli.serve import serve
 from pinrec_cli.synth import synth
 from pinrec_cli.train import train
 from pinrec_cli.tune import tune
 
+ORDER = ("demo", "synth", "prepare", "train", "evaluate", "release", "tune", "serve", "recommend", "log-event")
+
+
+class InOrder(Commands):
+    """The commands in the order in which they are used; typer puts groups last."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=ORDER.index)
+
+
 app = typer.Typer(
     name="pinrec",
-    cls=Commands,
+    cls=InOrder,
     help="From an event log to recommendations through a Triton Inference Server: "
     "synth → prepare → train → release → serve → recommend.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (demo, synth, prepare, train, evaluate, release, tune, serve, recommend, log_event):
+for command in (demo, synth, prepare, train, evaluate, tune, serve, recommend, log_event):
     app.command()(command)
+app.add_typer(release)
 
 
 def main() -> None:

@@ -49,14 +49,14 @@ def recommend(
 ) -> None:
     """Recommend items to one or more users, from a running service."""
     from pinrec_client import PinRecClient, PinRecClientError, RecommendRequest
-    from pinrec_client.text import document, parse_budget, parse_id
+    from pinrec_client.text import api_key, document, parse_budget, parse_id
 
     from pinrec_cli.client_errors import as_pinrec_error, client_errors
     from pinrec_cli.console import print_json, stdout
     from pinrec_core.dataset.catalogue import ItemCatalogue
 
     catalogue = None if titles is None else ItemCatalogue.open(titles)
-    with client_errors(), PinRecClient(url, timeout=timeout) as client:
+    with client_errors(), PinRecClient(url, timeout=timeout, api_key=api_key()) as client:
         weights = None if budget is None else parse_budget(budget)
         requests = [
             RecommendRequest(

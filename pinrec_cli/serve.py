@@ -49,6 +49,38 @@ def serve(
     ] = 8000,
     metrics_port: Annotated[int, typer.Option(min=1, max=65535, help="Port for Prometheus metrics.")] = 8002,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every interface.")] = "127.0.0.1",
+    front: Annotated[
+        str,
+        typer.Option(
+            help="HAProxy between the clients and Triton, which refuses at once what is too much: haproxy, none, or "
+            "auto, which takes it where it is installed."
+        ),
+    ] = "auto",
+    max_in_flight: Annotated[
+        int,
+        typer.Option(min=1, help="With a front: requests that are worked on at once. More wait, then are refused."),
+    ] = 32,
+    queue_ms: Annotated[
+        int,
+        typer.Option(min=1, help="With a front: milliseconds to wait for a place before a request is refused."),
+    ] = 20,
+    tls_certificate: Annotated[
+        Path | None,
+        typer.Option(
+            help="Serve all ports over TLS: a PEM file of certificate, chain and private key.", show_default=False
+        ),
+    ] = None,
+    tls_client_ca: Annotated[
+        Path | None,
+        typer.Option(help="With TLS: take only clients with a certificate of these authorities.", show_default=False),
+    ] = None,
+    api_keys: Annotated[
+        Path | None,
+        typer.Option(
+            help="Answer only calls with a key: a file of SHA-256 sums and names, one per line, as sha256sum writes.",
+            show_default=False,
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="Where the generator runs: cpu, cuda, cuda:1.")] = "cpu",
     gpu_precision: Annotated[
         str, typer.Option(help="Number format of the generator on a GPU: fp16, bf16, fp32.")
@@ -85,6 +117,9 @@ def serve(
     drain_timeout: Annotated[
         float, typer.Option(min=0.0, help="Seconds in which accepted requests may finish when serving stops.")
     ] = 30.0,
+    stall_timeout: Annotated[
+        float, typer.Option(min=1.0, help="Seconds of work on one batch after which a stage is ended and loaded again.")
+    ] = 30.0,
     triton: Annotated[
         str, typer.Option(help="Which Triton: image (/opt/tritonserver), wheel (nvidia-pytriton), or auto.")
     ] = "auto",
@@ -109,6 +144,7 @@ def serve(
     pinrec serve --releases releases --signals data/ml100k/signals --id-embedder 127.0.0.1:8101
     """
     import tempfile
+    from functools import partial
 
     from pinrec_cli.console import print_json, stderr, stdout
     from pinrec_core.config.sections import GpuPrecision
@@ -116,9 +152,10 @@ def serve(
     from pinrec_core.errors import ConfigError, DataError, require
     from pinrec_core.stages.base import RemoteServer
     from pinrec_serving.companion import Companion
-    from pinrec_serving.deployment import ServingOptions, default_threads, parse_instances
+    from pinrec_serving.front import Front, FrontChoice, FrontOptions, Tls, find_haproxy, private_endpoint
     from pinrec_serving.installation import TritonSource
     from pinrec_serving.model_repository import default_templates
+    from pinrec_serving.options import ServingOptions, default_threads, parse_instances
     from pinrec_serving.runtime import Endpoint, TritonServer
     from pinrec_serving.tuning import tuned_setting
 
@@ -154,18 +191,29 @@ def serve(
         instances=(setting.instances if setting else {}) | parse_instances(instances or []),
         queue_delays=setting.queue_delays if setting else {},
     )
-    endpoint = Endpoint(host=host, grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port)
-    server = TritonServer(
-        endpoint=endpoint,
-        log_folder=log_dir or Path(tempfile.gettempdir()) / f"pinrec-serve-{grpc_port}",
-        source=TritonSource(triton),
+    require(front in set(FrontChoice), "--front", front, f"one of {', '.join(FrontChoice)}", error=ConfigError)
+    if tls_client_ca is not None and tls_certificate is None:
+        raise ConfigError("--tls-client-ca: expected --tls-certificate with it")
+    front_options = FrontOptions(
+        max_in_flight=max_in_flight,
+        queue_ms=queue_ms,
+        tls=None if tls_certificate is None else Tls(certificate=tls_certificate, client_ca=tls_client_ca),
+        api_keys=api_keys,
     )
+    say = partial(stderr.print, soft_wrap=True)
+    endpoint = Endpoint(host=host, grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port)
+    log_folder = log_dir or Path(tempfile.gettempdir()) / f"pinrec-serve-{grpc_port}"
+    program = find_haproxy(FrontChoice.NONE if only else FrontChoice(front), front_options)
+    if program is None and only is None and front == FrontChoice.AUTO:
+        say("warning: HAProxy is not installed, so nothing bounds the requests in flight (apt-get install haproxy)")
+    inner = endpoint if program is None else private_endpoint()
+    server = TritonServer(endpoint=inner, log_folder=log_folder, source=TritonSource(triton))
     from pinrec_core.release.current import current_release
-    from pinrec_core.release.format import Release  # imports torch, which takes a while: the quick checks come first
+    from pinrec_core.release.manifest import ReleaseManifest
     from pinrec_serving.service import run_service
 
-    def ready(served: Release) -> None:
-        release_id = served.manifest.release_id
+    def ready(served: ReleaseManifest) -> None:
+        release_id = served.release_id
         if json_:
             print_json(
                 {
@@ -190,12 +238,16 @@ def serve(
     companion = Companion()
     run_service(
         server=server,
+        front=None
+        if program is None
+        else Front(program, front_options, outer=endpoint, inner=inner, log_folder=log_folder, report=say),
         templates=model_repository or default_templates(),
         options=options,
         choose_release=lambda: release if release is not None else current_release(releases or Path()),
         drain_timeout=drain_timeout,
+        stall_timeout=stall_timeout,
         ready=ready,
-        report=lambda sentence: stderr.print(sentence, soft_wrap=True),
+        report=say,
     )
     if companion.exit_code:
         raise typer.Exit(companion.exit_code)

@@ -65,9 +65,9 @@ def tune(
     from pinrec_core.release.format import Release
     from pinrec_core.release.programs import fitting_program
     from pinrec_core.validation import to_plain
-    from pinrec_serving.deployment import default_threads
     from pinrec_serving.installation import TritonSource
     from pinrec_serving.model_repository import default_templates
+    from pinrec_serving.options import default_threads
     from pinrec_serving.runtime import Endpoint
     from pinrec_serving.tuning import TUNING_FILE, Machine, Setting, Tuning, save_tuning, search
 

@@ -12,8 +12,9 @@ from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.dataset.sequences import iter_histories
 from pinrec_core.errors import DataError
 from pinrec_core.release.format import Release
-from pinrec_serving.deployment import Deployment, ServingOptions
+from pinrec_serving.deployment import Deployment
 from pinrec_serving.installation import TritonSource
+from pinrec_serving.options import ServingOptions
 from pinrec_serving.runtime import Endpoint, TritonServer
 from pinrec_serving.tuning import Setting
 

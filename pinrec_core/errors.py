@@ -65,6 +65,12 @@ class ServerError(PinRecError):
     exit_code = 6
 
 
+class BrokenStageError(PinRecError):
+    """A stage cannot serve any request again in this process, as after an error of its GPU. A new process can."""
+
+    code = "UNAVAILABLE"
+
+
 class StorageError(PinRecError):
     """A file cannot be written at the moment, as on a full disk."""
 

@@ -1,101 +1,43 @@
 """Decides which release a running server serves: it deploys a release, swaps it for another and drains the server.
 
-The stages of a new release are loaded beside those that serve, under names that contain the release. Loading the
-ensemble that names them is the switch. Triton lets requests in flight finish on the stages they began with, so no
-answer comes from a mixture of releases. A stage that is served alone has no ensemble: its callers switch, each in its
-own time, so the earlier release stays loaded as well. This module uses the server through its model-control API alone.
+The stages of a new release are loaded beside those that serve, under names that contain the release. A request through
+an ensemble of their own shows that they answer. Then loading the ensemble that names them is the switch. Triton lets
+requests in flight finish on the stages they began with, so no answer comes from a mixture of releases. A stage that is
+served alone has no ensemble: its callers switch, each in its own time, so the earlier release stays loaded as well.
+
+When the process of a stage ends, what clients call is unloaded at once: the service is not ready and refuses requests,
+instead of failing them one by one. It is loaded again behind the stage. This module uses the server through its
+model-control API alone.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import shutil
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
-from pinrec_core.config.sections import GpuPrecision
-from pinrec_core.contract import ENSEMBLE, PIPELINE, SIGNAL_INGEST, StageSpec
+from pinrec_core.contract import ENSEMBLE, SIGNAL_INGEST
 from pinrec_core.dataset.manifest import DatasetManifest
-from pinrec_core.errors import ConfigError, ServerError, require
-from pinrec_core.stages.base import RemoteServer
+from pinrec_core.errors import ServerError
+from pinrec_core.release.in_use import using_release
 from pinrec_serving.model_control import UNLOAD_TIMEOUT, ModelControl
 from pinrec_serving.model_repository import IdKinds, qualified_name, write_ensemble, write_stage
+from pinrec_serving.options import ServingOptions
 from pinrec_serving.runtime import TritonServer
+from pinrec_serving.smoke_test import check_answer
 
 log = logging.getLogger(__name__)
 
 
-def default_threads() -> int:
-    """Threads of a stage process: half of the cores that this process may use, at least one.
-
-    The stages are separate processes that work on different requests at the same time. If each used all cores, they
-    would compete with one another and with the server.
-    """
-    return max(1, len(os.sched_getaffinity(0)) // 2)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServingOptions:
-    """Options that apply to every release served: this machine's data folders, device, threads and processes.
-
-    ``only`` is the one stage to serve; with None, it is the ensemble, which needs ``signals``. ``realtime`` is None
-    where the batch view is served alone. ``id_embedder`` is the server that looks up ID embeddings for the ensemble;
-    with None, it does so itself. ``device`` is the generator's, and ``gpu_precision`` its number format on a GPU; every
-    other stage runs on the CPU. ``threads`` bounds each stage process. ``compiled`` lets the generator run a program
-    that fits the machine. ``instances`` gives the number of processes of a stage, where that is not one, and
-    ``queue_delays`` the microseconds that it waits to fill a batch, where those are not its template's. Raises
-    ``ConfigError`` for an unknown stage, a number that is too small, or an ensemble without signals.
-    """
-
-    signals: Path | None = None
-    realtime: Path | None = None
-    only: StageSpec | None = None
-    id_embedder: RemoteServer | None = None
-    device: str = "cpu"
-    gpu_precision: GpuPrecision = GpuPrecision.FP16
-    threads: int = field(default_factory=default_threads)
-    compiled: bool = True
-    instances: Mapping[str, int] = field(default_factory=dict)
-    queue_delays: Mapping[str, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        stages = [spec.name for spec in PIPELINE]
-        for stage, count in self.instances.items():
-            require(stage in stages, "instances stage", stage, f"one of {stages}", error=ConfigError)
-            require(count >= 1, f"instances {stage}", count, "a number of at least 1", error=ConfigError)
-        for stage, delay in self.queue_delays.items():
-            require(stage in stages, "queue_delays stage", stage, f"one of {stages}", error=ConfigError)
-            require(delay >= 0, f"queue_delays {stage}", delay, "a number of at least 0", error=ConfigError)
-        require(self.threads >= 1, "threads", self.threads, "a number of at least 1", error=ConfigError)
-        if self.only is None:
-            require(self.signals is not None, "signals", self.signals, "a signals folder", error=ConfigError)
-
-    @property
-    def stages(self) -> tuple[StageSpec, ...]:
-        """The stages that are loaded of each release."""
-        return PIPELINE if self.only is None else (self.only,)
-
-    @property
-    def releases_kept(self) -> int:
-        """Releases that stay loaded after a swap: a stage alone serves its callers' earlier one until the next swap."""
-        return 1 if self.only is None else 2
-
-
-def parse_instances(texts: Sequence[str]) -> dict[str, int]:
-    """``["generator=2"]`` → ``{"generator": 2}``. Raises ``ConfigError``."""
-    instances = {}
-    for text in texts:
-        stage, _, count = text.partition("=")
-        require(count.isdecimal(), "instances", text, "STAGE=NUMBER, as in generator=2", error=ConfigError)
-        instances[stage] = int(count)
-    return instances
-
-
 class Deployment:
-    """The release that one server serves, and the ways to change it. Not for use by several threads."""
+    """The release that one server serves, and the ways to change it.
+
+    One thread uses it; ``process_ended`` may be called by another one at any time, also while a release is loaded.
+    """
 
     def __init__(
         self,
@@ -110,6 +52,11 @@ class Deployment:
         self._progress = progress
         self._control = ModelControl(server)
         self._releases: list[str] = []  # those that are loaded; the last one serves
+        self._held: dict[str, ExitStack] = {}  # their folders, which nothing may remove meanwhile
+        self._lock = threading.Lock()  # of what follows, and of loading and unloading what clients call
+        self._entrance_of: dict[str, str] = {}  # stage that serves → the model through which clients reach it
+        self._ended: set[str] = set()  # stages without a process
+        self._draining = False
 
     @property
     def release_id(self) -> str | None:
@@ -119,29 +66,73 @@ class Deployment:
     def deploy(self, *, release_id: str, folder: Path, dataset: DatasetManifest) -> None:
         """Serve the release in ``folder`` from now on. A release that is served already is left as it is.
 
-        Raises ``ServerError`` when a stage cannot load it. The earlier release, if any, then goes on serving.
+        Raises ``ReleaseError`` when there is no such folder, ``ServerError`` when a stage cannot load it, or when it
+        answers wrongly. The earlier release, if any,
+        then goes on serving.
         """
         if release_id == self.release_id:
             return
         if release_id in self._releases:  # the one before is loaded still: back to it
             self._releases.remove(release_id)
         else:
-            self._load(release_id, folder, IdKinds(user_id=dataset.user_id_kind, item_id=dataset.item_id_kind))
+            with ExitStack() as stack:
+                stack.enter_context(using_release(folder))
+                self._load(release_id, folder, dataset)
+                self._held[release_id] = stack.pop_all()
         self._releases.append(release_id)
         while len(self._releases) > self._options.releases_kept:
             earlier = self._releases.pop(0)
             self._progress(f"unloading {earlier}")
-            self._remove(self._names(earlier))
+            self._remove(list(self._names(earlier).values()))
+            self._held.pop(earlier).close()
 
     def deploy_ingest(self, dataset: DatasetManifest) -> None:
         """Load the write path. It belongs to the signals folder, not to a release, so swaps leave it loaded."""
         self._progress(f"loading {SIGNAL_INGEST.name}")
-        ids = IdKinds(user_id=dataset.user_id_kind, item_id=dataset.item_id_kind)
-        parameters = self._parameters()
         write_stage(
-            self._repository, self._templates, SIGNAL_INGEST, name=SIGNAL_INGEST.name, ids=ids, parameters=parameters
-        )
+            self._repository, self._templates, SIGNAL_INGEST,
+            name=SIGNAL_INGEST.name, ids=IdKinds.of(dataset), parameters=self._options.parameters(),
+        )  # fmt: skip
         self._control.load(SIGNAL_INGEST.name)
+        with self._lock:
+            self._entrance_of[SIGNAL_INGEST.name] = SIGNAL_INGEST.name
+
+    def process_ended(self, stage: str) -> bool:
+        """Take back what clients call, if ``stage`` serves it; to be called once its process has ended.
+
+        Returns whether it serves, so that it has to be restarted. Raises ``ServerError`` when Triton does not answer.
+        """
+        with self._lock:
+            self._ended.add(stage)  # also of one that is only being loaded: it must not begin to serve
+            entrance = self._entrance_of.get(stage)
+            if entrance is None or self._draining:
+                return False
+            self._control.unload(entrance)
+            return True
+
+    def restart(self, stage: str) -> bool:
+        """Load a stage whose process has ended again, and what clients call. False when it serves no longer.
+
+        Raises ``ServerError`` when it cannot be loaded; it may be tried again.
+        """
+        with self._lock:
+            entrance = self._entrance_of.get(stage)
+            if entrance is None or stage not in self._ended:
+                return False
+        self._control.unload(stage)  # Triton takes it for loaded, and would leave it as it is
+        with self._lock:
+            self._ended.discard(stage)  # from here on it is the new process that may end
+        try:
+            self._control.load(stage)
+        except ServerError:
+            with self._lock:
+                self._ended.add(stage)
+            raise
+        with self._lock:
+            served = [name for name, through in self._entrance_of.items() if through == entrance]
+            if entrance != stage and self._ended.isdisjoint(served):
+                self._control.load(entrance)
+        return True
 
     def drain(self, timeout: float) -> bool:
         """Refuse new requests and wait for the accepted ones. False when some are in flight after ``timeout`` seconds.
@@ -149,58 +140,67 @@ class Deployment:
         Only the models that a client calls are unloaded: the accepted requests of an ensemble still need its stages.
         """
         deadline = time.monotonic() + timeout
-        entrances = [ENSEMBLE.name, SIGNAL_INGEST.name]
-        if self._options.only is not None:
-            entrances = [name for release_id in self._releases for name in self._names(release_id).values()]
-        for name in entrances:
-            self._control.unload(name)
+        with self._lock:
+            self._draining = True
+            entrances = sorted({*self._entrance_of.values(), ENSEMBLE.name, SIGNAL_INGEST.name})
+            for name in entrances:
+                self._control.unload(name)
         return self._control.wait_unloaded(entrances, deadline)
 
-    def _load(self, release_id: str, folder: Path, ids: IdKinds) -> None:
-        """Load the stages of a release, and the ensemble that names them, which is the switch."""
+    def _load(self, release_id: str, folder: Path, dataset: DatasetManifest) -> None:
+        """Load the stages of a release and, unless one is served alone, the ensemble that names them: the switch."""
         names = self._names(release_id)
+        with self._lock:
+            self._ended.difference_update(names.values())  # of an earlier attempt
+        trial = qualified_name(ENSEMBLE.name, release_id)
         try:
             for spec in self._options.stages:
                 self._progress(f"loading {names[spec.name]}")
                 write_stage(
                     self._repository, self._templates, spec,
-                    name=names[spec.name], ids=ids,
-                    parameters=self._parameters(release=folder),
+                    name=names[spec.name], ids=IdKinds.of(dataset),
+                    parameters=self._options.parameters(release=folder),
                     instances=self._options.instances.get(spec.name),
                     queue_delay_us=self._options.queue_delays.get(spec.name),
                 )  # fmt: skip
                 self._control.load(names[spec.name])
             if self._options.only is None:
+                self._load_ensemble(trial, release_id, dataset)
+                check_answer(self._control, trial, release_id, dataset)
                 self._progress(f"switching to {release_id}")
-                write_ensemble(self._repository, self._templates, release_id=release_id, ids=ids)
-                self._control.load(ENSEMBLE.name)
+            self._switch(release_id, names, dataset)
         except BaseException:
-            self._remove(names)
+            self._remove([trial, *names.values()])
             raise
+        self._remove([trial])
+
+    def _switch(self, release_id: str, names: Mapping[str, str], dataset: DatasetManifest) -> None:
+        with self._lock:
+            if ended := sorted(self._ended.intersection(names.values())):
+                raise ServerError(f"the process of {', '.join(ended)} has ended")
+            if self._options.only is not None:
+                self._entrance_of |= {name: name for name in names.values()}
+                return
+            self._load_ensemble(ENSEMBLE.name, release_id, dataset)
+            kept = {stage: through for stage, through in self._entrance_of.items() if through != ENSEMBLE.name}
+            self._entrance_of = kept | dict.fromkeys(names.values(), ENSEMBLE.name)
+
+    def _load_ensemble(self, name: str, release_id: str, dataset: DatasetManifest) -> None:
+        write_ensemble(
+            self._repository, self._templates, name=name, release_id=release_id, ids=IdKinds.of(dataset)
+        )  # fmt: skip
+        self._control.load(name)
 
     def _names(self, release_id: str) -> dict[str, str]:
         """Stage → the name under which it is loaded, in the order in which a request passes the stages."""
         return {spec.name: qualified_name(spec.name, release_id) for spec in self._options.stages}
 
-    def _parameters(self, *, release: Path | None = None) -> dict[str, str]:
-        options = self._options
-        values = {
-            "release": release and str(Path(release).resolve()),
-            "signals": options.signals and str(Path(options.signals).resolve()),
-            "realtime": options.realtime and str(Path(options.realtime).resolve()),
-            "device": options.device if release else None,
-            "gpu_precision": options.gpu_precision.value if release else None,
-            "threads": str(options.threads) if release else None,
-            "compiled": None if options.compiled or release is None else "false",
-        }
-        if release and options.id_embedder is not None:
-            values["id_embedder"] = options.id_embedder.address
-            values["id_embedder_deadline_ms"] = str(options.id_embedder.deadline_ms)
-        return {name: value for name, value in values.items() if value}
-
-    def _remove(self, names: Mapping[str, str]) -> None:
-        """Unload stages and delete their folders. A failure here must not undo a swap, so it is only logged."""
-        loaded = [name for name in names.values() if (self._repository / name).is_dir()]
+    def _remove(self, names: list[str]) -> None:
+        """Unload models and delete their folders. A failure here must not undo a swap, so it is only logged."""
+        loaded = [name for name in names if (self._repository / name).is_dir()]
+        with self._lock:
+            for name in loaded:
+                self._entrance_of.pop(name, None)
         try:
             for name in loaded:
                 self._control.unload(name)
@@ -210,3 +210,5 @@ class Deployment:
             log.warning("unloading %s: %s", ", ".join(loaded), error)
         for name in loaded:
             shutil.rmtree(self._repository / name, ignore_errors=True)
+        with self._lock:
+            self._ended.difference_update(loaded)

@@ -60,11 +60,8 @@ def find_installation(build_folder: Path, source: TritonSource = TritonSource.AU
     return _from_wheel(Path(build_folder))
 
 
-def check_machine(ports: Sequence[tuple[str, str, int]]) -> None:
-    """Check what any installation needs of the machine: that the ports are free and there is enough shared memory.
-
-    ``ports`` lists (purpose, host, port). Raises ``ServerError``.
-    """
+def check_ports(ports: Sequence[tuple[str, str, int]]) -> None:
+    """Check that nobody listens on ``ports``, which lists (purpose, host, port). Raises ``ServerError``."""
     numbers = [port for _, _, port in ports]
     if len(set(numbers)) < len(numbers):
         said = ", ".join(f"--{purpose}-port={port}" for purpose, _, port in ports)
@@ -79,6 +76,10 @@ def check_machine(ports: Sequence[tuple[str, str, int]]) -> None:
                     f"--{purpose}-port={port}: cannot listen on {host} ({error.strerror}); choose another port, "
                     f"or stop the program that holds it"
                 ) from error
+
+
+def check_shared_memory() -> None:
+    """Check that there is enough of it for the stages. Raises ``ServerError``."""
     free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else 0
     if free < MIN_SHARED_MEMORY:
         raise ServerError(

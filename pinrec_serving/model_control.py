@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
 import tritonclient.grpc as triton
-from tritonclient.utils import InferenceServerException
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from pinrec_core.errors import ServerError
 from pinrec_serving.runtime import TritonServer
@@ -39,6 +40,13 @@ class ModelControl:
         except InferenceServerException as error:
             raise ServerError(f"{name} cannot be unloaded: {_sentence(error)}") from error
 
+    def infer(self, name: str, inputs: list[triton.InferInput], *, timeout: float) -> triton.InferResult:
+        """Send one request to a model, which has to answer within ``timeout`` seconds."""
+        try:
+            return self._client.infer(name, inputs, client_timeout=timeout)
+        except InferenceServerException as error:
+            raise ServerError(f"{name} does not answer: {_sentence(error)}") from error
+
     def wait_unloaded(self, names: list[str], deadline: float) -> bool:
         """Wait until none of these models has requests in flight; False when ``deadline`` has passed before."""
         while True:
@@ -55,6 +63,13 @@ class ModelControl:
         except InferenceServerException as error:
             raise ServerError(f"the server's models cannot be listed: {_sentence(error)}") from error
         return {model.name: model.state for model in index.models}
+
+
+def input_tensor(name: str, values: np.ndarray) -> triton.InferInput:
+    """``values``, with the batch dimension, as an input of a request."""
+    made = triton.InferInput(name, list(values.shape), np_to_triton_dtype(values.dtype))
+    made.set_data_from_numpy(values)
+    return made
 
 
 def _sentence(error: InferenceServerException) -> str:

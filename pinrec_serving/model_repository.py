@@ -19,6 +19,7 @@ from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig
 
 import pinrec_core
 from pinrec_core.contract import ENSEMBLE, DType, StageSpec
+from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.errors import ServerError, require
 from pinrec_core.ids import IdKind
 from pinrec_core.release.current import check_release_id
@@ -33,6 +34,10 @@ class IdKinds:
 
     user_id: IdKind
     item_id: IdKind
+
+    @staticmethod
+    def of(dataset: DatasetManifest) -> IdKinds:
+        return IdKinds(user_id=dataset.user_id_kind, item_id=dataset.item_id_kind)
 
     def data_type(self, dtype: DType) -> int:
         """The element type in Triton's configuration, a ``DataType`` of the inference protocol."""
@@ -52,6 +57,11 @@ def qualified_name(stage: str, release_id: str) -> str:
     """The name under which a release's stage is loaded: ``generator__r42``."""
     check_release_id(release_id)
     return f"{stage}__{release_id}"
+
+
+def stage_of(model: str) -> str:
+    """The stage that a model is: ``generator`` of ``generator__r42``."""
+    return model.partition("__")[0]
 
 
 def read_template(templates: Path, stage: str) -> ModelConfig:
@@ -99,13 +109,14 @@ def write_stage(
     _write_config(repository, config)
 
 
-def write_ensemble(repository: Path, templates: Path, *, release_id: str, ids: IdKinds) -> None:
-    """Write the ensemble whose steps are the stages of ``release_id``."""
+def write_ensemble(repository: Path, templates: Path, *, name: str, release_id: str, ids: IdKinds) -> None:
+    """Write the ensemble ``name`` whose steps are the stages of ``release_id``."""
     config = read_template(templates, ENSEMBLE.name)
+    config.name = name
     _set_id_types(config, ENSEMBLE, ids)
     for step in config.ensemble_scheduling.step:
         step.model_name = qualified_name(step.model_name, release_id)
-    (Path(repository) / ENSEMBLE.name / VERSION).mkdir(parents=True, exist_ok=True)
+    (Path(repository) / name / VERSION).mkdir(parents=True, exist_ok=True)
     _write_config(repository, config)
 
 

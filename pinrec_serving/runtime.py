@@ -20,7 +20,14 @@ from typing import Self
 
 from pinrec_core.errors import ServerError
 from pinrec_core.files.temporary_folder import TemporaryFolder
-from pinrec_serving.installation import TritonInstallation, TritonSource, check_machine, find_installation
+from pinrec_serving import heartbeat
+from pinrec_serving.installation import (
+    TritonInstallation,
+    TritonSource,
+    check_ports,
+    check_shared_memory,
+    find_installation,
+)
 
 STAGE_SHARED_MEMORY = 16 << 20  # bytes that each stage process starts with; Triton adds more when needed
 ADMIN_KEY = "pinrec-admin"
@@ -29,6 +36,7 @@ FOLDER_PREFIX = "pinrec-server-"
 START_TIMEOUT = 60.0  # seconds that an empty server may take until it is live
 EXIT_TIMEOUT = 30  # seconds that Triton itself waits for requests in flight when it stops
 POLL_INTERVAL = 0.1
+LAST_BYTES = 1 << 20  # of a log, among which its last errors are looked for
 NO_GPU = ("CudaDriverHelper", "unable to create stream")
 """Words in the errors that Triton logs on every machine without a GPU. They do not explain why a server died."""
 
@@ -56,6 +64,12 @@ class Endpoint:
     @property
     def metrics(self) -> str:
         return f"http://{self.host}:{self.metrics_port}/metrics"
+
+    @property
+    def ports(self) -> list[tuple[str, str, int]]:
+        """Purpose, host and number of each."""
+        ports = {"grpc": self.grpc_port, "http": self.http_port, "metrics": self.metrics_port}
+        return [(purpose, self.host, port) for purpose, port in ports.items()]
 
     @property
     def local(self) -> Endpoint:
@@ -98,14 +112,18 @@ class TritonServer:
         return self._folder.path / "repository"
 
     @property
+    def heartbeats(self) -> Path:
+        """The folder in which the stage processes of this server say what they are doing."""
+        return self.repository.with_name("heartbeats")
+
+    @property
     def admin_headers(self) -> dict[str, str]:
         """The gRPC metadata that model control requires. Loading a model runs its code, so only the owner may do it."""
         return {f"triton-grpc-protocol-{ADMIN_KEY}": self._admin_secret}
 
     def __enter__(self) -> Self:
-        endpoint = self.endpoint
-        ports = {"grpc": endpoint.grpc_port, "http": endpoint.http_port, "metrics": endpoint.metrics_port}
-        check_machine([(purpose, endpoint.host, port) for purpose, port in ports.items()])
+        check_ports(self.endpoint.ports)
+        check_shared_memory()
         self._folder = TemporaryFolder(FOLDER_PREFIX)
         try:
             self._start(self._folder, find_installation(self._folder.path, self._source))
@@ -143,14 +161,17 @@ class TritonServer:
 
     def last_words(self, lines: int = 8) -> str:
         """The last errors in this run's log, or its last lines when it holds no error."""
+        size = self.log_file.stat().st_size
+        begin = self._log_start if self._log_start <= size else 0  # a log that was rotated has begun anew
         with self.log_file.open("rb") as log:
-            log.seek(self._log_start)
+            log.seek(max(begin, size - LAST_BYTES))
             text = log.read().decode("utf-8", errors="replace").splitlines()
         errors = [line for line in text if line[:1] in ("E", "F") and not any(n in line for n in NO_GPU)]
         return "\n".join((errors or text)[-lines:])
 
     def _start(self, folder: TemporaryFolder, installation: TritonInstallation) -> None:
         self.repository.mkdir()
+        self.heartbeats.mkdir()
         try:
             self.log_file.parent.mkdir(parents=True, exist_ok=True)
             log = self.log_file.open("ab")
@@ -162,12 +183,12 @@ class TritonServer:
             # before it stops Triton.
             self._process = subprocess.Popen(
                 self._command(installation),
-                env=installation.environment,
+                env=installation.environment | {heartbeat.FOLDER_VARIABLE: str(self.heartbeats)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_end_with_parent,
+                preexec_fn=end_with_parent,
                 pass_fds=(folder.lock,),  # keeps the folder while Triton runs, even when the owner is killed
             )
 
@@ -205,7 +226,7 @@ class TritonServer:
             time.sleep(POLL_INTERVAL)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Runs in the child: the kernel sends it SIGTERM when its parent dies, so that a killed owner leaves no server."""
     _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 

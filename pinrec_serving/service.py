@@ -1,103 +1,214 @@
-"""Runs a serving process from start to stop: starts Triton, deploys a release, reacts to signals, drains and stops.
+"""Runs a serving process from start to stop: starts Triton, deploys a release, reacts to events, drains and stops.
 
 On SIGHUP the service looks up the current release again and swaps to it. On SIGTERM or SIGINT it drains and stops; a
-second one skips the draining. This module does not know how a release is chosen: the caller passes a function.
+second one skips the draining. When the process of a stage ends, the service says that it is not ready and loads the
+stage again. This module does not know how a release is chosen: the caller passes a function.
 """
 
 from __future__ import annotations
 
+import os
 import queue
 import signal
+import threading
+import time
+from collections import defaultdict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from pinrec_core.dataset.manifest import DatasetManifest
-from pinrec_core.errors import PinRecError
-from pinrec_core.release.format import Release
-from pinrec_serving.deployment import Deployment, ServingOptions
+from pinrec_core.errors import PinRecError, ServerError
+from pinrec_core.release.manifest import ReleaseManifest, verify_files
+from pinrec_core.release.portability import check_serves_here
+from pinrec_serving.deployment import Deployment
+from pinrec_serving.front import Front
+from pinrec_serving.log_rotation import rotate
+from pinrec_serving.model_repository import stage_of
+from pinrec_serving.options import ServingOptions
 from pinrec_serving.runtime import TritonServer
+from pinrec_serving.supervision import RestartPolicy, StageEnded, StageWatch
 
 STOP = (signal.SIGTERM, signal.SIGINT)
+VERIFYING_NICENESS = 10
+TICK = 1.0  # seconds between two looks at the server while nothing happens
+
+
+@dataclass(frozen=True, slots=True)
+class RestartDue:
+    """It is time to load this stage again."""
+
+    stage: str
+
+
+Event = int | StageEnded | RestartDue
+"""The number of a signal, or what is the matter with a stage."""
 
 
 def run_service(
     *,
     server: TritonServer,
+    front: Front | None,
     templates: Path,
     options: ServingOptions,
     choose_release: Callable[[], Path],
     drain_timeout: float,
-    ready: Callable[[Release], None],
+    stall_timeout: float,
+    ready: Callable[[ReleaseManifest], None],
     report: Callable[[str], None],
 ) -> None:
     """Serve until a signal stops the service. Call it from the main thread, which handles signals.
 
-    ``choose_release`` returns the folder of the release to serve, at the start and at each swap. ``ready`` is called
-    once, when requests can be answered. ``report`` is called with a sentence about each step. Raises ``PinRecError``
-    when the service cannot start or Triton ends by itself; a failed swap is only reported.
+    ``front`` stands between the clients and ``server``; with None they reach it directly. ``choose_release`` returns
+    the folder of the release to serve, at the start and at each swap. ``ready`` is called once, when requests can be
+    answered. A stage that works on one batch for ``stall_timeout`` seconds is ended. ``report`` is called with a
+    sentence about each step. Raises ``PinRecError`` when the service cannot start, Triton ends by itself, or a stage
+    does not stay alive; a failed swap is only reported.
     """
+    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     _on(STOP, _stop_at_once)
-    release = _verified(choose_release())
+    _on((signal.SIGHUP,), lambda signum, _: events.put(signum))  # during the start it waits for the end of the start
+    folder = choose_release()
+    manifest = _verified(folder, report)
     signals_manifest = DatasetManifest.load(options.signals) if options.signals is not None else None
     report("starting Triton")
-    with server:
+    with server, front or nullcontext():
         deployment = Deployment(server, templates, options, report)
-        try:
-            if options.realtime is not None and signals_manifest is not None:
-                deployment.deploy_ingest(signals_manifest)  # creates the store that signal_fetch reads
-            _deploy(deployment, release)
-        except PinRecError:
-            server.check_alive()  # if Triton has ended, its own last errors explain more
-            raise
-        events: queue.SimpleQueue[int] = queue.SimpleQueue()
-        _on((*STOP, signal.SIGHUP, signal.SIGCHLD), lambda signum, _: events.put(signum))
-        ready(release)
-        while True:
-            server.check_alive()
-            match _next(events):
-                case signal.SIGHUP:
-                    _swap(deployment, choose_release, report)
-                case signal.SIGTERM | signal.SIGINT:
-                    break
-        _on(STOP, _stop_at_once)
-        report("draining")
-        if not deployment.drain(drain_timeout):
-            report(f"requests are still in flight after {drain_timeout:.0f} s")
+        service = _Service(server, front, deployment, events, choose_release, report)
+        with StageWatch(server.heartbeats, service.stage_ended, stall_timeout=stall_timeout):
+            try:
+                if options.realtime is not None and signals_manifest is not None:
+                    deployment.deploy_ingest(signals_manifest)  # creates the store that signal_fetch reads
+                deployment.deploy(release_id=manifest.release_id, folder=folder, dataset=manifest.dataset)
+            except PinRecError:
+                server.check_alive()  # if Triton has ended, its own last errors explain more
+                raise
+            _on((*STOP, signal.SIGCHLD), lambda signum, _: events.put(signum))
+            ready(manifest)
+            service.run_until_stopped()
+            _on(STOP, _stop_at_once)
+            report("draining")
+            if not deployment.drain(drain_timeout):
+                report(f"requests are still in flight after {drain_timeout:.0f} s")
         report("stopping Triton")
 
 
-def _next(events: queue.SimpleQueue[int]) -> int:
-    """Wait for the next signal.
+class _Service:
+    """What a started service does about events, one after the other, in the main thread."""
 
-    The wait ends every second, so that Python can run its handlers: a signal that the kernel has delivered to another
-    thread does not interrupt the main thread's wait.
-    """
-    while True:
+    def __init__(
+        self,
+        server: TritonServer,
+        front: Front | None,
+        deployment: Deployment,
+        events: queue.SimpleQueue[Event],
+        choose_release: Callable[[], Path],
+        report: Callable[[str], None],
+    ) -> None:
+        self._server = server
+        self._front = front
+        self._deployment = deployment
+        self._events = events
+        self._choose_release = choose_release
+        self._report = report
+        self._unrotated: set[Path] = set()
+        self._restarts: defaultdict[str, RestartPolicy] = defaultdict(RestartPolicy)  # by stage, whatever the release
+
+    def stage_ended(self, ended: StageEnded) -> None:
+        """Called by the watch: refuse requests at once, even while the main thread is busy with a swap."""
+        if self._deployment.process_ended(ended.model):
+            self._report(f"{ended.model}: process {ended.pid} {ended.reason}; not ready")
+            self._events.put(ended)
+
+    def run_until_stopped(self) -> None:
+        while True:
+            self._look_after()
+            match self._next_event():
+                case StageEnded(model=stage):
+                    self._schedule_restart(stage)
+                case RestartDue(stage=stage):
+                    self._restart(stage)
+                case signal.SIGHUP:
+                    self._swap()
+                case signal.SIGTERM | signal.SIGINT:
+                    return
+
+    def _look_after(self) -> None:
+        """Raises ``ServerError`` when Triton has ended, or the front has and cannot be started."""
+        self._server.check_alive()
+        logs = [self._server.log_file]
+        if self._front is not None:
+            self._front.keep_running()
+            logs.append(self._front.log_file)
+        for file in logs:
+            try:
+                rotate(file)
+            except OSError as error:
+                if file not in self._unrotated:  # said once: it is tried again every second
+                    self._unrotated.add(file)
+                    self._report(f"{file} cannot be rotated: {error}")
+
+    def _next_event(self) -> Event | None:
+        """The next event, or None after a while without one.
+
+        The wait ends now and then so that Python can run its handlers: a signal that the kernel has delivered to
+        another thread does not interrupt the main thread's wait.
+        """
         try:
-            return events.get(timeout=1.0)
+            return self._events.get(timeout=TICK)
         except queue.Empty:
-            continue
+            return None
+
+    def _schedule_restart(self, stage: str) -> None:
+        """Raises ``ServerError`` where restarts have not helped."""
+        restarts = self._restarts[stage_of(stage)]
+        pause = restarts.next_pause()
+        if pause is None:
+            raise ServerError(f"{stage} does not stay alive: {restarts} did not help")
+        if pause == 0.0:
+            self._restart(stage)
+            return
+        self._report(f"loading {stage} again in {pause:.0f} s")
+        timer = threading.Timer(pause, self._events.put, (RestartDue(stage),))
+        timer.daemon = True
+        timer.start()
+
+    def _restart(self, stage: str) -> None:
+        began = time.monotonic()
+        try:
+            if self._deployment.restart(stage):
+                self._report(f"{stage} was loaded again in {time.monotonic() - began:.1f} s; ready")
+        except ServerError as error:
+            self._server.check_alive()
+            self._report(f"loading {stage} again failed: {error}")
+            self._schedule_restart(stage)
+
+    def _swap(self) -> None:
+        try:
+            folder = self._choose_release()
+            manifest = _verified(folder, self._report)
+            self._deployment.deploy(release_id=manifest.release_id, folder=folder, dataset=manifest.dataset)
+            self._report(f"serving {self._deployment.release_id}")
+        except PinRecError as error:
+            self._report(f"swap failed, {self._deployment.release_id} serves on: {error}")
 
 
-def _verified(folder: Path) -> Release:
-    """Open a release and check all of its files. Each stage checks only the parts that it reads."""
-    release = Release.open(folder)
-    release.verify()
-    return release
+def _verified(folder: Path, report: Callable[[str], None]) -> ReleaseManifest:
+    """Check that a release serves on this machine, and all of its files, of which each stage checks what it reads.
+
+    It stands back behind what else the machine does. Raises ``ReleaseError``.
+    """
+    for finding in check_serves_here(folder):
+        report(str(finding))
+    with ThreadPoolExecutor(1, initializer=_stand_back) as verifier:
+        return verifier.submit(verify_files, folder).result()
 
 
-def _deploy(deployment: Deployment, release: Release) -> None:
-    manifest = release.manifest
-    deployment.deploy(release_id=manifest.release_id, folder=release.folder, dataset=manifest.dataset)
-
-
-def _swap(deployment: Deployment, choose_release: Callable[[], Path], report: Callable[[str], None]) -> None:
-    try:
-        _deploy(deployment, _verified(choose_release()))
-        report(f"serving {deployment.release_id}")
-    except PinRecError as error:
-        report(f"swap failed, {deployment.release_id} serves on: {error}")
+def _stand_back() -> None:
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), VERIFYING_NICENESS)
 
 
 def _on(signals: tuple[signal.Signals, ...], handler: Callable[[int, FrameType | None], None]) -> None:

@@ -9,10 +9,9 @@ computes.
 from __future__ import annotations
 
 import json
-import locale
 import logging
 import math
-import sys
+import struct
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ import numpy as np
 
 from pinrec_core.config.sections import GpuPrecision
 from pinrec_core.contract import DType, StageSpec, TensorSpec
-from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError, require
+from pinrec_core.errors import BrokenStageError, ConfigError, InvalidRequestError, PinRecError, require
 from pinrec_core.limits import TEXTS, cut_message
 from pinrec_core.stages.base import RemoteServer, Stage, StageParameters, Tensors, run_batch
 
@@ -52,27 +51,20 @@ NUMPY_TYPES: dict[DType, tuple[np.dtype, ...]] = {
 """The array types that each tensor type allows. A stage checks which of the two its release uses for an id."""
 
 
-def prepare_process() -> None:
-    """Set up a Python-backend process. Call it before anything imports torch.
-
-    The process starts in an ASCII locale, in which ``torch.compile`` fails on its own source files.
-    """
-    locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname).1s %(name)s: %(message)s")
-    _bound_texts()
-
-
-def _bound_texts() -> None:
+def bound_texts() -> None:
     """Keep Triton from decoding a BYTES tensor of more elements than ``limits.TEXTS``.
 
     It makes an object of every element before it calls ``execute``: of 25 million in a request of 100 MB it did so for
-    18 seconds, in which no other request was answered. Instead such a tensor becomes a view of one empty text, in its
-    shape, and ``check_inputs`` refuses it.
+    18 seconds, in which no other request was answered. Instead such a tensor becomes a view of one empty text, which
+    ``check_inputs`` refuses for its size. So does one that cannot be decoded: an error there would end the process.
     """
     import triton_python_backend_utils as pb_utils
 
     decode = pb_utils.deserialize_bytes_tensor
     pb_utils.deserialize_bytes_tensor = lambda encoded: _EncodedTexts(encoded, decode)
+
+
+_TOO_MANY = np.broadcast_to(np.array(b"", np.object_), (1, TEXTS.most + 1))
 
 
 class _EncodedTexts:
@@ -84,8 +76,11 @@ class _EncodedTexts:
 
     def reshape(self, shape: Sequence[int]) -> np.ndarray:
         if math.prod(shape) > TEXTS.most:
-            return np.broadcast_to(np.array(b"", np.object_), shape)
-        return self._decode(self._encoded).reshape(shape)
+            return _TOO_MANY
+        try:
+            return self._decode(self._encoded).reshape(shape)
+        except (struct.error, ValueError):
+            return _TOO_MANY
 
 
 def stage_parameters(args: Mapping[str, str]) -> StageParameters:
@@ -132,13 +127,18 @@ def stage_parameters(args: Mapping[str, str]) -> StageParameters:
     )
 
 
-def execute(spec: StageSpec, stage: Stage[Any], requests: Sequence[Any]) -> list[Any]:
+def execute(
+    spec: StageSpec, stage: Stage[Any], requests: Sequence[Any], *, broken: Callable[[], None] = lambda: None
+) -> list[Any]:
     """Answer N ``InferenceRequest`` with exactly N ``InferenceResponse``, in order.
 
     A malformed request is answered with its own error. The others are run together, as if it were not there. An answer
-    of code INTERNAL is logged in one record that holds the request id and the traceback.
+    of code INTERNAL is logged in one record that holds the request id and the traceback. ``broken`` is called when an
+    answer says that the stage cannot go on.
     """
     answers = run_batch(_Checked(spec, stage), requests)
+    if any(isinstance(answer, BrokenStageError) for answer in answers):
+        broken()
     responses = [_response(spec, answer, request) for answer, request in zip(answers, requests, strict=True)]
     for answer in answers:
         if isinstance(answer, PinRecError):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pinrec_client.channel import DEFAULT_TIMEOUT, DEFAULT_URL
 from pinrec_client.errors import InvalidRequestError, PinRecClientError
 from pinrec_client.sync import PinRecClient
-from pinrec_client.text import document, parse_budget, parse_id
+from pinrec_client.text import API_KEY, api_key, document, parse_budget, parse_id
 from pinrec_client.types import Event, RecommendRequest, Tls
 
 
@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         tls = Tls(root_certificates=options.root_certificates) if options.tls or options.root_certificates else None
-        with PinRecClient(options.url, timeout=options.timeout, tls=tls) as client:
+        with PinRecClient(options.url, timeout=options.timeout, tls=tls, api_key=api_key()) as client:
             options.run(client, options)
     except PinRecClientError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
@@ -65,14 +65,20 @@ def _log_event(client: PinRecClient, options: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("user", metavar="USER", help="user id; an integer where it looks like one")
-    common.add_argument("--url", default=DEFAULT_URL, help="host:port of the service (default %(default)s)")
+    common.add_argument("--url", default=DEFAULT_URL, help="host:port of the service, or of several replicas with "
+                        "commas between them (default %(default)s)")  # fmt: skip
     common.add_argument("--timeout", type=float, default=DEFAULT_TIMEOUT, help="seconds (default %(default)s)")
     common.add_argument("--tls", action="store_true", help="use TLS")
     common.add_argument("--root-certificates", metavar="PEM", help="use TLS, trusting these certificates")
     common.add_argument("--string-ids", action="store_true", help="take ids as text even where they look like integers")
     common.add_argument("--json", action="store_true", help="print JSON")
 
-    parser = argparse.ArgumentParser(prog="pinrec-client", description="Ask a PinRec service, or write to it.")
+    parser = argparse.ArgumentParser(
+        prog="pinrec-client",
+        description="Ask a PinRec service, or write to it.",
+        epilog=f"Example: pinrec-client recommend 17 --num-items 5 --url a.example:8001,b.example:8001. The API key, "
+        f"where the service wants one, is read from the environment variable {API_KEY}.",
+    )
     commands = parser.add_subparsers(required=True)
 
     recommend = commands.add_parser("recommend", parents=[common], help="items for a user")

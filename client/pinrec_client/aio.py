@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+import functools
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from tritonclient.grpc import InferInput, InferResult
-from tritonclient.grpc.aio import InferenceServerClient
-from tritonclient.grpc.service_pb2 import ModelMetadataResponse
+import grpc.aio
+from google.protobuf.message import Message
 
-from pinrec_client.channel import DEFAULT_TIMEOUT, DEFAULT_URL, channel_arguments
-from pinrec_client.methods import Answer, ClientMethods, Value
+from pinrec_client.channel import DEFAULT_TIMEOUT, DEFAULT_URL, open_channel, split_urls
+from pinrec_client.endpoints import Endpoints
+from pinrec_client.metadata import Metadata
+from pinrec_client.methods import ClientMethods
 from pinrec_client.retry import RetryPolicy
+from pinrec_client.transport import Answer, Method, Value
 from pinrec_client.types import Tls
 
 
@@ -25,14 +29,22 @@ class AsyncPinRecClient(ClientMethods):
 
     def __init__(
         self,
-        url: str = DEFAULT_URL,
+        url: str | Sequence[str] = DEFAULT_URL,
         *,
         timeout: float = DEFAULT_TIMEOUT,
         retry: RetryPolicy | None = None,
         tls: Tls | None = None,
+        api_key: str | None = None,
+        hedge_after: float | None = None,
     ) -> None:
-        self._connection = InferenceServerClient(**channel_arguments(url, tls))
-        super().__init__(_AsyncioTransport(self._connection), timeout, retry)
+        super().__init__(
+            _AsyncioTransport(),
+            Endpoints(split_urls(url), functools.partial(open_channel, tls=tls, kind=grpc.aio)),
+            timeout=timeout,
+            retry=retry,
+            api_key=api_key,
+            hedge_after=hedge_after,
+        )
 
     async def __aenter__(self) -> AsyncPinRecClient:
         return self
@@ -41,24 +53,26 @@ class AsyncPinRecClient(ClientMethods):
         await self.close()
 
     async def close(self) -> None:
-        """Close the channel."""
-        await self._connection.close()
+        """Close the channels. Calls in flight fail, and so does every later one."""
+        self._endpoints.closed = True
+        for endpoint in self._endpoints.all:
+            await endpoint.channel.close()
 
 
 class _AsyncioTransport:
-    """tritonclient's asyncio connection as a ``Transport``."""
+    """A ``Transport`` over gRPC's asyncio channels."""
 
-    def __init__(self, connection: InferenceServerClient) -> None:
-        self._connection = connection
+    async def invoke(self, method: Method, message: Message, *, timeout: float, metadata: Metadata) -> Any:
+        return await method(message, timeout=timeout, metadata=metadata)
 
-    async def infer(self, model: str, inputs: list[InferInput], *, request_id: str, timeout: float) -> InferResult:
-        return await self._connection.infer(model, inputs, request_id=request_id, client_timeout=timeout)
-
-    async def is_ready(self, model: str, *, timeout: float) -> bool:
-        return await self._connection.is_model_ready(model, client_timeout=timeout)
-
-    async def metadata(self, model: str, *, timeout: float) -> ModelMetadataResponse:
-        return await self._connection.get_model_metadata(model, client_timeout=timeout)
+    @contextmanager
+    def race(self) -> Iterator[_AsyncioRace]:
+        race = _AsyncioRace()
+        try:
+            yield race
+        finally:
+            for attempt in race.running:
+                attempt.cancel()
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -73,3 +87,31 @@ class _AsyncioTransport:
                 return await function(value)
 
         return await asyncio.gather(*[when_free(value) for value in values])
+
+
+class _AsyncioRace:
+    """A task per attempt. Cancelling the task cancels the call."""
+
+    def __init__(self) -> None:
+        self.running: set[asyncio.Task] = set()
+
+    def start(self, method: Method, message: Message, *, timeout: float, metadata: Metadata) -> asyncio.Task:
+        async def attempt() -> Any:
+            return await method(message, timeout=timeout, metadata=metadata)
+
+        task = asyncio.create_task(attempt())
+        # Reads the outcome of an attempt that nobody waits for any more: asyncio would report it as forgotten.
+        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        self.running.add(task)
+        return task
+
+    async def next_end(self, within: float | None) -> asyncio.Task | None:
+        ended, _ = await asyncio.wait(self.running, timeout=within, return_when=asyncio.FIRST_COMPLETED)
+        if not ended:
+            return None
+        attempt = ended.pop()
+        self.running.remove(attempt)
+        return attempt
+
+    def result(self, attempt: asyncio.Task) -> Any:
+        return attempt.result()

@@ -1,8 +1,16 @@
-"""The settings with which both clients open their gRPC channel."""
+"""Reads the urls of a service and opens a gRPC channel to each.
+
+``Connection`` and ``channel_arguments`` are for tools that need more of Triton's protocol than the clients do.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
+
+import grpc
+from tritonclient.grpc import InferenceServerClient
 
 from pinrec_client.errors import require
 from pinrec_client.types import Tls
@@ -11,26 +19,41 @@ DEFAULT_URL = "127.0.0.1:8001"
 DEFAULT_TIMEOUT = 2.0  # seconds
 
 _UNLIMITED = -1
+_OPTIONS = [
+    ("grpc.max_send_message_length", _UNLIMITED),
+    ("grpc.max_receive_message_length", _UNLIMITED),
+    # A name may resolve to several addresses: the calls of this channel take turns among them.
+    ("grpc.lb_policy_name", "round_robin"),
+    # By default gRPC waits a second before it reconnects, which is longer than our pauses between attempts.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+]
+
+
+def split_urls(url: str | Sequence[str]) -> list[str]:
+    """The urls of a list, or of a text with commas between them. Raises ``InvalidRequestError``."""
+    urls = [part.strip() for part in url.split(",")] if isinstance(url, str) else list(url)
+    require(len(urls) > 0 and all(isinstance(one, str) and one for one in urls), "url", url,
+            "host:port of the service, or of each of its replicas")  # fmt: skip
+    require(len(set(urls)) == len(urls), "url", url, "each replica once")
+    return urls
+
+
+def open_channel(url: str, tls: Tls | None = None, *, kind: ModuleType = grpc) -> Any:
+    """A channel that blocks, or an asyncio one if ``kind`` is ``grpc.aio``. It connects when it is first used."""
+    if tls is None:
+        return kind.insecure_channel(url, options=_OPTIONS)
+    credentials = grpc.ssl_channel_credentials(
+        root_certificates=_read(tls.root_certificates),
+        private_key=_read(tls.private_key),
+        certificate_chain=_read(tls.certificate_chain),
+    )
+    return kind.secure_channel(url, credentials, options=_OPTIONS)
 
 
 def channel_arguments(url: str, tls: Tls | None) -> dict[str, Any]:
-    """Arguments for the constructor of tritonclient's blocking or asyncio client.
-
-    Raises ``InvalidRequestError`` when ``url`` is empty.
-    """
-    require(url != "", "url", url, "host:port of the service")
-    arguments: dict[str, Any] = {
-        "url": url,
-        "channel_args": [
-            ("grpc.max_send_message_length", _UNLIMITED),
-            ("grpc.max_receive_message_length", _UNLIMITED),
-            # A name may resolve to several replicas: calls take turns among them, so a retry reaches another one.
-            ("grpc.lb_policy_name", "round_robin"),
-            # By default gRPC waits a second before it reconnects, which is longer than our pauses between attempts.
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 2000),
-        ],
-    }
+    """Arguments for the constructor of tritonclient's own client, with the settings of ``open_channel``."""
+    arguments: dict[str, Any] = {"url": url, "channel_args": _OPTIONS}
     if tls is not None:
         arguments |= {
             "ssl": True,
@@ -39,3 +62,25 @@ def channel_arguments(url: str, tls: Tls | None) -> dict[str, Any]:
             "certificate_chain": tls.certificate_chain,
         }
     return arguments
+
+
+class Connection(InferenceServerClient):
+    """tritonclient's blocking client, closed at most once.
+
+    tritonclient's own class closes its channel a second time when it is garbage-collected. Under gevent, gRPC counts
+    the open channels, and a second close takes another channel off that count: its calls then hang.
+    """
+
+    _closed = False
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            super().close()
+
+
+def _read(path: str | None) -> bytes | None:
+    if path is None:
+        return None
+    with open(path, "rb") as file:
+        return file.read()

@@ -1,21 +1,21 @@
-"""Turns requests and events into tensors, and tensors into answers. Touches no network."""
+"""Turns requests and events into messages of tensors, and such messages into answers. Touches no network."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-from tritonclient.grpc import InferInput, InferResult
-from tritonclient.grpc.service_pb2 import ModelMetadataResponse
-from tritonclient.utils import triton_to_np_dtype
+from tritonclient.grpc import InferResult
+from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse, ModelMetadataResponse
+from tritonclient.utils import serialize_byte_tensor, triton_to_np_dtype
 
-from pinrec_client.contract import EVENTS, ID, REQUEST, RESPONSE, STORED
+from pinrec_client.contract import ENSEMBLE, EVENTS, ID, INGEST, REQUEST, RESPONSE, STORED
 from pinrec_client.errors import ServerError, require
 from pinrec_client.types import Event, ItemId, Recommendations, RecommendedItem, RecommendRequest
 
 
-def encode_request(request: RecommendRequest) -> list[InferInput]:
-    """The tensors of one request, each [1, n]. A field that is None is not sent."""
+def encode_request(request: RecommendRequest, request_id: str = "") -> ModelInferRequest:
+    """The message of one request; its tensors are [1, n]. A field that is None is not sent."""
     values: dict[str, Sequence | np.ndarray | None] = {
         "user_id": [request.user_id],
         "num_items": _one(request.num_items),
@@ -29,11 +29,13 @@ def encode_request(request: RecommendRequest) -> list[InferInput]:
     if request.budget is not None:
         values["budget"] = list(request.budget.values())
         values["budget_outcome"] = list(request.budget)
-    return [_tensor(name, REQUEST[name], value) for name, value in values.items() if value is not None]
+    given = {name: value for name, value in values.items() if value is not None}
+    return _message(ENSEMBLE, REQUEST, given, request_id)
 
 
-def decode_recommendations(result: InferResult, request_id: str) -> Recommendations:
+def decode_recommendations(response: ModelInferResponse, request_id: str) -> Recommendations:
     """The answer, in rank order. Raises ``ServerError`` when tensors are missing or their lengths disagree."""
+    result = InferResult(response)
     columns = {name: _column(result, name, request_id) for name in RESPONSE}
     item_ids, scores, outcomes = (columns[name] for name in ("item_id", "score", "outcome"))
     if not (len(item_ids) == len(scores) == len(outcomes) and len(columns["release"]) == 1):
@@ -63,9 +65,9 @@ def no_item_of(metadata: ModelMetadataResponse) -> ItemId:
     return _no_item(any(t.name == "event_item_id" and t.datatype == "BYTES" for t in metadata.inputs))
 
 
-def encode_events(events: Sequence[Event], no_item: ItemId) -> list[InferInput]:
-    """The tensors of Q events, each [1, Q]. ``no_item`` is sent as the item of events that have none."""
-    values: dict[str, Sequence] = {
+def encode_events(events: Sequence[Event], no_item: ItemId, request_id: str = "") -> ModelInferRequest:
+    """The message of Q events; its tensors are [1, Q]. ``no_item`` is sent as the item of events that have none."""
+    values: dict[str, Sequence | np.ndarray] = {
         "event_id": [event.event_id for event in events],
         "event_user_id": [event.user_id for event in events],
         "event_item_id": [no_item if event.item_id is None else event.item_id for event in events],
@@ -74,13 +76,13 @@ def encode_events(events: Sequence[Event], no_item: ItemId) -> list[InferInput]:
         "event_surface": [event.surface for event in events],
         "event_query": [event.query or "" for event in events],
     }
-    return [_tensor(name, EVENTS[name], value) for name, value in values.items()]
+    return _message(INGEST, EVENTS, values, request_id)
 
 
-def decode_stored(result: InferResult, request_id: str) -> int:
+def decode_stored(response: ModelInferResponse, request_id: str) -> int:
     """The number of the events that the store now holds. Raises ``ServerError`` when the tensor is missing."""
     (name,) = STORED
-    return int(_column(result, name, request_id)[0])
+    return int(_column(InferResult(response), name, request_id)[0])
 
 
 def _no_item(text: bool) -> ItemId:
@@ -91,18 +93,26 @@ def _one(value: object) -> list | None:
     return None if value is None else [value]
 
 
-def _tensor(name: str, dtype: str, values: Sequence | np.ndarray) -> InferInput:
-    """A tensor [1, n]. Raises ``InvalidRequestError`` when it mixes integer ids and text ids."""
-    if dtype == ID:
-        texts = [isinstance(value, str) for value in values]
-        require(all(texts) or not any(texts), name, list(values)[:8], "ids of one type, all integers or all texts")
-        dtype = "BYTES" if texts[0] else "INT64"
-    if dtype == "BYTES":
-        values = [value.encode("utf-8") for value in values]
-    array = np.asarray(values, triton_to_np_dtype(dtype))[None, :]
-    tensor = InferInput(name, list(array.shape), dtype)
-    tensor.set_data_from_numpy(array)
-    return tensor
+def _message(
+    model: str, types: dict[str, str], values: dict[str, Sequence | np.ndarray], request_id: str
+) -> ModelInferRequest:
+    """A message to a model. Raises ``InvalidRequestError`` when a tensor mixes integer ids and text ids."""
+    message = ModelInferRequest(model_name=model, id=request_id)
+    for name, column in values.items():
+        dtype = types[name]
+        if dtype == ID:
+            texts = [isinstance(value, str) for value in column]
+            require(all(texts) or not any(texts), name, list(column)[:8], "ids of one type, all integers or all texts")
+            dtype = "BYTES" if texts[0] else "INT64"
+        if dtype == "BYTES":
+            array = np.asarray([value.encode("utf-8") for value in column], np.object_)
+            content = serialize_byte_tensor(array).item()
+        else:
+            array = np.asarray(column, triton_to_np_dtype(dtype))
+            content = array.tobytes()
+        message.inputs.add(name=name, datatype=dtype, shape=[1, len(array)])
+        message.raw_input_contents.append(content)
+    return message
 
 
 def _column(result: InferResult, name: str, request_id: str) -> list:

@@ -1,66 +1,88 @@
 """What both clients do, written once: which messages a method sends, how it reads the answers, when it tries again.
 
-Nothing here opens a connection or waits: that is the ``Transport`` of each client. Every method is a coroutine. The
-asyncio client awaits it; the blocking client has a transport that never suspends, and so runs it straight to its end.
+Nothing here waits or blocks: that is the ``Transport`` of each client. Every method is a coroutine. The asyncio client
+awaits it; the blocking client has a transport that never suspends, and so runs it straight to its end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
+import grpc
 import numpy as np
-from tritonclient.grpc import InferInput, InferResult
-from tritonclient.grpc.service_pb2 import ModelMetadataResponse
-from tritonclient.utils import InferenceServerException
+from google.protobuf.message import Message
+from tritonclient.grpc.service_pb2 import ModelMetadataRequest, ModelReadyRequest
 
 from pinrec_client import codec
 from pinrec_client.contract import ENSEMBLE, INGEST
-from pinrec_client.errors import DeadlineExceededError, PinRecClientError, UnavailableError, require
-from pinrec_client.retry import NO_RETRY, Call, RetryPolicy
+from pinrec_client.endpoints import Endpoint, Endpoints
+from pinrec_client.errors import (
+    DeadlineExceededError,
+    PinRecClientError,
+    ServerError,
+    UnavailableError,
+    from_rpc,
+    require,
+)
+from pinrec_client.metadata import Metadata, authorization, of_user, trace
+from pinrec_client.retry import NO_RETRY, Call, RetryBudget, RetryPolicy
+from pinrec_client.transport import Transport
 from pinrec_client.types import Event, ItemId, Recommendations, RecommendRequest, UserId
 
-Value = TypeVar("Value")
-Answer = TypeVar("Answer")
-
-
-class Transport(Protocol):
-    """What each client does in its own way. The first three methods raise ``InferenceServerException``."""
-
-    async def infer(self, model: str, inputs: list[InferInput], *, request_id: str, timeout: float) -> InferResult:
-        """Send tensors to a model and return those that it answers with."""
-
-    async def is_ready(self, model: str, *, timeout: float) -> bool:
-        """Whether Triton has loaded the model and takes requests for it."""
-
-    async def metadata(self, model: str, *, timeout: float) -> ModelMetadataResponse:
-        """Names, types and shapes of the model's tensors."""
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait before the next attempt."""
-
-    async def map(
-        self, function: Callable[[Value], Coroutine[Any, Any, Answer]], values: Iterable[Value], *, concurrency: int
-    ) -> list[Answer]:
-        """Apply a function to values, at most ``concurrency`` at a time; returns the results in the values' order."""
+CLOSED = "the client is closed"
 
 
 class ClientMethods:
-    """The methods that the clients share; ``timeout`` and ``retry`` are the defaults of their calls."""
+    """The methods that the clients share. The arguments are those of the clients, and ``Transport`` and ``Endpoints``.
 
-    def __init__(self, transport: Transport, timeout: float, retry: RetryPolicy | None) -> None:
+    Raises ``InvalidRequestError`` for a malformed argument.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        endpoints: Endpoints,
+        *,
+        timeout: float,
+        retry: RetryPolicy | None,
+        api_key: str | None,
+        hedge_after: float | None,
+    ) -> None:
+        require(hedge_after is None or hedge_after > 0, "hedge_after", hedge_after, "seconds above 0, or None")
         self._transport = transport
+        self._endpoints = endpoints
         self._timeout = timeout
         self._retry = retry or RetryPolicy()
+        self._budget = RetryBudget(self._retry)
+        self._authorization = authorization(api_key)
+        self._hedge_after = hedge_after
         self._no_item: ItemId | None = None  # the server is asked for it once
 
     async def is_ready(self, *, timeout: float | None = None) -> bool:
-        """Whether the service would answer now: False while it starts, drains or cannot be reached in time."""
+        """Whether an endpoint of the service would answer now: False while all start, drain or cannot be reached.
+
+        The endpoints are asked one after the other, and share the time.
+        """
         call = self._start(timeout, NO_RETRY)
-        try:
-            return await self._attempt(call, lambda: self._transport.is_ready(ENSEMBLE, timeout=call.remaining()))
-        except (UnavailableError, DeadlineExceededError):
-            return False
+        message = ModelReadyRequest(name=ENSEMBLE)
+        for asked, endpoint in enumerate(self._endpoints.all):
+            share = call.remaining() / (len(self._endpoints.all) - asked)
+            ask = endpoint.stub.ModelReady
+            try:
+                with self._closing_named():
+                    answer = await self._transport.invoke(ask, message, timeout=share, metadata=call.metadata)
+            except grpc.RpcError as failure:
+                self._require_open()
+                error = from_rpc(failure, request_id=call.request_id, endpoint=endpoint.url)
+                if not isinstance(error, (UnavailableError, DeadlineExceededError)):
+                    raise error from error.__cause__
+            else:
+                if answer.ready:
+                    return True
+        return False
 
     async def recommend(
         self,
@@ -75,8 +97,10 @@ class ClientMethods:
         request_time: int | None = None,
         seed: int | None = None,
         timeout: float | None = None,
+        request_id: str | None = None,
+        traceparent: str | None = None,
     ) -> Recommendations:
-        """Items for one user, in rank order. ``RecommendRequest`` describes the arguments."""
+        """Items for one user, in rank order. ``RecommendRequest`` describes the arguments, ``send`` the last three."""
         request = RecommendRequest(
             user_id=user_id,
             num_items=num_items,
@@ -88,65 +112,188 @@ class ClientMethods:
             request_time=request_time,
             seed=seed,
         )
-        return await self.send(request, timeout=timeout)
+        return await self.send(request, timeout=timeout, request_id=request_id, traceparent=traceparent)
 
-    async def send(self, request: RecommendRequest, *, timeout: float | None = None) -> Recommendations:
-        """The same as ``recommend``, for a request that was made beforehand."""
-        call = self._start(timeout)
-        result = await self._infer(ENSEMBLE, codec.encode_request(request), call)
-        return codec.decode_recommendations(result, call.request_id)
+    async def send(
+        self,
+        request: RecommendRequest,
+        *,
+        timeout: float | None = None,
+        request_id: str | None = None,
+        traceparent: str | None = None,
+    ) -> Recommendations:
+        """The same as ``recommend``, for a request that was made beforehand.
+
+        ``timeout`` is the time of this call in seconds. ``request_id`` names the call in the server's log, at random
+        by default. ``traceparent`` is the W3C trace context that the service joins.
+        """
+        call = self._start(timeout, request_id=request_id, metadata=of_user(request.user_id) + trace(traceparent))
+        message = codec.encode_request(request, call.request_id)
+        answer = await self._complete(call, "ModelInfer", message, hedge_after=self._hedge_after)
+        return codec.decode_recommendations(answer, call.request_id)
 
     async def recommend_many(
-        self, requests: Iterable[RecommendRequest], *, concurrency: int = 8, timeout: float | None = None
+        self,
+        requests: Iterable[RecommendRequest],
+        *,
+        concurrency: int = 8,
+        timeout: float | None = None,
+        traceparent: str | None = None,
     ) -> list[Recommendations | PinRecClientError]:
-        """Answer many requests over one channel, at most ``concurrency`` at a time, in the order of the requests.
+        """Answer many requests, at most ``concurrency`` at a time, in the order of the requests.
 
         A request that fails has its error in the place of its answer and does not affect the others. ``timeout`` is
-        the time of one request.
+        the time of one request, and every request has a random id.
         """
         require(concurrency >= 1, "concurrency", concurrency, "at least 1")
 
         async def answer_or_error(request: RecommendRequest) -> Recommendations | PinRecClientError:
             try:
-                return await self.send(request, timeout=timeout)
+                return await self.send(request, timeout=timeout, traceparent=traceparent)
             except PinRecClientError as error:
                 return error
 
         return await self._transport.map(answer_or_error, requests, concurrency=concurrency)
 
-    async def log_events(self, events: Sequence[Event], *, timeout: float | None = None) -> int:
+    async def log_events(
+        self,
+        events: Sequence[Event],
+        *,
+        timeout: float | None = None,
+        request_id: str | None = None,
+        traceparent: str | None = None,
+    ) -> int:
         """Write events; the next request sees them. Returns how many of them the store now holds.
 
-        Events that the store held before count too, so a repeated write returns the same number as the first.
+        Events that the store held before count too, so a repeated write returns the same number as the first. ``send``
+        describes the other arguments.
         """
         if not events:
             return 0
-        call = self._start(timeout)
+        call = self._start(timeout, request_id=request_id, metadata=trace(traceparent))
         no_item = codec.no_item_beside(events)
         if no_item is None:
             no_item = await self._ask_no_item(call)
-        result = await self._infer(INGEST, codec.encode_events(events, no_item), call)
-        return codec.decode_stored(result, call.request_id)
+        answer = await self._complete(call, "ModelInfer", codec.encode_events(events, no_item, call.request_id))
+        return codec.decode_stored(answer, call.request_id)
 
     async def _ask_no_item(self, call: Call) -> ItemId:
         if self._no_item is None:
-            metadata = await self._attempt(call, lambda: self._transport.metadata(INGEST, timeout=call.remaining()))
+            metadata = await self._complete(call, "ModelMetadata", ModelMetadataRequest(name=INGEST))
             self._no_item = codec.no_item_of(metadata)
         return self._no_item
 
-    async def _infer(self, model: str, inputs: list[InferInput], call: Call) -> InferResult:
-        return await self._attempt(
-            call,
-            lambda: self._transport.infer(model, inputs, request_id=call.request_id, timeout=call.remaining()),
+    def _start(
+        self,
+        timeout: float | None,
+        retry: RetryPolicy | None = None,
+        *,
+        request_id: str | None = None,
+        metadata: Metadata = (),
+    ) -> Call:
+        self._require_open()
+        return Call(
+            retry or self._retry,
+            self._budget,
+            self._timeout if timeout is None else timeout,
+            request_id=request_id,
+            metadata=self._authorization + metadata,
         )
 
-    def _start(self, timeout: float | None, retry: RetryPolicy | None = None) -> Call:
-        return Call(retry or self._retry, self._timeout if timeout is None else timeout)
-
-    async def _attempt(self, call: Call, attempt: Callable[[], Awaitable[Answer]]) -> Answer:
-        """Repeat an attempt until it succeeds or the call's retry policy raises its failure."""
+    async def _complete(self, call: Call, rpc: str, message: Message, hedge_after: float | None = None) -> Any:
+        """Repeat an attempt until it succeeds or the failure is not to be tried again. The first may be hedged."""
         while True:
             try:
-                return await attempt()
-            except InferenceServerException as error:
+                with self._closing_named():
+                    if hedge_after is not None and not call.tried:
+                        return await self._race(call, rpc, message, hedge_after)
+                    return await self._attempt(call, rpc, message)
+            except UnavailableError as error:
                 await self._transport.sleep(call.pause_before_retry(error))
+
+    async def _attempt(self, call: Call, rpc: str, message: Message) -> Any:
+        endpoint = self._next_endpoint(call)
+        method = getattr(endpoint.stub, rpc)
+        try:
+            answer = await self._transport.invoke(method, message, timeout=call.remaining(), metadata=call.metadata)
+        except grpc.RpcError as failure:
+            error = self._failed(call, endpoint, failure)
+            raise error from error.__cause__
+        self._succeeded(endpoint)
+        return answer
+
+    async def _race(self, call: Call, rpc: str, message: Message, hedge_after: float) -> Any:
+        """An attempt that a second one joins when it has no answer after ``hedge_after`` seconds.
+
+        The first answer wins, and the other attempt is cancelled. When one is told that the service is unavailable,
+        the other may still be answered; any other failure ends both.
+        """
+        runners: dict[Any, Endpoint] = {}
+
+        def enter() -> None:
+            endpoint = self._next_endpoint(call)
+            method = getattr(endpoint.stub, rpc)
+            runners[race.start(method, message, timeout=call.remaining(), metadata=call.metadata)] = endpoint
+
+        with self._transport.race() as race:
+            enter()
+            ended = await race.next_end(hedge_after)
+            if ended is None and self._budget.take():
+                enter()
+            while True:
+                if ended is None:
+                    ended = await race.next_end(None)
+                endpoint = runners.pop(ended)
+                try:
+                    answer = race.result(ended)
+                except grpc.RpcError as failure:
+                    error = self._failed(call, endpoint, failure)
+                    if not runners or not isinstance(error, UnavailableError):
+                        raise error from error.__cause__
+                    ended = None
+                else:
+                    self._succeeded(endpoint)
+                    return answer
+
+    def _next_endpoint(self, call: Call) -> Endpoint:
+        endpoint = self._endpoints.choose(call.tried)
+        call.tried.append(endpoint)
+        return endpoint
+
+    def _succeeded(self, endpoint: Endpoint) -> None:
+        self._budget.succeeded()
+        self._endpoints.succeeded(endpoint)
+
+    def _failed(self, call: Call, endpoint: Endpoint, failure: grpc.RpcError) -> PinRecClientError:
+        """Notes a failed attempt and returns its error."""
+        self._require_open()  # if the client was closed meanwhile, that is the reason
+        error = from_rpc(failure, request_id=call.request_id, endpoint=endpoint.url)
+        if isinstance(error, UnavailableError):
+            self._budget.failed()
+            # A refusal with a time after which to come back is a bound on the load of a healthy endpoint.
+            if error.retry_after is None:
+                self._endpoints.failed(endpoint)
+        elif isinstance(error, (DeadlineExceededError, ServerError)):
+            self._endpoints.failed(endpoint)
+        return error
+
+    def _require_open(self) -> None:
+        if self._endpoints.closed:
+            raise PinRecClientError(CLOSED)
+
+    @contextmanager
+    def _closing_named(self) -> Iterator[None]:
+        """What gRPC raises in a call whose client is closed meanwhile becomes this package's error."""
+        try:
+            yield
+        except (ValueError, grpc.aio.UsageError) as error:
+            if self._endpoints.closed:
+                raise PinRecClientError(CLOSED) from error
+            raise
+        except asyncio.CancelledError as error:
+            # gRPC cancels the calls of a channel that is closed. A task that is cancelled itself stays cancelled.
+            # Before Python 3.11 the two cannot be told apart.
+            cancelling = getattr(asyncio.current_task(), "cancelling", None)
+            if self._endpoints.closed and cancelling is not None and not cancelling():
+                raise PinRecClientError(CLOSED) from error
+            raise

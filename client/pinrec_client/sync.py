@@ -4,34 +4,24 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from queue import Empty, SimpleQueue
 from typing import Any, Concatenate, ParamSpec
 
-from tritonclient.grpc import InferenceServerClient, InferInput, InferResult
-from tritonclient.grpc.service_pb2 import ModelMetadataResponse
+import grpc
+from google.protobuf.message import Message
 
-from pinrec_client.channel import DEFAULT_TIMEOUT, DEFAULT_URL, channel_arguments
-from pinrec_client.methods import Answer, ClientMethods, Value
+from pinrec_client.channel import DEFAULT_TIMEOUT, DEFAULT_URL, open_channel, split_urls
+from pinrec_client.endpoints import Endpoints
+from pinrec_client.metadata import Metadata
+from pinrec_client.methods import ClientMethods
 from pinrec_client.retry import RetryPolicy
+from pinrec_client.transport import Answer, Method, Value
 from pinrec_client.types import Tls
 
 Arguments = ParamSpec("Arguments")
-
-
-class Connection(InferenceServerClient):
-    """tritonclient's blocking connection, closed at most once.
-
-    tritonclient's own class closes its channel a second time when it is garbage-collected. Under gevent, gRPC counts
-    the open channels, and a second close takes another connection off that count: its requests then hang.
-    """
-
-    _closed = False
-
-    def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            super().close()
 
 
 def _run(coroutine: Coroutine[Any, Any, Answer]) -> Answer:
@@ -59,8 +49,12 @@ def _blocking(
 class PinRecClient:
     """Recommendations from a PinRec service, and event writes to it.
 
-    ``url`` is host:port, or any gRPC name (``dns:///replicas:8001``). ``timeout`` is the time in seconds that one call
-    may take, retries included; each method can be given another. Every method raises ``PinRecClientError``.
+    ``url`` is host:port, or any gRPC name (``dns:///replicas:8001``), or those of several replicas, in a list or with
+    commas between them. ``timeout`` is the time in seconds that one call may take, retries included; each method can be
+    given another. ``retry`` says when a call is tried again. ``api_key`` is sent with every call; give it with ``tls``
+    alone where others can read the network. ``hedge_after`` is the time in seconds after which a recommendation that
+    has no answer is asked for a second time, at another replica; by default it never is. Every method raises
+    ``PinRecClientError``.
 
     >>> with PinRecClient("127.0.0.1:8001") as client:
     ...     answer = client.recommend(17, num_items=10, budget={"like": 0.7, "neutral": 0.3})
@@ -68,14 +62,23 @@ class PinRecClient:
 
     def __init__(
         self,
-        url: str = DEFAULT_URL,
+        url: str | Sequence[str] = DEFAULT_URL,
         *,
         timeout: float = DEFAULT_TIMEOUT,
         retry: RetryPolicy | None = None,
         tls: Tls | None = None,
+        api_key: str | None = None,
+        hedge_after: float | None = None,
     ) -> None:
-        self._connection = Connection(**channel_arguments(url, tls))
-        self._methods = ClientMethods(_BlockingTransport(self._connection), timeout, retry)
+        self._endpoints = Endpoints(split_urls(url), functools.partial(open_channel, tls=tls))
+        self._methods = ClientMethods(
+            _BlockingTransport(),
+            self._endpoints,
+            timeout=timeout,
+            retry=retry,
+            api_key=api_key,
+            hedge_after=hedge_after,
+        )
 
     # ``ClientMethods`` has the code and the docstrings of these.
     is_ready = _blocking(ClientMethods.is_ready)
@@ -91,24 +94,28 @@ class PinRecClient:
         self.close()
 
     def close(self) -> None:
-        """Close the channel."""
-        self._connection.close()
+        """Close the channels. Calls in flight fail, and so does every later one."""
+        # At most once: under gevent a second close harms other channels (see ``Connection``).
+        if not self._endpoints.closed:
+            self._endpoints.closed = True
+            for endpoint in self._endpoints.all:
+                endpoint.channel.close()
 
 
 class _BlockingTransport:
-    """A ``Connection`` as a ``Transport`` whose coroutines never suspend: each blocks its thread until it is done."""
+    """A ``Transport`` whose coroutines never suspend: each blocks its thread until it is done."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    async def invoke(self, method: Method, message: Message, *, timeout: float, metadata: Metadata) -> Any:
+        return method(message, timeout=timeout, metadata=metadata)
 
-    async def infer(self, model: str, inputs: list[InferInput], *, request_id: str, timeout: float) -> InferResult:
-        return self._connection.infer(model, inputs, request_id=request_id, client_timeout=timeout)
-
-    async def is_ready(self, model: str, *, timeout: float) -> bool:
-        return self._connection.is_model_ready(model, client_timeout=timeout)
-
-    async def metadata(self, model: str, *, timeout: float) -> ModelMetadataResponse:
-        return self._connection.get_model_metadata(model, client_timeout=timeout)
+    @contextmanager
+    def race(self) -> Iterator[_BlockingRace]:
+        race = _BlockingRace()
+        try:
+            yield race
+        finally:
+            for attempt in race.attempts:
+                attempt.cancel()  # does nothing to one that has ended
 
     async def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
@@ -118,3 +125,26 @@ class _BlockingTransport:
     ) -> list[Answer]:
         with ThreadPoolExecutor(max_workers=concurrency) as pool:
             return list(pool.map(lambda value: _run(function(value)), values))
+
+
+class _BlockingRace:
+    """Futures of gRPC, and a queue of those that have ended."""
+
+    def __init__(self) -> None:
+        self.attempts: list[grpc.Future] = []
+        self._ended: SimpleQueue[grpc.Future] = SimpleQueue()
+
+    def start(self, method: Method, message: Message, *, timeout: float, metadata: Metadata) -> grpc.Future:
+        attempt = method.future(message, timeout=timeout, metadata=metadata)
+        self.attempts.append(attempt)
+        attempt.add_done_callback(self._ended.put)
+        return attempt
+
+    async def next_end(self, within: float | None) -> grpc.Future | None:
+        try:
+            return self._ended.get(timeout=within)
+        except Empty:
+            return None
+
+    def result(self, attempt: grpc.Future) -> Any:
+        return attempt.result()

@@ -1,11 +1,19 @@
-"""Reads ids and budgets from text and writes answers as JSON, for this command line and for ``pinrec``."""
+"""Reads ids, budgets and the API key and writes answers as JSON, for this command line and for ``pinrec``."""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from pinrec_client.errors import InvalidRequestError, PinRecClientError
 from pinrec_client.types import Recommendations, UserId
+
+API_KEY = "PINREC_API_KEY"
+
+
+def api_key() -> str | None:
+    """The key in the environment, if there is one. No option takes it, because others can read a command line."""
+    return os.environ.get(API_KEY) or None
 
 
 def parse_id(text: str, *, string_ids: bool = False) -> int | str:

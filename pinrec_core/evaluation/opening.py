@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from pinrec_core.baselines.co_occurrence import CoOccurrence
 from pinrec_core.baselines.popularity import Popularity, PopularityBySurface
 from pinrec_core.config.sections import TrainingConfig
@@ -24,9 +26,10 @@ from pinrec_core.generation.defaults import (
     default_generation,
     with_embeddings,
 )
-from pinrec_core.release.calibration import KnownRequest, index_run
-from pinrec_core.release.format import MANIFEST_FILE, CalibratedOn, HeldOut, Release
+from pinrec_core.release.calibration import KnownRequest, check_later_dataset, index_run, reindex
+from pinrec_core.release.format import Release
 from pinrec_core.release.indexed_model import IndexedModel
+from pinrec_core.release.manifest import MANIFEST_FILE, CalibratedOn, HeldOut
 from pinrec_core.representations.id_tables import RowFormat
 from pinrec_core.training.run import Run
 
@@ -78,17 +81,17 @@ def task_for_subjects(
 
 
 def task_for_release(
-    run: Run, *, dataset: Path | None = None, targets: int = 8, max_users: int | None = None
+    held_out: HeldOut, dataset: Path, *, targets: int = 8, max_users: int | None = None
 ) -> EvaluationTask:
-    """The task at which a release of ``run`` is judged: users held out or, where it was trained on all of them, the
-    last item of each. ``judge`` refuses where training saw that too."""
-    folder = dataset or run.dataset
+    """The task at which a release is judged whose training kept ``held_out`` out of the users of ``dataset``: users
+    held out or, where it was trained on all of them, the last item of each. ``judge`` refuses where training saw that
+    too. Users whom a later dataset has besides are held out by the same hash."""
     return EvaluationTask(
-        dataset=folder,
-        manifest=DatasetManifest.load(folder),
-        protocol=Protocol.HELD_OUT if run.training.evaluation_share else Protocol.LEAVE_ONE_OUT,
-        evaluation_share=run.training.evaluation_share,
-        held_out_last=run.training.held_out_last,
+        dataset=dataset,
+        manifest=DatasetManifest.load(dataset),
+        protocol=Protocol.HELD_OUT if held_out.evaluation_share else Protocol.LEAVE_ONE_OUT,
+        evaluation_share=held_out.evaluation_share,
+        held_out_last=held_out.held_out_last,
         targets=targets,
         max_users=max_users,
     )
@@ -151,17 +154,34 @@ def open_run(
     """
     run = Run.load(Path(name))
     generation = with_embeddings(default_generation(run.model), run.model, embeddings=embeddings, offsets=offsets)
-    budget = default_budget(run.model, task.manifest.outcome_share)
-    known = [
-        KnownRequest(request=case.request(budget), target_row=case.target_row)
-        for case in task.calibration_cases(ItemCatalogue.open(task.dataset))
-    ]
+    known = known_requests(task, default_budget(run.model, task.manifest.outcome_share))
     indexed = index_run(
         run, task.dataset, known, generation=generation, compression_target=default_compression_target(run.model),
         protocol=str(task.for_calibration.protocol), unseen=task.for_calibration.unseen, device=device,
         id_rows=id_rows, report=report,
     )  # fmt: skip
     return ModelSubject(name, indexed)
+
+
+def open_extended(
+    release: Release, task: EvaluationTask, *, report: Callable[[str], None] = lambda _: None
+) -> ModelSubject:
+    """A release with the catalogue of the task's dataset, a later one, whose index is calibrated on that one's users.
+
+    Raises ``DataError`` where the release has no use for it, ``ReleaseError`` for a damaged release.
+    """
+    check_later_dataset(task.manifest, release.manifest.dataset)
+    serving = IndexedModel.from_release(release)
+    known = known_requests(task, default_budget(serving.model.config, task.manifest.outcome_share))
+    on = task.for_calibration
+    indexed = reindex(serving, task.dataset, known, protocol=str(on.protocol), unseen=on.unseen, report=report)
+    return ModelSubject(release.manifest.release_id, indexed)
+
+
+def known_requests(task: EvaluationTask, budget: np.ndarray) -> list[KnownRequest]:
+    """Requests of the task's users for calibration, with what they did next; ``budget`` ``[O]`` is each request's."""
+    cases = task.calibration_cases(ItemCatalogue.open(task.dataset))
+    return [KnownRequest(request=case.request(budget), target_row=case.target_row) for case in cases]
 
 
 def calibration_warning(on: CalibratedOn) -> str | None:

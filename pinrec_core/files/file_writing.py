@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,4 +29,19 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, *, metadata: dict[st
     """Write tensors as safetensors. Raises ``StorageError`` when that fails."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with writing(path):
+        path.touch()
+        mode = path.stat().st_mode  # as for any new file: the library's are for nobody but their owner
         safetensors.torch.save_file(plain, path, metadata=metadata)
+        path.chmod(mode)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """A second name for a file that never changes, or a copy where the file system gives none.
+
+    Processes that map either name share its pages. Raises ``StorageError`` when neither can be made.
+    """
+    try:
+        target.hardlink_to(source)
+    except OSError:  # another file system, or a file of another user
+        with writing(target):
+            shutil.copyfile(source, target)

@@ -1,17 +1,24 @@
 """Folders that a living process holds, and how they differ from those that a killed process left behind.
 
-A process holds a folder by a lock on the folder itself, not on a file in it. The kernel releases the lock when the
-process ends, however it ends, so a folder that nobody has locked is a left-over. On a network file system the kernel
-may know the locks of its own machine alone. This module knows neither where such folders lie nor what they are for.
+A process holds a folder by a lock on the folder itself, not on a file in it, so that a folder that nobody may write to
+can be held as well. The kernel releases the lock when the process ends, however it ends, so a folder that nobody has
+locked is a left-over. Several readers may hold a folder together (``holding``). On a network file system the kernel may
+know the locks of its own machine alone. This module knows neither where such folders lie nor what they are for.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import re
 import shutil
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+_UNFINISHED = re.compile(r"\..+-(building|removing)-[0-9a-f]{12}")
 
 
 def make_held(make: Callable[[], Path]) -> tuple[Path, int]:
@@ -27,6 +34,54 @@ def make_held(make: Callable[[], Path]) -> tuple[Path, int]:
             if path.is_dir():
                 return path, lock
             os.close(lock)
+
+
+@contextmanager
+def holding(path: Path) -> Iterator[None]:
+    """Hold a folder that is there, together with others who do: nobody removes it while the block runs.
+
+    Waits for a process that is putting it in place or removing it. Raises ``FileNotFoundError`` where it is gone.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        if not os.path.samestat(os.fstat(descriptor), os.stat(path)):  # another folder has its name
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process of this machine holds a folder. Raises ``OSError`` where it cannot be read."""
+    lock = _lock(path)
+    if lock is None:
+        return path.exists()
+    os.close(lock)
+    return False
+
+
+def remove_unheld(path: Path) -> bool:
+    """Remove a folder that nobody holds, in one step to whoever looks: it is renamed first. False when it is held.
+
+    Killed meanwhile, this leaves a folder that ``left_overs`` finds. Raises ``OSError`` when it cannot be removed.
+    """
+    lock = _lock(path)
+    if lock is None:
+        return not path.exists()
+    try:
+        leaving = path.with_name(f".{path.name}-removing-{uuid.uuid4().hex[:12]}")
+        path.rename(leaving)
+        shutil.rmtree(leaving)
+    finally:
+        os.close(lock)
+    return True
+
+
+def left_overs(folder: Path) -> list[Path]:
+    """The unfinished folders directly in ``folder`` that no process of this machine holds: half built or removed."""
+    named = [path for path in folder.iterdir() if _UNFINISHED.fullmatch(path.name) and path.is_dir()]
+    return sorted(path for path in named if not is_held(path))
 
 
 def remove_left_over(path: Path) -> bool:

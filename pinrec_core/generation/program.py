@@ -12,7 +12,6 @@ the norms, the softmax and the head stay in FP32.
 from __future__ import annotations
 
 import copy
-import platform
 import warnings
 from collections.abc import Callable
 from enum import StrEnum
@@ -129,13 +128,6 @@ def fast_products() -> tuple[Products, ...]:
 def default_products() -> Products:
     """BF16 where it is fast, which changes embeddings by about 1e-5 (1 − cosine)."""
     return Products.BF16 if Products.BF16 in fast_products() else Products.FP32
-
-
-def processor() -> str:
-    """What compiled code relies on: the architecture, and the instruction sets that torch makes use of."""
-    capabilities = torch.cpu.get_capabilities()
-    present = sorted(name for name, value in capabilities.items() if value is True)
-    return " ".join([platform.machine(), *present])
 
 
 def export_for_any_shape(program: GenerationProgram, example: tuple[Tensor, ...]) -> torch.export.ExportedProgram:

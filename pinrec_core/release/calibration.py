@@ -18,11 +18,12 @@ from torch import Tensor
 from pinrec_core.config.sections import GenerationConfig
 from pinrec_core.dataset.catalogue import ItemCatalogue
 from pinrec_core.dataset.manifest import DatasetManifest
+from pinrec_core.errors import DataError, require
 from pinrec_core.generation.compression import compress, compression_ratio
 from pinrec_core.generation.planning import plan_retrieval
 from pinrec_core.model.device import torch_device
-from pinrec_core.release.format import CalibratedOn, Calibration
 from pinrec_core.release.indexed_model import IndexedModel
+from pinrec_core.release.manifest import CalibratedOn, Calibration
 from pinrec_core.representations.id_tables import IdTables, RowFormat
 from pinrec_core.request import Request
 from pinrec_core.retrieval.catalogue_vectors import represent_catalogue
@@ -101,12 +102,7 @@ def index_run(
     calibration = replace(
         NOT_YET,
         compression_ratio=compression_ratio(compress(sample, merge_cosine)),
-        calibrated_on=CalibratedOn(
-            protocol=protocol,
-            users=len(known),
-            targets_per_user=len(known[0].target_row) if known else 0,
-            unseen=unseen,
-        ),
+        calibrated_on=_users(known, protocol=protocol, unseen=unseen),
     )
     report("calibrating the index")
     indexed = _calibrate_index(replace(indexed, calibration=calibration), sample, requests)
@@ -116,6 +112,52 @@ def index_run(
         return discounted
     report("calibrating the index again, at the depth under that discount")
     return _calibrate_index(discounted, sample, requests)
+
+
+def reindex(
+    serving: IndexedModel,
+    dataset: Path,
+    known: Sequence[KnownRequest],
+    *,
+    protocol: str,
+    unseen: bool,
+    report: Callable[[str], None] = lambda _: None,
+) -> IndexedModel:
+    """The same model with the catalogue of ``dataset``, a later one of the same space: its items are indexed, and
+    nprobe is calibrated on what ``known`` requests look up. The thresholds of generation stay.
+
+    An item that training did not know has the rows of the ID tables that its key's hashes select, and its own content.
+    ``protocol`` and ``unseen`` as for ``index_run``; the calibration's figures are then of these users. Raises
+    ``DataError`` when the dataset has other vocabularies, ids or content features than the model was made for.
+    """
+    manifest = DatasetManifest.load(dataset)
+    check_later_dataset(manifest, serving.dataset)
+    catalogue = ItemCatalogue.open(dataset)
+    report(f"representing {len(catalogue):,} items")
+    vectors = represent_catalogue(serving.model, serving.embed_ids, catalogue)
+    report("indexing")
+    indexed = replace(serving, catalogue=catalogue, index=ItemIndex.build(vectors), dataset=manifest)
+    sample = _sample_embeddings(indexed, known[:THRESHOLD_USERS])
+    calibration = replace(
+        serving.calibration,
+        compression_ratio=compression_ratio(compress(sample, serving.generation.merge_cosine)),
+        calibrated_on=_users(known, protocol=protocol, unseen=unseen),
+    )
+    report("calibrating the index")
+    requests = [one.request for one in known[:THRESHOLD_USERS]]
+    return _calibrate_index(replace(indexed, calibration=calibration), sample, requests)
+
+
+def check_later_dataset(manifest: DatasetManifest, made_with: DatasetManifest) -> None:
+    """Raises ``DataError`` where a model that was made with one dataset has no use for another one's catalogue."""
+    manifest.check_identity(made_with.identity)
+    kind, expected = manifest.user_id_kind.value, made_with.user_id_kind.value
+    require(kind == expected, f"user_id_kind of dataset {manifest.name!r}", kind, repr(expected), error=DataError)
+
+
+def _users(known: Sequence[KnownRequest], *, protocol: str, unseen: bool) -> CalibratedOn:
+    targets = len(known[0].target_row) if known else 0
+    return CalibratedOn(protocol=protocol, users=len(known), targets_per_user=targets, unseen=unseen)
 
 
 def _calibrate_index(indexed: IndexedModel, sample: Tensor, requests: Sequence[Request]) -> IndexedModel:

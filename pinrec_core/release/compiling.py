@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pinrec_core.errors import ConfigError, ReleaseError
 from pinrec_core.files.file_writing import writing
 from pinrec_core.files.output_folder import built_beside
@@ -29,10 +27,10 @@ from pinrec_core.generation.program import (
     program_for_cpu,
     program_inputs,
 )
-from pinrec_core.history import NO_OUTCOME, History, ItemType
 from pinrec_core.model.packed_histories import PackedHistories
-from pinrec_core.release.format import Part, Release
+from pinrec_core.release.format import Release
 from pinrec_core.release.indexed_model import IndexedModel
+from pinrec_core.release.manifest import Part
 from pinrec_core.release.programs import (
     FILE,
     LOCAL_MANIFEST,
@@ -41,7 +39,7 @@ from pinrec_core.release.programs import (
     identity,
     local_folder,
 )
-from pinrec_core.request import Request
+from pinrec_core.release.sample_requests import sample_requests
 from pinrec_core.validation import save_json
 
 TOLERANCES = {
@@ -52,7 +50,6 @@ TOLERANCES = {
 """The largest allowed 1 − cosine between an embedding of the program and the plain model's."""
 RECALL_LOSS = 0.005
 """The largest allowed loss of served recall by INT8, as a share of the plain model's."""
-SAMPLE = 8
 
 
 def compile_for_this_machine(release: Release) -> Path:
@@ -119,26 +116,8 @@ def check_served_recall(*, compiled: Mapping[str, Any], plain: Mapping[str, Any]
 
 
 def _sample(serving: IndexedModel) -> tuple[PackedHistories, RequestContext]:
-    """A batch of requests of all lengths, from none to the longest history, of random items of the catalogue."""
-    random = np.random.default_rng(0)
-    config, catalogue = serving.model.config, serving.catalogue
-    requests = []
-    for seed, T in enumerate(np.linspace(0, config.max_history, SAMPLE, dtype=int).tolist()):
-        row = np.sort(random.integers(0, len(catalogue), T))
-        history = History(
-            item_key=catalogue.item_key[row],
-            item_type=np.full(T, ItemType.PIN, np.uint8),
-            outcome=np.full(T, NO_OUTCOME, np.int16),
-            surface=random.integers(0, config.num_surfaces, T).astype(np.int16),
-            timestamp=np.sort(random.integers(1_600_000_000, 1_700_000_000, T)),
-            feature=catalogue.feature[row],
-            scale=catalogue.scale[row],
-        )
-        requests.append(
-            Request(
-                history=history, surface=0, time=1_700_000_000, seed=seed, budget=serving.default_budget, num_items=1
-            )
-        )
+    """The batch on which the program is compared with the model."""
+    requests = sample_requests(serving, num_items=1)
     device = serving.model.start_token.device
     context = request_context(requests, steps=serving.generation.steps, device=device)
     return embedded_histories(serving.model, serving.embed_ids, requests), context

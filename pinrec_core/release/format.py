@@ -22,7 +22,8 @@ against its checksum when it is first read; only ID tables that are opened with 
 were made to agree.
 
 Each part imports what it needs when it is read: a process that reads no model has no torch, which would be most of its
-memory, and one that reads no index and no catalogue neither Faiss nor Arrow.
+memory, and one that reads no index and no catalogue neither Faiss nor Arrow. ``manifest`` describes the parts and opens
+none.
 """
 
 from __future__ import annotations
@@ -30,19 +31,26 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import safetensors
-from pydantic import Field
 
-from pinrec_core.config.sections import GenerationConfig, ModelConfig
-from pinrec_core.dataset.manifest import CATALOGUE_NAME, DatasetManifest
 from pinrec_core.errors import ReleaseError
 from pinrec_core.files.mapped_tensor import map_tensor
+from pinrec_core.release.manifest import (
+    CATALOGUE,
+    FILES,
+    ID_EMBEDDER,
+    INDEX,
+    MODEL,
+    VECTORS,
+    ReleaseManifest,
+    check_file,
+    open_manifest,
+)
 from pinrec_core.representations.id_tables import SCALE_BYTES, IdTables, RowFormat
-from pinrec_core.validation import check, from_plain, read_json, validated
 
 if TYPE_CHECKING:
     import torch
@@ -50,19 +58,6 @@ if TYPE_CHECKING:
     from pinrec_core.dataset.catalogue import ItemCatalogue
     from pinrec_core.model.sequence_model import SequenceModel
     from pinrec_core.retrieval.item_index import ItemIndex
-
-FORMAT = 4
-MANIFEST_FILE = "manifest.json"
-
-MODEL, ID_EMBEDDER, INDEX, VECTORS, CATALOGUE = "model", "id_embedder", "index", "item_vectors", "catalogue"
-FILES = {
-    MODEL: "model.safetensors",
-    ID_EMBEDDER: "id_embedder.safetensors",
-    INDEX: "index.faiss",
-    VECTORS: "item_vectors.npy",
-    CATALOGUE: CATALOGUE_NAME,
-}
-"""The parts that every release has, and the files they are in."""
 
 SPACE_KEY = "embedding_space"
 """Model and ID embedder carry the space inside their files too, where a changed manifest does not reach."""
@@ -76,103 +71,6 @@ PROBE_TOLERANCE = 2e-2
 """Largest difference between a stored vector and one made now: serving passes the ID embedding on in FP16 (2^-11
 relative), which the embedder's LayerNorm can amplify for small table rows; two different models differ by about 1."""
 
-Number = Annotated[int, Field(ge=0)]
-
-
-@validated(ReleaseError)
-class Part:
-    """One file of a release."""
-
-    file: str  # relative to the release's folder
-    bytes: Number
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    space: str | None = None  # what its vectors may be compared with; None for a part without vectors
-    attributes: dict[str, str] = Field(default_factory=dict)
-    """What else decides whether a reader can use an optional part, such as the processor of compiled programs."""
-
-    def __post_init__(self) -> None:
-        path = PurePosixPath(self.file)
-        inside = self.file != "" and not path.is_absolute() and ".." not in path.parts
-        check(inside, "file", self.file, "a path within the release")
-
-    @staticmethod
-    def of(folder: Path, file: str, *, space: str | None = None, attributes: dict[str, str] | None = None) -> Part:
-        """The part that lies in ``folder / file``."""
-        path = folder / file
-        return Part(
-            file=file, bytes=path.stat().st_size, sha256=sha256(path), space=space, attributes=attributes or {}
-        )  # fmt: skip
-
-
-@validated(ReleaseError)
-class HeldOut:
-    """What training kept out of its dataset: a release must not be judged on anything else."""
-
-    evaluation_share: Annotated[float, Field(ge=0, lt=1)]  # of the users, by hash
-    held_out_last: Number  # interactions at the end of every user's history
-
-
-@validated(ReleaseError)
-class CalibratedOn:
-    """The users on whom a calibration was made."""
-
-    protocol: str
-    users: Number
-    targets_per_user: Number
-    unseen: bool  # whether training had not seen the targets
-
-
-@validated(ReleaseError)
-class Calibration:
-    """How the index and the thresholds of ``GenerationConfig`` were chosen, and what they reach."""
-
-    index_type: str  # FLAT, which is exact, or IVF_HNSW
-    nlist: Number
-    nprobe: Number
-    recall_depth: Number  # as deep as requests look
-    recall_target: float
-    recall: float  # of generated queries at that depth, against exact search
-    compression_ratio: float  # generated embeddings per kept one
-    calibrated_on: CalibratedOn
-
-
-@validated(ReleaseError)
-class ReleaseManifest:
-    """What ``manifest.json`` holds."""
-
-    format: int
-    release_id: str
-    created_at: str
-    embedding_space: str  # of the items: what model, ID embedder and index share
-    model: ModelConfig
-    generation: GenerationConfig
-    dataset: DatasetManifest
-    calibration: Calibration
-    training: HeldOut
-    metrics: dict[str, Any]  # offline evaluation of the run
-    parts: dict[str, Part]
-
-    def __post_init__(self) -> None:
-        missing = [name for name in FILES if name not in self.parts]
-        check(not missing, "parts", sorted(self.parts), f"{missing} as well")
-        for name in (MODEL, ID_EMBEDDER, INDEX, VECTORS):
-            space = self.parts[name].space
-            check(space == self.embedding_space, f"parts.{name}.space", space,
-                  f"{self.embedding_space!r}, the release's embedding space")  # fmt: skip
-
-    @staticmethod
-    def load(folder: Path) -> ReleaseManifest:
-        """Raises ``ReleaseError`` for a folder that is no release, or one of another format."""
-        path = Path(folder) / MANIFEST_FILE
-        raw = read_json(path, error=ReleaseError, what="the manifest of a release")
-        found = raw.get("format")
-        if found != FORMAT:
-            raise ReleaseError(
-                f"{path}: format={found!r}: expected {FORMAT}; this version reads no other, so release the run again "
-                "with `pinrec release RUN`"
-            )
-        return from_plain(ReleaseManifest, raw, error=ReleaseError, source=path)
-
 
 class Release:
     """A view of one release folder. A part is checked when it is first read, by whoever reads it."""
@@ -184,16 +82,7 @@ class Release:
     @staticmethod
     def open(folder: Path) -> Release:
         """Raises ``ReleaseError`` for a missing or unreadable manifest, or a part that is absent or of another size."""
-        folder = Path(folder)
-        if not (folder / MANIFEST_FILE).is_file():
-            raise ReleaseError(f"{folder}: not a release, {MANIFEST_FILE} is missing")
-        manifest = ReleaseManifest.load(folder)
-        for part in manifest.parts.values():
-            path = folder / part.file
-            size = path.stat().st_size if path.is_file() else None
-            if size != part.bytes:
-                raise ReleaseError(f"{path}: {size} bytes, expected {part.bytes}")
-        return Release(folder, manifest)
+        return Release(Path(folder), open_manifest(folder))
 
     def verify(self) -> None:
         """Check every part: checksums, embedding space, and that the index holds what this model makes of the items."""
@@ -317,15 +206,3 @@ def embedding_space_of(model: SequenceModel, feature_space: str) -> str:
             digest.update(f"{prefix}.{name}{tuple(weight.shape)}".encode())
             digest.update(weight.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:32]
-
-
-def check_file(path: Path, part: Part) -> None:
-    """Raises ``ReleaseError`` where the file is not the one that ``part`` describes."""
-    got = sha256(path)
-    if got != part.sha256:
-        raise ReleaseError(f"{path}: sha256 {got[:12]}…, expected {part.sha256[:12]}…; the file was changed or damaged")
-
-
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -22,7 +22,8 @@ from pinrec_core.generation.planning import plan_retrieval
 from pinrec_core.generation.program import Generate
 from pinrec_core.model.device import torch_device
 from pinrec_core.model.sequence_model import SequenceModel
-from pinrec_core.release.format import Calibration, Release
+from pinrec_core.release.format import Release
+from pinrec_core.release.manifest import Calibration
 from pinrec_core.release.programs import load_program
 from pinrec_core.representations.id_tables import IdTables
 from pinrec_core.request import Request

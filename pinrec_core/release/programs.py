@@ -15,15 +15,18 @@ import hashlib
 import json
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 from pydantic import Field
 
 from pinrec_core.errors import ReleaseError
-from pinrec_core.generation.program import Generate, load_package, processor
-from pinrec_core.release.format import MANIFEST_FILE, Part, Release, check_file, sha256
+from pinrec_core.release.format import Release
+from pinrec_core.release.machine import processor, torch_version
+from pinrec_core.release.manifest import MANIFEST_FILE, Part, check_file, sha256
 from pinrec_core.validation import load_json, validated
+
+if TYPE_CHECKING:
+    from pinrec_core.generation.program import Generate
 
 PROGRAM = "generator_program"
 FILE = "generator_program.pt2"
@@ -43,7 +46,7 @@ class LocalProgram:
 
 def fit_of_this_machine() -> dict[str, str]:
     """What a program must have been compiled for to run here."""
-    return {"processor": processor(), "torch": torch.__version__}
+    return {"processor": processor(), "torch": torch_version() or "none"}
 
 
 def identity(release: Release) -> str:
@@ -51,10 +54,15 @@ def identity(release: Release) -> str:
     return sha256(release.folder / MANIFEST_FILE)
 
 
+def programs_of(release: Release) -> Path:
+    """The folder of the programs that were compiled from this release for one machine or another, if there are any."""
+    return release.folder.resolve().parent / LOCAL_PROGRAMS / release.manifest.release_id
+
+
 def local_folder(release: Release) -> Path:
     """Where a program of this release that was compiled on such a machine lies, if there is one."""
     fit = hashlib.sha256(json.dumps(fit_of_this_machine(), sort_keys=True).encode()).hexdigest()[:16]
-    return release.folder.resolve().parent / LOCAL_PROGRAMS / release.manifest.release_id / fit
+    return programs_of(release) / fit
 
 
 def fitting_program(release: Release) -> tuple[Path, Part] | None:
@@ -63,7 +71,7 @@ def fitting_program(release: Release) -> tuple[Path, Part] | None:
     The file is not compared with its checksum. Raises ``ReleaseError`` for a ``program.json`` that cannot be read.
     """
     own = release.manifest.parts.get(PROGRAM)
-    if own is not None and not _misfit(own):
+    if own is not None and not misfit(own):
         return release.folder / own.file, own
     folder = local_folder(release)
     if not folder.is_dir():
@@ -80,10 +88,12 @@ def load_program(release: Release) -> Generate | None:
 
     Raises ``ReleaseError`` for a program that was changed or damaged.
     """
+    from pinrec_core.generation.program import load_package  # imports torch, which only who runs a program needs
+
     found = fitting_program(release)
     if found is None:
         if (own := release.manifest.parts.get(PROGRAM)) is not None:
-            here, path = _misfit(own), release.folder / own.file
+            here, path = misfit(own), release.folder / own.file
             other = {name: own.attributes.get(name) for name in here}
             log.warning("%s: compiled for %s, this machine has %s; the generator runs uncompiled", path, other, here)
         return None
@@ -94,6 +104,6 @@ def load_program(release: Release) -> Generate | None:
     return generate
 
 
-def _misfit(part: Part) -> dict[str, str]:
+def misfit(part: Part) -> dict[str, str]:
     """What this machine has where the program was compiled for something else."""
     return {name: value for name, value in fit_of_this_machine().items() if part.attributes.get(name) != value}

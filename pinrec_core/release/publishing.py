@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,22 @@ from pinrec_core.files.output_folder import built_beside
 from pinrec_core.model.sequence_model import SequenceModel
 from pinrec_core.release import format as layout
 from pinrec_core.release.current import point_current
-from pinrec_core.release.format import Calibration, HeldOut, Part, Release, ReleaseManifest
+from pinrec_core.release.format import Release
 from pinrec_core.release.indexed_model import IndexedModel
+from pinrec_core.release.manifest import (
+    CATALOGUE,
+    FILES,
+    FORMAT,
+    ID_EMBEDDER,
+    INDEX,
+    MANIFEST_FILE,
+    MODEL,
+    VECTORS,
+    Calibration,
+    HeldOut,
+    Part,
+    ReleaseManifest,
+)
 from pinrec_core.release.programs import PROGRAM
 from pinrec_core.representations.id_tables import IdTables, RowFormat
 from pinrec_core.validation import save_json
@@ -55,47 +69,78 @@ def publish(
     if not accept_recall:
         check_recall(serving.calibration)
     space = layout.embedding_space_of(serving.model, serving.dataset.feature_space)
+    release_id, target = new_release(releases, now, space)
+    with built_beside(target) as building:
+        report("weights")
+        _export_weights(serving.model, building / FILES[MODEL], space)
+        rows, tables = torch.from_numpy(serving.embed_ids.rows), building / FILES[ID_EMBEDDER]
+        save_tensors({layout.ID_ROWS: rows}, tables, metadata={layout.SPACE_KEY: space})
+        parts = {name: Part.of(building, FILES[name], space=space) for name in (MODEL, ID_EMBEDDER)}
+        if program is not None:
+            folder, parts[PROGRAM] = program
+            shutil.copyfile(folder / parts[PROGRAM].file, building / parts[PROGRAM].file)
+        written = complete(
+            building, serving, parts, release_id=release_id, now=now, dataset=dataset, training=training,
+            metrics=metrics, report=report,
+        )  # fmt: skip
+        report("verification")
+        _check_id_embedder(serving.model, written.load_id_embedder(), serving.catalogue)
+        written.verify()
+    if make_current:
+        point_current(releases, release_id, by="make")
+    return Release.open(target)
+
+
+def new_release(releases: Path, now: datetime.datetime, space: str) -> tuple[str, Path]:
+    """The id of a release that is made now, and its folder. Raises ``ReleaseError`` where that exists already."""
     release_id = f"{now:%Y%m%dT%H%M%S}-{space[:8]}"
     target = releases / release_id
     if target.exists():
         raise ReleaseError(f"{target}: exists already; a release is never overwritten")
-    with built_beside(target) as building:
-        report("weights")
-        shutil.copyfile(dataset / layout.FILES[layout.CATALOGUE], building / layout.FILES[layout.CATALOGUE])
-        _export_weights(serving.model, building / layout.FILES[layout.MODEL], space)
-        tables = building / layout.FILES[layout.ID_EMBEDDER]
-        metadata = {layout.SPACE_KEY: space}
-        save_tensors({layout.ID_ROWS: torch.from_numpy(serving.embed_ids.rows)}, tables, metadata=metadata)
-        report(f"index of {len(serving.index):,} items")
-        index, vectors = building / layout.FILES[layout.INDEX], building / layout.FILES[layout.VECTORS]
-        with writing(index):
-            serving.index.write(index, vectors)
-        optional = {}
-        if program is not None:
-            folder, optional[PROGRAM] = program
-            shutil.copyfile(folder / optional[PROGRAM].file, building / optional[PROGRAM].file)
-        spaces = dict.fromkeys(layout.FILES, space) | {layout.CATALOGUE: serving.dataset.feature_space}
-        manifest = ReleaseManifest(
-            format=layout.FORMAT,
-            release_id=release_id,
-            created_at=now.isoformat(timespec="seconds"),
-            embedding_space=space,
-            model=serving.model.config,
-            generation=serving.generation,
-            dataset=serving.dataset,
-            calibration=serving.calibration,
-            training=training,
-            metrics=metrics,
-            parts={name: Part.of(building, file, space=spaces[name]) for name, file in layout.FILES.items()} | optional,
-        )
-        save_json(manifest, building / layout.MANIFEST_FILE)
-        report("verification")
-        written = Release.open(building)
-        _check_id_embedder(serving.model, written.load_id_embedder(), serving.catalogue)
-        written.verify()
-    if make_current:
-        point_current(releases, release_id)
-    return Release.open(target)
+    return release_id, target
+
+
+def complete(
+    building: Path,
+    serving: IndexedModel,
+    parts: Mapping[str, Part],
+    *,
+    release_id: str,
+    now: datetime.datetime,
+    dataset: Path,
+    training: HeldOut,
+    metrics: dict[str, Any],
+    extends: str | None = None,
+    report: Callable[[str], None] = lambda _: None,
+) -> Release:
+    """Write catalogue, index and manifest of a release that is built in ``building``, beside the parts that are there.
+
+    Raises ``StorageError`` or ``OSError`` when one cannot be written.
+    """
+    report(f"index of {len(serving.index):,} items")
+    space = parts[MODEL].space
+    shutil.copyfile(dataset / FILES[CATALOGUE], building / FILES[CATALOGUE])
+    index, vectors = building / FILES[INDEX], building / FILES[VECTORS]
+    with writing(index):
+        serving.index.write(index, vectors)
+    spaces = {INDEX: space, VECTORS: space, CATALOGUE: serving.dataset.feature_space}
+    made = {name: Part.of(building, FILES[name], space=belongs) for name, belongs in spaces.items()}
+    manifest = ReleaseManifest(
+        format=FORMAT,
+        release_id=release_id,
+        created_at=now.isoformat(timespec="seconds"),
+        embedding_space=str(space),
+        model=serving.model.config,
+        generation=serving.generation,
+        dataset=serving.dataset,
+        calibration=serving.calibration,
+        training=training,
+        metrics=metrics,
+        parts={**parts, **made},
+        extends=extends,
+    )
+    save_json(manifest, building / MANIFEST_FILE)
+    return Release.open(building)
 
 
 def check_recall(calibration: Calibration) -> None:

@@ -16,7 +16,16 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from pinrec_core.config.sections import GpuPrecision
-from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError, ServerError, StoreError, require, shown
+from pinrec_core.errors import (
+    BrokenStageError,
+    ConfigError,
+    InvalidRequestError,
+    PinRecError,
+    ServerError,
+    StoreError,
+    require,
+    shown,
+)
 from pinrec_core.limits import Limit
 
 Tensors = Mapping[str, np.ndarray]
@@ -97,7 +106,7 @@ def run_batch(stage: Stage[Row], requests: Sequence[Tensors]) -> list[Tensors | 
 
     A batched run that fails as a whole is bisected until the failing rows stand alone, so one bad row costs
     O(log N) further runs and its neighbours are still run together. A row may therefore be run more than once.
-    ``StoreError`` and ``ServerError`` are the exception: they are the answer of every row at once.
+    ``StoreError``, ``ServerError`` and ``BrokenStageError`` are the exception: they answer every row at once.
 
     An unforeseen error is answered with a ``PinRecError`` whose message names only its class, and whose ``__cause__``
     it is. Its traceback is not logged here: the caller either raises the answer or logs it with ``exc_info=answer``.
@@ -127,7 +136,7 @@ def _run_isolated(stage: Stage[Row], rows: Sequence[Row]) -> Sequence[Tensors | 
         if len(answers) != len(rows):
             raise RuntimeError(f"the stage gave {len(answers)} answers: expected {len(rows)}, one per row")
         return answers
-    except (StoreError, ServerError) as error:  # a store or server that is away fails each row alike
+    except (StoreError, ServerError, BrokenStageError) as error:  # what is away or broken fails each row alike
         return [error] * len(rows)
     except Exception as error:
         if len(rows) == 1:

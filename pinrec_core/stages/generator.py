@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pinrec_core.config.sections import GpuPrecision
-from pinrec_core.errors import PinRecError
+from pinrec_core.errors import BrokenStageError, PinRecError
 from pinrec_core.generation.captured import CapturedGenerator
 from pinrec_core.generation.cuda_graphs import CudaGraphs
 from pinrec_core.generation.generate import RequestContext, generate
@@ -72,7 +72,10 @@ class GeneratorStage:
         histories = [request.history for request in requests]
         history = packed_histories(histories, [row.id_embedding for row in rows], requests)
         context = request_context(requests, steps=self.generation.steps, device=torch.device("cpu"))
-        embedding, weight = self.generate(history, context)
+        try:
+            embedding, weight = self.generate(history, context)
+        except torch.AcceleratorError as error:  # CUDA answers every later call of this process with it, too
+            raise BrokenStageError(f"the GPU has failed ({str(error).splitlines()[0]})") from error
         plans = plan_of_weights(embedding, weight, requests, self.generation)
         return [{"retrieval_plan": encode_plan(plan)} for plan in plans]
 

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import bench_id_tables
 from id_embedder.stage import IdEmbedderStage
-from pinrec_core.release.format import HeldOut
+from pinrec_core.release.manifest import HeldOut
 from pinrec_core.release.publishing import publish
 from pinrec_core.representations.id_tables import RowFormat
 from pinrec_core.stages.base import StageParameters

@@ -29,7 +29,7 @@ from load_tests.server_statistics import ModelTime
 from pinrec_core.errors import ConfigError
 from pinrec_core.history import DTYPES
 from pinrec_core.ids import user_store_key
-from pinrec_core.release.format import HeldOut
+from pinrec_core.release.manifest import HeldOut
 from pinrec_core.release.publishing import publish
 from pinrec_core.retrieval.item_index import FLAT_ITEMS, ItemIndex
 from signal_service.batch_view import BatchView

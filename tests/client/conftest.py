@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import tritonclient.grpc
 from pinrec_client import AsyncPinRecClient, PinRecClient
 
 from pinrec_core.contract import ENSEMBLE, SIGNAL_INGEST, DType, StageSpec, TensorSpec
-from tests.client.scripted import ScriptedService, scripted_service
+from tests.client.scripted import ScriptedService, recommendations, scripted_service
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
 STAGE = "stand_in"
@@ -30,12 +30,12 @@ Connect = Callable[..., Any]
 class Awaited:
     """The asyncio client with its methods awaited, so that one test body serves both clients."""
 
-    def __init__(self, url: str, **arguments: Any) -> None:
+    def __init__(self, url: str | Sequence[str], **arguments: Any) -> None:
         self._loop = asyncio.new_event_loop()
         self._client = self._loop.run_until_complete(self._open(url, arguments))
 
     @staticmethod
-    async def _open(url: str, arguments: dict[str, Any]) -> AsyncPinRecClient:
+    async def _open(url: str | Sequence[str], arguments: dict[str, Any]) -> AsyncPinRecClient:
         return AsyncPinRecClient(url, **arguments)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
@@ -59,7 +59,7 @@ def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
     """Opens a client of either kind with the given arguments; closes them all afterwards."""
     opened: list[Any] = []
 
-    def connect(url: str, **arguments: Any) -> Any:
+    def connect(url: str | Sequence[str], **arguments: Any) -> Any:
         kind = PinRecClient if request.param == "blocking" else Awaited
         opened.append(kind(url, **arguments))
         return opened[-1]
@@ -74,6 +74,15 @@ def scripted() -> Iterator[ScriptedService]:
     """A service whose every answer the test decides."""
     with scripted_service() as service:
         yield service
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[ScriptedService, ScriptedService]]:
+    """Two replicas, which answer with two items and one item unless the test tells them otherwise."""
+    with scripted_service() as first, scripted_service() as second:
+        first.answer = lambda _: recommendations(2)
+        second.answer = lambda _: recommendations(1)
+        yield first, second
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import grpc
 import numpy as np
@@ -22,16 +23,31 @@ from tritonclient.grpc.service_pb2 import (
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceServicer, add_GRPCInferenceServiceServicer_to_server
 from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor
 
-Answer = Message | grpc.StatusCode
+
+@dataclass(frozen=True)
+class Refusal:
+    """A failure with more than a status. ``pushback`` is the value of grpc-retry-pushback-ms, if it is sent."""
+
+    pushback: str | None = None
+    status: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE
+    details: str = "as the script says"
+
+
+DRAINING = Refusal(None, grpc.StatusCode.NOT_FOUND, "Request for unknown model: 'pinrec' has no available versions")
+
+Answer = Message | grpc.StatusCode | Refusal
 Question = ModelInferRequest | ModelMetadataRequest | ModelReadyRequest
 
 
 @dataclass(frozen=True)
 class Received:
-    """One message that a client has sent."""
+    """One message that a client has sent. ``ended`` is set when the server is done with it, or it was cancelled."""
 
     question: Question
     deadline: float  # monotonic seconds
+    at: float  # monotonic seconds
+    metadata: dict[str, str]
+    ended: threading.Event = field(default_factory=threading.Event)
 
 
 class ScriptedService(GRPCInferenceServiceServicer):
@@ -48,20 +64,29 @@ class ScriptedService(GRPCInferenceServiceServicer):
         self.answer = lambda _: next(left)
 
     def _reply(self, question: Question, context: grpc.ServicerContext) -> Message:
-        self.received.append(Received(question, time.monotonic() + context.time_remaining()))
+        now = time.monotonic()
+        received = Received(question, now + context.time_remaining(), now, dict(context.invocation_metadata()))
+        context.add_callback(received.ended.set)
+        self.received.append(received)
         answer = self.answer(question)
         if isinstance(answer, grpc.StatusCode):
-            context.abort(answer, "as the script says")
+            answer = Refusal(status=answer)
+        if isinstance(answer, Refusal):
+            if answer.pushback is not None:
+                context.set_trailing_metadata((("grpc-retry-pushback-ms", answer.pushback),))
+            context.abort(answer.status, answer.details)
         return answer
 
     ModelInfer = ModelMetadata = ModelReady = _reply
 
 
 @contextmanager
-def scripted_service() -> Iterator[ScriptedService]:
-    """Serve on a free port until the context ends."""
+def scripted_service(port: int = 0, credentials: grpc.ServerCredentials | None = None) -> Iterator[ScriptedService]:
+    """Serve until the context ends, on a free port unless one is given, with TLS if there are credentials."""
     server = grpc.server(ThreadPoolExecutor(max_workers=8))
-    service = ScriptedService(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
+    address = f"127.0.0.1:{port}"
+    port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+    service = ScriptedService(f"127.0.0.1:{port}")
     add_GRPCInferenceServiceServicer_to_server(service, server)
     server.start()
     yield service

@@ -21,11 +21,13 @@ from pinrec_client import (
     Event,
     InvalidRequestError,
     PinRecClient,
+    PinRecClientError,
     RecommendRequest,
     RetryPolicy,
     ServerError,
     UnavailableError,
 )
+from pinrec_client.channel import Connection, channel_arguments
 from pinrec_client.sync import _run
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelMetadataRequest, ModelReadyRequest
@@ -63,7 +65,8 @@ def test_both_clients_have_the_same_methods():
 def test_recommend_takes_each_field_of_a_request():
     """``recommend`` repeats the fields by name, so that editors and ``help`` show them; none may be forgotten."""
     of_recommend = dict(inspect.signature(PinRecClient.recommend).parameters)
-    del of_recommend["self"], of_recommend["timeout"]
+    for of_the_call in ("self", "timeout", "request_id", "traceparent"):
+        del of_recommend[of_the_call]
     of_request = inspect.signature(RecommendRequest).parameters
     assert list(of_recommend) == list(of_request)
     for name, parameter in of_request.items():
@@ -89,8 +92,9 @@ def test_a_client_is_closed_at_the_end_of_its_context(scripted: ScriptedService,
     scripted.script(recommendations())
     with connect(scripted.url, timeout=PATIENCE) as client:
         assert len(client.recommend(17).items) == 2
-    with pytest.raises((ValueError, grpc.aio.UsageError), match="closed"):
-        client.recommend(17)
+    for call in (lambda: client.recommend(17), lambda: client.log_events([LIKE]), client.is_ready):
+        with pytest.raises(PinRecClientError, match="the client is closed"):
+            call()
     client.close()  # a second time is harmless
 
 
@@ -263,14 +267,25 @@ def test_a_coroutine_that_suspends_is_a_mistake():
         _run(asyncio.sleep(0))
 
 
-def test_a_connection_is_closed_once(monkeypatch: pytest.MonkeyPatch):
-    """gRPC under gevent counts what is closed; tritonclient's own class closes again when it is garbage-collected."""
+def test_a_channel_is_closed_once(monkeypatch: pytest.MonkeyPatch):
+    """gRPC under gevent counts what is closed."""
+    closed = []
+    client = PinRecClient(["127.0.0.1:1", "127.0.0.1:2"])
+    for endpoint in client._endpoints.all:
+        monkeypatch.setattr(endpoint.channel, "close", lambda url=endpoint.url: closed.append(url))
+    client.close()
+    client.close()
+    assert sorted(closed) == ["127.0.0.1:1", "127.0.0.1:2"]
+
+
+def test_a_connection_for_tools_is_closed_once(monkeypatch: pytest.MonkeyPatch):
+    """tritonclient's own class closes again when it is garbage-collected."""
     closed = []
     close = InferenceServerClient.close
     monkeypatch.setattr(InferenceServerClient, "close", lambda connection: (closed.append(1), close(connection)))
-    client = PinRecClient("127.0.0.1:1")
-    client.close()
-    client.close()
-    del client
+    connection = Connection(**channel_arguments("127.0.0.1:1", tls=None))
+    connection.close()
+    connection.close()
+    del connection
     gc.collect()
     assert len(closed) == 1

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pinrec_client import Event, InvalidRequestError, RecommendRequest, ServerError, codec, contract
-from tritonclient.grpc import InferInput, InferResult
+from tritonclient.grpc.service_pb2 import ModelInferRequest
 from tritonclient.utils import deserialize_bytes_tensor, triton_to_np_dtype
 
 from tests.client.scripted import metadata, recommendations, tensors
@@ -16,24 +16,27 @@ INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 
 
-def _sent(tensors: list[InferInput]) -> dict[str, list]:
+def _sent(message: ModelInferRequest) -> dict[str, list]:
     """Read back what the wire carries, as name → values. Checks shapes and types on the way."""
     values = {}
-    for tensor in tensors:
-        content = tensor._get_content()
-        if tensor.datatype() == "BYTES":
+    for tensor, content in zip(message.inputs, message.raw_input_contents, strict=True):
+        if tensor.datatype == "BYTES":
             read = [value.decode("utf-8") for value in deserialize_bytes_tensor(content)]
         else:
-            read = np.frombuffer(content, triton_to_np_dtype(tensor.datatype())).tolist()
-        expected = {**contract.REQUEST, **contract.EVENTS}[tensor.name()]
-        assert tensor.datatype() in (("INT64", "BYTES") if expected == contract.ID else (expected,))
-        assert tensor.shape() == [1, len(read)]
-        values[tensor.name()] = read
+            read = np.frombuffer(content, triton_to_np_dtype(tensor.datatype)).tolist()
+        expected = {**contract.REQUEST, **contract.EVENTS}[tensor.name]
+        assert tensor.datatype in (("INT64", "BYTES") if expected == contract.ID else (expected,))
+        assert tensor.shape == [1, len(read)]
+        values[tensor.name] = read
     return values
 
 
-def _answer(n: int = 2, **changes: np.ndarray) -> InferResult:
-    return InferResult(recommendations(n, **changes))
+def test_a_message_names_its_model_and_its_call():
+    message = codec.encode_request(RecommendRequest(user_id=17), "id-1")
+    assert (message.model_name, message.id) == ("pinrec", "id-1")
+    like = Event(user_id=1, action="like", timestamp=1, item_id=1)
+    message = codec.encode_events([like], 0, "id-2")
+    assert (message.model_name, message.id) == ("signal_ingest", "id-2")
 
 
 def test_what_is_not_given_is_not_sent():
@@ -105,7 +108,7 @@ def test_ids_of_two_types_do_not_mix():
 
 
 def test_an_answer_keeps_its_order():
-    answer = codec.decode_recommendations(_answer(3), "id")
+    answer = codec.decode_recommendations(recommendations(3), "id")
     assert answer.release == "r1"
     assert [(i.item_id, i.score, i.outcome, i.rank) for i in answer.items] == [
         (0, 1.0, "like", 1),
@@ -115,7 +118,7 @@ def test_an_answer_keeps_its_order():
 
 
 def test_an_answer_may_be_empty():
-    assert codec.decode_recommendations(_answer(0), "id").items == ()
+    assert codec.decode_recommendations(recommendations(0), "id").items == ()
 
 
 @pytest.mark.parametrize(
@@ -128,9 +131,9 @@ def test_an_answer_may_be_empty():
 )
 def test_an_answer_that_does_not_fit_together(changes: dict[str, np.ndarray]):
     with pytest.raises(ServerError, match=r"expected .*request_id=id"):
-        codec.decode_recommendations(_answer(2, **changes), "id")
+        codec.decode_recommendations(recommendations(2, **changes), "id")
 
 
 def test_an_answer_that_lacks_a_tensor():
     with pytest.raises(ServerError, match="item_id shape=nothing"):
-        codec.decode_recommendations(InferResult(tensors(release=np.array([[b"r1"]], object))), "id")
+        codec.decode_recommendations(tensors(release=np.array([[b"r1"]], object)), "id")

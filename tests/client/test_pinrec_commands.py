@@ -6,6 +6,7 @@ import json
 import shlex
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -15,10 +16,11 @@ from pinrec_cli.main import app
 from pinrec_core.dataset.catalogue import write_catalogue
 from pinrec_core.errors import DataError, InvalidRequestError, PinRecError, ServerError
 from tests.client.conftest import StandIn
+from tests.client.scripted import ScriptedService
 
 
-def _pinrec(line: str) -> Result:
-    return CliRunner(env={"COLUMNS": "120"}).invoke(app, shlex.split(line))
+def _pinrec(line: str, **environment: str) -> Result:
+    return CliRunner(env={"COLUMNS": "120", **environment}).invoke(app, shlex.split(line))
 
 
 @pytest.fixture
@@ -102,6 +104,20 @@ def test_a_slow_answer_is_told_from_a_missing_service(integer_service: StandIn):
     slow = _pinrec(f"recommend 17 --surface wait:1 --timeout 0.2 --url {integer_service.url}")
     assert isinstance(slow.exception, ServerError)
     assert "--timeout" in str(slow.exception)
+
+
+@pytest.mark.parametrize("line", ["recommend 17", "log-event 17 like --item 5"])
+def test_the_key_comes_from_the_environment(scripted: ScriptedService, line: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("PINREC_API_KEY", raising=False)
+    scripted.answer = lambda _: grpc.StatusCode.UNAUTHENTICATED
+    for arguments in (f"{line} --url {scripted.url}", f"{line} --url 127.0.0.1:1,{scripted.url}"):
+        result = _pinrec(arguments, PINREC_API_KEY="s3cret")
+        assert type(result.exception) is PinRecError
+        assert "PINREC_API_KEY" in str(result.exception)
+        assert "s3cret" not in str(result.exception) + result.output
+        assert scripted.received[-1].metadata["authorization"] == "Bearer s3cret"
+    _pinrec(f"{line} --url {scripted.url}")
+    assert "authorization" not in scripted.received[-1].metadata
 
 
 def test_nobody_listens():

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from pinrec_cli.main import app, main
 from pinrec_core.release.current import current_release
-from pinrec_core.release.format import HeldOut, Part, Release
+from pinrec_core.release.format import Release
+from pinrec_core.release.manifest import HeldOut, Part
 from pinrec_core.release.programs import FILE, fit_of_this_machine, fitting_program
 from pinrec_core.release.publishing import publish
 from pinrec_serving.tuning import TUNING_FILE, Machine, load_tuning

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,9 +16,9 @@ import pytest
 from pinrec_core.contract import PIPELINE, SIGNAL_INGEST
 from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.ids import IdKind
-from pinrec_core.release import format as layout
-from pinrec_core.release.format import HeldOut, Release
+from pinrec_core.release.format import Release
 from pinrec_core.release.indexed_model import IndexedModel
+from pinrec_core.release.manifest import MANIFEST_FILE, HeldOut
 from pinrec_core.release.publishing import publish
 from pinrec_serving.installation import IMAGE_ROOT
 from pinrec_serving.runtime import Endpoint, TritonServer
@@ -35,6 +36,16 @@ def free_endpoint() -> Endpoint:
     for s in sockets:
         s.close()
     return Endpoint(grpc_port=grpc, http_port=http, metrics_port=metrics)
+
+
+_STAND_INS = tempfile.TemporaryDirectory(prefix="pinrec-stand-ins-")
+
+
+def stand_in_release(release_id: str) -> Path:
+    """An empty folder, which is all that a stand-in stage wants of a release."""
+    folder = Path(_STAND_INS.name) / release_id
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 def manifest(kind: IdKind = IdKind.INT) -> DatasetManifest:
@@ -103,5 +114,5 @@ def world(triton: None, serving: IndexedModel, dataset: Path, tmp_path_factory: 
 def copy_release(made: Release, releases: Path, release_id: str) -> None:
     """Copy a release under another id, which is written in the manifest alone."""
     folder = shutil.copytree(made.folder, releases / release_id)
-    described = json.loads((folder / layout.MANIFEST_FILE).read_text("utf-8"))
-    (folder / layout.MANIFEST_FILE).write_text(json.dumps(described | {"release_id": release_id}), "utf-8")
+    described = json.loads((folder / MANIFEST_FILE).read_text("utf-8"))
+    (folder / MANIFEST_FILE).write_text(json.dumps(described | {"release_id": release_id}), "utf-8")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import tritonclient.grpc as triton_client
 
+from pinrec_serving.model_control import input_tensor
 from pinrec_serving.runtime import Endpoint
 from tests.conftest import ROOT
 
@@ -42,12 +43,23 @@ class Service:
                 return
         raise AssertionError(f"{sentence!r} was never said:\n{''.join(self.progress)}")
 
-    def release(self, user_id: int = 7) -> str:
+    def release(self, user_id: int = 7, *, surface: str | None = None, timeout: float | None = None) -> str:
         """The release that answers. Raises ``InferenceServerException``."""
-        user = triton_client.InferInput("user_id", [1, 1], "INT64")
-        user.set_data_from_numpy(np.array([[user_id]], np.int64))
+        inputs = [input_tensor("user_id", np.array([[user_id]], np.int64))]
+        if surface is not None:
+            inputs.append(input_tensor("surface", np.array([[surface.encode()]], object)))
         with triton_client.InferenceServerClient(self.endpoint.grpc) as client:
-            return client.infer("pinrec", [user]).as_numpy("release")[0, 0].decode()
+            return client.infer("pinrec", inputs, client_timeout=timeout).as_numpy("release")[0, 0].decode()
+
+    def model_is_ready(self, model: str) -> bool:
+        with triton_client.InferenceServerClient(self.endpoint.grpc) as client:
+            return client.is_model_ready(model)
+
+    def child(self, word: str, *, of: int | None = None) -> int:
+        """The child of the service, or of another process, whose command line holds ``word``."""
+        lines = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().decode() for pid in children(of or self.process.pid)}
+        (found,) = [pid for pid, line in lines.items() if word in line]
+        return found
 
     def end(self) -> tuple[int, str]:
         watchdog = threading.Timer(60.0, self.process.kill)

@@ -2,11 +2,12 @@
 
 The answers show which release made them. The generator writes the number of its release into every quota, and the last
 stage returns that as the score, beside the name of its own release. In an answer made by two releases these would
-differ. A request can ask for a fault by its ``surface``: "malformed", "bug" or "slow".
+differ. A request can ask for a fault by its ``surface``: "malformed", "bug", "slow" or "stuck".
 """
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -22,6 +23,7 @@ from pinrec_core.request import Request
 from pinrec_core.stages.base import StageParameters, Tensors, scalar, text
 from pinrec_core.stages.packing import decode_plan, decode_request, encode_plan, encode_request
 from pinrec_serving import triton_boundary
+from pinrec_serving.stage_process import ServedStage
 
 SPECS = {spec.name: spec for spec in (*contract.PIPELINE, contract.SIGNAL_INGEST)}
 NEW_USER = 0
@@ -51,6 +53,8 @@ class StandIn:
         if any(scalar(row, "surface") == b"slow" for row in rows):
             (self.signals / "slow").touch()  # tells the test that the request is being worked on
             time.sleep(1.0)
+        if any(scalar(row, "surface") == b"stuck" for row in rows):
+            time.sleep(600.0)
         return [{t.name: self._fill(t, row) for t in self.spec.outputs} for row in rows]
 
     def _fill(self, tensor: TensorSpec, row: Tensors) -> np.ndarray:
@@ -70,6 +74,8 @@ class StandIn:
             return np.full(shape, self.release, object)
         values = np.zeros(shape, triton_boundary.NUMPY_TYPES[tensor.dtype][0])
         match tensor.name:
+            case "item_id":
+                values[:] = np.arange(len(values))
             case "score":
                 values[:] = quota
             case "stored":
@@ -88,12 +94,11 @@ def _plan(num_items: int, release: str) -> RetrievalPlan:
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
-        triton_boundary.prepare_process()
-        self.spec = SPECS[args["model_name"].split("__")[0]]
-        self.stage = StandIn(self.spec, triton_boundary.stage_parameters(args))
+        spec = SPECS[args["model_name"].split("__")[0]]
+        self.served = ServedStage(spec, args, functools.partial(StandIn, spec))
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        return triton_boundary.execute(self.spec, self.stage, requests)
+        return self.served.execute(requests)
 
     def finalize(self) -> None:
-        del self.stage
+        del self.served

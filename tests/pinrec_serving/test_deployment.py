@@ -19,9 +19,10 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 from pinrec_core.contract import SIGNAL_INGEST
 from pinrec_core.errors import ConfigError, ServerError
 from pinrec_core.ids import IdKind
-from pinrec_serving.deployment import Deployment, ServingOptions, parse_instances
+from pinrec_serving.deployment import Deployment
+from pinrec_serving.options import ServingOptions, parse_instances
 from pinrec_serving.runtime import TritonServer
-from tests.pinrec_serving.conftest import manifest
+from tests.pinrec_serving.conftest import manifest, stand_in_release
 
 pytestmark = pytest.mark.triton
 
@@ -48,7 +49,7 @@ def client(server: TritonServer) -> Iterator[triton_client.InferenceServerClient
 
 
 def deploy(deployment: Deployment, release_id: str, kind: IdKind = IdKind.INT) -> None:
-    deployment.deploy(release_id=release_id, folder=Path("releases") / release_id, dataset=manifest(kind))
+    deployment.deploy(release_id=release_id, folder=stand_in_release(release_id), dataset=manifest(kind))
 
 
 def tensor(name: str, values: np.ndarray) -> triton_client.InferInput:

@@ -12,7 +12,7 @@ import pytest
 
 from pinrec_core.errors import ServerError
 from pinrec_serving import installation
-from pinrec_serving.installation import TritonSource, check_machine, check_stub, find_installation
+from pinrec_serving.installation import TritonSource, check_ports, check_shared_memory, check_stub, find_installation
 
 
 def refusal(call: Callable[[], object]) -> str:
@@ -26,19 +26,19 @@ def refusal(call: Callable[[], object]) -> str:
 def test_a_port_in_use_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        message = refusal(lambda: check_machine([("grpc", "127.0.0.1", port)]))
+        message = refusal(lambda: check_ports([("grpc", "127.0.0.1", port)]))
     assert f"--grpc-port={port}" in message
-    check_machine([("grpc", "127.0.0.1", port)])
+    check_ports([("grpc", "127.0.0.1", port)])
 
 
 def test_two_ports_that_are_one_are_named() -> None:
-    message = refusal(lambda: check_machine([("grpc", "127.0.0.1", 9001), ("http", "127.0.0.1", 9001)]))
+    message = refusal(lambda: check_ports([("grpc", "127.0.0.1", 9001), ("http", "127.0.0.1", 9001)]))
     assert message == "--grpc-port=9001, --http-port=9001: expected a port of its own for each"
 
 
 def test_little_shared_memory_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(installation, "MIN_SHARED_MEMORY", 1 << 60)
-    message = refusal(lambda: check_machine([]))
+    message = refusal(lambda: check_shared_memory())
     assert "/dev/shm has" in message
     assert "--shm-size" in message
 

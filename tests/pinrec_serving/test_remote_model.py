@@ -14,7 +14,8 @@ from id_embedder.stage import IdEmbedderStage
 from pinrec_core.contract import ID_EMBEDDER
 from pinrec_core.errors import ConfigError, ServerError
 from pinrec_core.stages.base import RemoteServer, StageParameters
-from pinrec_serving.deployment import Deployment, ServingOptions
+from pinrec_serving.deployment import Deployment
+from pinrec_serving.options import ServingOptions
 from pinrec_serving.remote_model import RemoteModel
 from pinrec_serving.runtime import TritonServer
 from tests.pinrec_serving.conftest import REPOSITORY, free_endpoint, manifest

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tritonclient.utils import InferenceServerException
 
 from pinrec_cli.tuning_runs import measuring
 from pinrec_core.release.current import point_current
 from pinrec_core.release.format import Release
 from pinrec_serving.installation import TritonSource
+from pinrec_serving.supervision import ENDED, process_state
 from pinrec_serving.tuning import TUNING_FILE, Machine, Setting, StageTuning, Tuning, save_tuning
 from tests.pinrec_serving.conftest import free_endpoint
 from tests.pinrec_serving.serve_process import Service, children
@@ -60,21 +62,73 @@ def test_serve_swap_drain_stop(service: Service, world: Path) -> None:
 
 def test_when_triton_dies_the_service_ends_with_the_reason(service: Service) -> None:
     service.ready()
-    (triton,) = children(service.process.pid)
-    os.kill(triton, signal.SIGKILL)
+    os.kill(service.child("tritonserver"), signal.SIGKILL)
     status, progress = service.end()
     assert status == 6, progress
     assert "Triton ended with status -9" in progress
     assert "Traceback" not in progress
 
 
-def test_a_killed_service_leaves_no_triton(service: Service) -> None:
+def test_a_killed_service_leaves_no_process(service: Service) -> None:
     service.ready()
-    (triton,) = children(service.process.pid)
+    left = children(service.process.pid)
     service.process.kill()
     service.end()
-    while Path(f"/proc/{triton}/stat").exists() and " Z " not in Path(f"/proc/{triton}/stat").read_text():
-        threading.Event().wait(0.1)
+    while any(process_state(pid) not in ENDED for pid in left):
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("stage", ["generator__r1", "signal_ingest"])
+def test_a_stage_that_is_killed_is_out_of_service_until_it_is_loaded_again(service: Service, stage: str) -> None:
+    service.ready()
+    triton = service.child("tritonserver")
+    entrance = "pinrec" if stage != "signal_ingest" else stage
+    assert service.model_is_ready(entrance)
+    os.kill(service.child(f"/{stage}/", of=triton), signal.SIGKILL)
+    service.wait_for("has ended; not ready")
+    assert not service.model_is_ready(entrance)  # a new process takes longer to start than this question
+    service.wait_for(f"{stage} was loaded again in")
+    assert service.model_is_ready(entrance)
+    assert service.release() == "r1"
+    service.process.send_signal(signal.SIGTERM)
+    status, progress = service.end()
+    assert status == 0, progress
+    assert "Traceback" not in progress
+
+
+def test_a_stage_that_hangs_is_ended_and_loaded_again(world: Path, templates: Path) -> None:
+    point_current(world / "releases", "r1")
+    service = Service(
+        "--releases", world / "releases", "--signals", world / "signals", "--model-repository", templates,
+        "--log-dir", world / "log", "--stall-timeout", 2, endpoint=free_endpoint(),
+    )  # fmt: skip
+    try:
+        service.ready()
+        with pytest.raises(InferenceServerException):
+            service.release(surface="stuck", timeout=20.0)
+        service.wait_for("signal_fetch__r1 was loaded again in")
+        assert any("worked on one batch for" in line for line in service.progress)
+        assert service.release() == "r1"
+    finally:
+        service.process.send_signal(signal.SIGTERM)
+        assert service.end()[0] == 0
+
+
+def test_a_swap_that_is_asked_for_during_the_start_follows_it(world: Path, templates: Path) -> None:
+    point_current(world / "releases", "r1")
+    service = Service(
+        "--releases", world / "releases", "--signals", world / "signals", "--model-repository", templates,
+        "--log-dir", world / "log", endpoint=free_endpoint(),
+    )  # fmt: skip
+    try:
+        service.wait_for("starting Triton")
+        point_current(world / "releases", "r2")
+        service.process.send_signal(signal.SIGHUP)
+        service.wait_for("serving r2")
+        assert service.release() == "r2"
+    finally:
+        service.process.send_signal(signal.SIGTERM)
+        assert service.end()[0] == 0
 
 
 @pytest.mark.parametrize("tuned", [Setting(threads=1), SEVERAL])

@@ -20,7 +20,7 @@ from pinrec_core.contract import DType, StageSpec, TensorSpec
 from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError, ReleaseError, StoreError
 from pinrec_core.stages.base import RemoteServer, Tensors
 from pinrec_serving import triton_boundary
-from pinrec_serving.triton_boundary import NUMPY_TYPES, TRITON_CODES, execute, prepare_process, stage_parameters
+from pinrec_serving.triton_boundary import NUMPY_TYPES, TRITON_CODES, bound_texts, execute, stage_parameters
 
 SPEC = StageSpec(
     "doubler",
@@ -303,14 +303,16 @@ def test_texts_are_decoded_unless_there_are_too_many(backend: SimpleNamespace) -
         return np.array([b"a", b"b"], np.object_)
 
     backend.deserialize_bytes_tensor = decode
-    prepare_process()
+    bound_texts()
     encoded = np.zeros(10, np.uint8)
     assert backend.deserialize_bytes_tensor(encoded).reshape([1, 2]).tolist() == [[b"a", b"b"]]
     assert decoded == [10]
     many = backend.deserialize_bytes_tensor(encoded).reshape([1, 25_000_000])
     assert decoded == [10]
+    backend.deserialize_bytes_tensor(encoded).reshape([4, 1 << 62])  # beyond what NumPy can hold
+    backend.deserialize_bytes_tensor(encoded).reshape([1, 3])  # of two texts
     refused, good = execute(SPEC, Doubler(), [request(1, label=many), request(3)])
-    assert refused.error.message == "label has 25000000 texts: expected at most 10000"
+    assert refused.error.message == "label has 10001 texts: expected at most 10000"
     assert refused.error.code == FakeError.INVALID_ARG
     assert good.arrays()["doubled"].tolist() == [[6]]
 

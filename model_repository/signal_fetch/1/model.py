@@ -1,23 +1,28 @@
-"""The model `signal_fetch` in Triton's Python backend: it builds the stage; the Triton boundary does the rest."""
+"""The model `signal_fetch` in Triton's Python backend: it builds the stage; `ServedStage` does the rest."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from pinrec_core import contract
-from pinrec_serving import triton_boundary
+from pinrec_core.stages.base import Stage, StageParameters
+from pinrec_serving.stage_process import ServedStage, at_low_priority
 
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
-        triton_boundary.prepare_process()
-        # Imported here because it may import torch, which must not happen before the process is prepared.
-        from signal_service.fetch_stage import SignalFetchStage
-
-        self.stage = SignalFetchStage.open(triton_boundary.stage_parameters(args))
+        self.served = ServedStage(contract.SIGNAL_FETCH, args, build)
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        return triton_boundary.execute(contract.SIGNAL_FETCH, self.stage, requests)
+        return self.served.execute(requests)
 
     def finalize(self) -> None:
-        del self.stage  # this closes its files and stores
+        del self.served  # this closes its files and stores
+
+
+@at_low_priority
+def build(parameters: StageParameters) -> Stage[Any]:
+    # Imported here because it may import torch, which must not happen before the process is prepared.
+    from signal_service.fetch_stage import SignalFetchStage
+
+    return SignalFetchStage.open(parameters)

@@ -1,23 +1,27 @@
-"""The model `signal_ingest` in Triton's Python backend: it builds the stage; the Triton boundary does the rest."""
+"""The model `signal_ingest` in Triton's Python backend: it builds the stage; `ServedStage` does the rest."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from pinrec_core import contract
-from pinrec_serving import triton_boundary
+from pinrec_core.stages.base import Stage, StageParameters
+from pinrec_serving.stage_process import ServedStage
 
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
-        triton_boundary.prepare_process()
-        # Imported here because it may import torch, which must not happen before the process is prepared.
-        from signal_service.ingest_stage import SignalIngestStage
-
-        self.stage = SignalIngestStage.open(triton_boundary.stage_parameters(args))
+        self.served = ServedStage(contract.SIGNAL_INGEST, args, build)
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        return triton_boundary.execute(contract.SIGNAL_INGEST, self.stage, requests)
+        return self.served.execute(requests)
 
     def finalize(self) -> None:
-        del self.stage  # this closes its files and stores
+        del self.served  # this closes its files and stores
+
+
+def build(parameters: StageParameters) -> Stage[Any]:
+    # Imported here because it may import torch, which must not happen before the process is prepared.
+    from signal_service.ingest_stage import SignalIngestStage
+
+    return SignalIngestStage.open(parameters)

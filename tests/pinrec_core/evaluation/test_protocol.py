@@ -19,7 +19,7 @@ from pinrec_core.evaluation.judging import judge
 from pinrec_core.evaluation.opening import open_subject, task_for_subjects
 from pinrec_core.evaluation.protocol import Protocol
 from pinrec_core.evaluation.result import compare, compare_at_equal_distinct_items
-from pinrec_core.release.format import HeldOut
+from pinrec_core.release.manifest import HeldOut
 from pinrec_core.release.publishing import publish
 from tests.pinrec_core.conftest import EVALUATION_SHARE, train_tiny
 

@@ -19,7 +19,8 @@ from pinrec_core.files.file_writing import save_tensors
 from pinrec_core.release import format as layout
 from pinrec_core.release import publishing
 from pinrec_core.release.current import current_release
-from pinrec_core.release.format import FILES, HeldOut, Release, ReleaseManifest
+from pinrec_core.release.format import Release
+from pinrec_core.release.manifest import FILES, FORMAT, MANIFEST_FILE, HeldOut, ReleaseManifest, sha256
 from pinrec_core.release.publishing import publish
 from pinrec_core.representations.id_tables import IdTables, RowFormat
 from pinrec_core.retrieval.catalogue_vectors import represent_catalogue
@@ -104,13 +105,13 @@ def test_a_missing_part_is_refused(copies, part):
 def test_a_part_of_another_release_is_refused_even_with_its_checksum(copies, part):
     ours, theirs = copies
     shutil.copyfile(theirs / FILES[part], ours / FILES[part])
-    manifest = json.loads((ours / layout.MANIFEST_FILE).read_text())
-    foreign = json.loads((theirs / layout.MANIFEST_FILE).read_text())["parts"][part]
-    (ours / layout.MANIFEST_FILE).write_text(json.dumps(with_part(manifest, part, foreign)))
+    manifest = json.loads((ours / MANIFEST_FILE).read_text())
+    foreign = json.loads((theirs / MANIFEST_FILE).read_text())["parts"][part]
+    (ours / MANIFEST_FILE).write_text(json.dumps(with_part(manifest, part, foreign)))
     with pytest.raises(ReleaseError, match=rf"parts.{part}.space='.*': expected '.*', the release's embedding space"):
         Release.open(ours)
     made_to_fit = foreign | {"space": manifest["embedding_space"]}
-    (ours / layout.MANIFEST_FILE).write_text(json.dumps(with_part(manifest, part, made_to_fit)))
+    (ours / MANIFEST_FILE).write_text(json.dumps(with_part(manifest, part, made_to_fit)))
     with pytest.raises(ReleaseError, match=r"belongs? to another"):
         Release.open(ours).verify()
 
@@ -120,12 +121,12 @@ def with_part(manifest: dict, name: str, part: object) -> dict:
 
 
 def test_a_part_that_nobody_knows_yet_is_kept_and_checked(copies):
-    path = copies[0] / layout.MANIFEST_FILE
+    path = copies[0] / MANIFEST_FILE
     manifest = json.loads(path.read_text())
     (copies[0] / "programs").mkdir()
     program = copies[0] / "programs" / "cpu.pt2"
     program.write_bytes(b"compiled")
-    part = {"file": "programs/cpu.pt2", "bytes": 8, "sha256": layout.sha256(program), "attributes": {"torch": "2.13"}}
+    part = {"file": "programs/cpu.pt2", "bytes": 8, "sha256": sha256(program), "attributes": {"torch": "2.13"}}
     path.write_text(json.dumps(with_part(manifest, "compiled_generator", part)))
     release = Release.open(copies[0])
     release.verify()
@@ -140,7 +141,7 @@ def test_a_part_that_nobody_knows_yet_is_kept_and_checked(copies):
 
 @pytest.mark.parametrize("file", ["", "../outside", "/etc/passwd", "a/../../b"])
 def test_a_part_outside_of_the_release_is_refused(copies, file):
-    path = copies[0] / layout.MANIFEST_FILE
+    path = copies[0] / MANIFEST_FILE
     manifest = json.loads(path.read_text())
     path.write_text(json.dumps(with_part(manifest, "extra", manifest["parts"]["model"] | {"file": file})))
     with pytest.raises(ReleaseError, match=r"parts\.extra\.file=.*: expected a path within the release"):
@@ -156,14 +157,14 @@ def test_a_part_outside_of_the_release_is_refused(copies, file):
     ],
 )
 def test_a_part_that_is_not_described_is_refused(copies, part, value, message):
-    path = copies[0] / layout.MANIFEST_FILE
+    path = copies[0] / MANIFEST_FILE
     path.write_text(json.dumps(with_part(json.loads(path.read_text()), part, value)))
     with pytest.raises(ReleaseError, match=message):
         Release.open(copies[0])
 
 
 def test_a_release_without_one_of_its_parts_is_refused(copies):
-    path = copies[0] / layout.MANIFEST_FILE
+    path = copies[0] / MANIFEST_FILE
     manifest = json.loads(path.read_text())
     del manifest["parts"]["index"]
     path.write_text(json.dumps(manifest))
@@ -204,7 +205,7 @@ def test_damaged_id_tables_are_found_before_they_serve_and_their_stage_does_not_
 
 @pytest.mark.parametrize("rows", [torch.zeros(256, 4, dtype=torch.float16), torch.zeros(512, 4)], ids=["shape", "type"])
 def test_id_tables_of_another_shape_or_type_are_refused(copies, rows):
-    space = json.loads((copies[0] / layout.MANIFEST_FILE).read_text())["embedding_space"]
+    space = json.loads((copies[0] / MANIFEST_FILE).read_text())["embedding_space"]
     save_tensors({"rows": rows}, copies[0] / FILES["id_embedder"], metadata={layout.SPACE_KEY: space})
     release = Release(copies[0], ReleaseManifest.load(copies[0]))  # ``open`` would refuse a part of another size
     with pytest.raises(
@@ -214,7 +215,7 @@ def test_id_tables_of_another_shape_or_type_are_refused(copies, rows):
 
 
 def test_unknown_manifest_keys_and_formats_are_refused(copies):
-    path = copies[0] / layout.MANIFEST_FILE
+    path = copies[0] / MANIFEST_FILE
     manifest = json.loads(path.read_text())
     path.write_text(json.dumps(manifest | {"extra": 1}))
     with pytest.raises(ReleaseError, match="extra"):
@@ -222,7 +223,7 @@ def test_unknown_manifest_keys_and_formats_are_refused(copies):
     for other in (1, 2, 99, "2"):
         path.write_text(json.dumps(manifest | {"format": other}))
         with pytest.raises(
-            ReleaseError, match=rf"format={other!r}: expected {layout.FORMAT}; .* release the run again"
+            ReleaseError, match=rf"format={other!r}: expected {FORMAT}; .* release the run again"
         ) as refused:
             Release.open(copies[0])
         assert len(str(refused.value).splitlines()) == 1
@@ -230,12 +231,12 @@ def test_unknown_manifest_keys_and_formats_are_refused(copies):
 
 def test_a_release_of_format_1_is_refused_in_one_sentence(copies):
     """It has other keys: the format is what is named, not the first key that is missing."""
-    path = copies[0] / layout.MANIFEST_FILE
+    path = copies[0] / MANIFEST_FILE
     manifest = json.loads(path.read_text())
     old = {name: value for name, value in manifest.items() if name not in ("parts", "calibration", "training")}
     path.write_text(json.dumps(old | {"format": 1, "index": {}, "files": {}}))
     with pytest.raises(
-        ReleaseError, match=rf"format=1: expected {layout.FORMAT}; .* release the run again with `pinrec release RUN`$"
+        ReleaseError, match=rf"format=1: expected {FORMAT}; .* release the run again with `pinrec release RUN`$"
     ):
         Release.open(copies[0])
 

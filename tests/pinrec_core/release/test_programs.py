@@ -17,11 +17,12 @@ import torch
 from pinrec_core.errors import ConfigError, ReleaseError
 from pinrec_core.generation.inputs import embedded_histories, request_context
 from pinrec_core.generation.program import COSINE_TOLERANCE, Products
-from pinrec_core.release import format as layout
 from pinrec_core.release import programs
 from pinrec_core.release.compiling import add_program, check_served_recall, compile_for_this_machine
-from pinrec_core.release.format import HeldOut, Part, Release
+from pinrec_core.release.extending import extend
+from pinrec_core.release.format import Release
 from pinrec_core.release.indexed_model import IndexedModel
+from pinrec_core.release.manifest import MANIFEST_FILE, HeldOut, Part
 from pinrec_core.release.programs import PROGRAM, fitting_program, load_program, local_folder
 from pinrec_core.request import Request
 from pinrec_core.stages.base import StageParameters
@@ -58,9 +59,9 @@ def requests(serving) -> list[Request]:
 def copy_with(compiled: Release, folder, **attributes: str) -> Release:
     """A copy of the release whose program says that it was compiled for another machine."""
     shutil.copytree(compiled.folder, folder)
-    manifest = json.loads((folder / layout.MANIFEST_FILE).read_text())
+    manifest = json.loads((folder / MANIFEST_FILE).read_text())
     manifest["parts"][PROGRAM]["attributes"] |= attributes
-    (folder / layout.MANIFEST_FILE).write_text(json.dumps(manifest))
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest))
     return Release.open(folder)
 
 
@@ -139,9 +140,9 @@ def test_what_is_judged_in_process_is_what_serves(compiled, serving):
 def local(compiled, tmp_path, monkeypatch) -> Release:
     """A release without a program, and beside it one that was compiled here: that of ``compiled``, to compile once."""
     folder = shutil.copytree(compiled.folder, tmp_path / compiled.folder.name)
-    manifest = json.loads((folder / layout.MANIFEST_FILE).read_text())
+    manifest = json.loads((folder / MANIFEST_FILE).read_text())
     own = manifest["parts"].pop(PROGRAM)
-    (folder / layout.MANIFEST_FILE).write_text(json.dumps(manifest))
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest))
     made = (folder / own["file"]).rename(tmp_path / "made.pt2")
 
     def add(_: object, into: Path) -> Part:
@@ -171,7 +172,7 @@ def test_a_program_that_was_compiled_beside_the_releases_serves_and_the_release_
 
 def test_a_program_beside_the_releases_is_found_by_machine_and_release(local, monkeypatch, caplog):
     assert fitting_program(local) is not None
-    manifest = local.folder / layout.MANIFEST_FILE
+    manifest = local.folder / MANIFEST_FILE
     manifest.write_text(manifest.read_text() + "\n")  # another release under the same name
     assert fitting_program(local) is None
     assert "compiled from another release of this name" in caplog.text
@@ -188,6 +189,17 @@ def test_a_damaged_program_beside_the_releases_is_refused(local):
     (path.parent / programs.LOCAL_MANIFEST).write_text("{}")
     with pytest.raises(ReleaseError, match=r"program.json: .*missing"):
         load_program(local)
+
+
+def test_a_program_goes_on_to_a_release_of_a_newer_catalogue(compiled, serving, dataset, tmp_path):
+    made = extend(
+        compiled, IndexedModel.from_release(compiled), dataset=dataset, releases=tmp_path, metrics={}, now=NOW,
+        accept_recall=True,
+    )  # fmt: skip
+    asked = requests(serving)
+    expected = IndexedModel.from_release(compiled).generate(asked)
+    assert fitting_program(made)[0].samefile(compiled.path(PROGRAM))
+    assert IndexedModel.from_release(made).generate(asked).equal(expected)
 
 
 def test_a_process_that_runs_a_program_does_without_the_compiler(compiled):

@@ -15,7 +15,8 @@ from pinrec_core import contract
 from pinrec_core.config.sections import GpuPrecision
 from pinrec_core.errors import InvalidRequestError, PinRecError
 from pinrec_core.generation.captured import CapturedGenerator
-from pinrec_core.release.format import HeldOut, Release
+from pinrec_core.release.format import Release
+from pinrec_core.release.manifest import HeldOut
 from pinrec_core.release.publishing import publish
 from pinrec_core.request import Request
 from pinrec_core.stages import generator

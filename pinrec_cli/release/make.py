@@ -1,4 +1,4 @@
-"""``pinrec release`` turns a training run into a published release."""
+"""``pinrec release RUN`` turns a training run into a published release."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from pinrec_cli.generation_options import Embeddings, Offsets, options_without_use, parse_offsets
 
 
-def release(
+def make(
     run: Annotated[Path, typer.Argument(help="A run folder made by `pinrec train`.", show_default=False)],
     releases: Annotated[Path, typer.Option(help="Folder that holds the releases.")] = Path("releases"),
     dataset: Annotated[
@@ -77,13 +77,14 @@ def release(
     from pinrec_cli.console import print_json, stderr, stdout, steps_progress
     from pinrec_cli.evaluation_progress import users_progress
     from pinrec_cli.evaluation_tables import metrics_table
+    from pinrec_cli.release.next_steps import print_next
     from pinrec_core.errors import ConfigError, DataError, require
     from pinrec_core.evaluation.judging import NoCasesError, judge
     from pinrec_core.evaluation.opening import calibration_warning, held_out_of, open_run, task_for_release
     from pinrec_core.evaluation.subjects import ModelSubject
     from pinrec_core.generation.program import Products, load_package
     from pinrec_core.release.compiling import add_program, check_served_recall
-    from pinrec_core.release.format import MANIFEST_FILE
+    from pinrec_core.release.manifest import MANIFEST_FILE
     from pinrec_core.release.publishing import check_recall, publish
     from pinrec_core.representations.id_tables import RowFormat
     from pinrec_core.training.run import Run
@@ -96,12 +97,16 @@ def release(
     chosen = Products(products) if products else None
     if (run / MANIFEST_FILE).is_file():
         raise DataError(f"{run}: a release, expected a run, the folder that `pinrec train` wrote")
+    if not run.exists():
+        raise DataError(f"{run}: expected a run folder made by `pinrec train`, or a command of `pinrec release --help`")
     training_run = Run.load(run)
     variant = training_run.model.variant
     wanted = parse_offsets(offsets)
     if unused := options_without_use(variant, embeddings=embeddings, offsets=wanted):
         raise ConfigError(f"{', '.join(unused)}: expected none for {run}, a {variant} model has no use for it")
-    task = task_for_release(training_run, dataset=dataset, targets=targets, max_users=2000)
+    task = task_for_release(
+        held_out_of(training_run), dataset or training_run.dataset, targets=targets, max_users=2000
+    )  # fmt: skip
     with steps_progress("preparing") as report:
         subject = open_run(
             str(run), task, embeddings=embeddings, offsets=wanted, device=device, id_rows=RowFormat(id_rows),
@@ -151,4 +156,4 @@ def release(
     if results:
         stdout.print(metrics_table(results, task))
     stdout.print(f"release {published.manifest.release_id} in {published.folder}", soft_wrap=True)
-    stderr.print(f"next: pinrec serve --releases {releases} --signals {task.dataset}/signals", soft_wrap=True)
+    print_next(published.manifest.release_id, releases=releases, dataset=task.dataset, current=make_current)

@@ -1,0 +1,39 @@
+"""Which releases a running process serves: it holds their folders, and what removes old releases leaves those alone.
+
+The lock is on the folder itself, so a release that nobody may write to can be held too. It is known on the machine that
+holds it; machines that share releases over a network file system may not see each other's.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from pinrec_core.errors import ReleaseError
+from pinrec_core.files.held_folder import holding, is_held
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def using_release(folder: Path) -> Iterator[None]:
+    """While the block runs, nothing removes the release in ``folder``; any number of processes may use it at once.
+
+    The kernel ends the use with the process, however that ends. Raises ``ReleaseError`` where the folder is gone. Where
+    the file system knows no locks, a warning says so and the block runs all the same.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(holding(Path(folder)))
+        except (FileNotFoundError, NotADirectoryError) as gone:
+            raise ReleaseError(f"{folder}: expected the folder of a release; there is none any more") from gone
+        except OSError as error:
+            log.warning("%s: cannot be held (%s); do not prune it while it serves", folder, error.strerror)
+        yield
+
+
+def release_in_use(folder: Path) -> bool:
+    """Whether a process of this machine uses the release in ``folder``. Raises ``OSError`` where nobody can tell."""
+    return is_held(Path(folder))

@@ -1,0 +1,250 @@
+"""The front of a server: runs HAProxy between the clients and Triton, where HAProxy is installed.
+
+What it does is written in ``haproxy.cfg`` beside this module; this module passes what varies, and keeps it running. A
+front that dies is started again. It knows nothing of models or releases.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Self
+
+from pinrec_core.errors import ConfigError, ServerError, require
+from pinrec_core.files.temporary_folder import TemporaryFolder
+from pinrec_serving.installation import check_ports
+from pinrec_serving.runtime import Endpoint, end_with_parent
+
+CONFIGURATION = Path(__file__).with_name("haproxy.cfg")
+GUARD = Path(__file__).with_name("request_guard.lua")
+FOLDER_PREFIX = "pinrec-front-"
+START_TIMEOUT = 10.0
+STOP_TIMEOUT = 5.0
+POLL_INTERVAL = 0.05
+PROGRAM_FOLDERS = ("/usr/local/sbin", "/usr/sbin")  # where packages put it, on nobody's PATH but root's
+
+
+class FrontChoice(StrEnum):
+    """Whether a service has a front."""
+
+    AUTO = "auto"  # where HAProxy is installed
+    HAPROXY = "haproxy"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """Files in PEM format: ``certificate`` holds the server's certificate, its chain and its private key.
+
+    With ``client_ca``, every client has to show a certificate of one of these authorities (mutual TLS).
+    """
+
+    certificate: Path
+    client_ca: Path | None = None
+
+    def __post_init__(self) -> None:
+        for option, path in (("--tls-certificate", self.certificate), ("--tls-client-ca", self.client_ca)):
+            if path is not None:
+                require(path.is_file(), option, str(path), "a file in PEM format", error=ConfigError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrontOptions:
+    """What the front is asked to do.
+
+    ``max_in_flight`` bounds the recommendations that Triton works on at the same time, and in the same way the calls
+    that write events. A request above the bound waits at most ``queue_ms`` milliseconds for a place and is then
+    refused, with the hint to come again after ``pushback_ms``. ``api_keys`` is a file of the SHA-256 of the keys that
+    may ask, one per line, each followed by a name. Raises ``ConfigError``.
+    """
+
+    max_in_flight: int = 32
+    queue_ms: int = 20
+    pushback_ms: int = 100
+    tls: Tls | None = None
+    api_keys: Path | None = None
+
+    def __post_init__(self) -> None:
+        require(self.max_in_flight >= 1, "--max-in-flight", self.max_in_flight, "at least 1", error=ConfigError)
+        require(self.queue_ms >= 1, "--queue-ms", self.queue_ms, "at least 1 millisecond", error=ConfigError)
+        if self.api_keys is not None:
+            _check_keys(self.api_keys)
+
+    @property
+    def needed(self) -> bool:
+        """Whether it does what Triton cannot do by itself, so that there is no service without it."""
+        return self.tls is not None or self.api_keys is not None
+
+
+def find_haproxy(choice: FrontChoice, options: FrontOptions) -> Path | None:
+    """The program, or None where there shall be no front.
+
+    Raises ``ServerError`` where it is asked for, or needed, and not installed.
+    """
+    if choice is FrontChoice.NONE:
+        require(not options.needed, "--front", str(choice), "haproxy, for TLS and keys", error=ConfigError)
+        return None
+    folders = os.pathsep.join([os.environ.get("PATH", os.defpath), *PROGRAM_FOLDERS])
+    if found := shutil.which("haproxy", path=folders):
+        return Path(found)
+    if choice is FrontChoice.HAPROXY or options.needed:
+        raise ServerError("HAProxy is not installed: apt-get install haproxy, or ask for --front none")
+    return None
+
+
+class Front:
+    """A running HAProxy, as a context manager. It listens on ``outer`` and passes requests on to ``inner``.
+
+    ``exporter`` is the address of the metrics that it passes on. Raises ``ServerError`` on entering when HAProxy does
+    not start; its own messages are in ``front.log`` in ``log_folder``.
+    """
+
+    def __init__(
+        self,
+        program: Path,
+        options: FrontOptions,
+        *,
+        outer: Endpoint,
+        inner: Endpoint,
+        log_folder: Path,
+        report: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._program = program
+        self._options = options
+        self._outer = outer
+        self._inner = inner
+        self._report = report
+        self.log_file = Path(log_folder) / "front.log"
+        self._own_metrics_port = free_ports(1)[0]
+        self._folder: TemporaryFolder | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def own_metrics(self) -> str:
+        """Where HAProxy's own figures can be read."""
+        return f"http://127.0.0.1:{self._own_metrics_port}/metrics"
+
+    def __enter__(self) -> Self:
+        check_ports(self._outer.ports)
+        self._folder = TemporaryFolder(FOLDER_PREFIX)
+        try:
+            self.log_file.parent.mkdir(parents=True, exist_ok=True)
+            checked = subprocess.run(
+                [self._program, "-c", "-f", CONFIGURATION], env=self._environment(), capture_output=True, text=True
+            )
+            if checked.returncode != 0:
+                raise ServerError(f"HAProxy refuses its configuration:\n{checked.stderr.strip()}")
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(STOP_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        if self._folder is not None:
+            self._folder.close()
+
+    def keep_running(self) -> None:
+        """Start it again if it has ended. Raises ``ServerError`` when that fails."""
+        if self._process is not None and (status := self._process.poll()) is not None:
+            self._report(f"the front ended with status {status}; it is started again")
+            self._start()
+
+    def _start(self) -> None:
+        with self.log_file.open("ab") as log:
+            self._process = subprocess.Popen(
+                [self._program, "-db", "-f", CONFIGURATION],
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=end_with_parent,
+            )
+        deadline = time.monotonic() + START_TIMEOUT
+        while not self._listens():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                lines = self.log_file.read_text("utf-8", errors="replace").splitlines()
+                raise ServerError(f"HAProxy does not start; {self.log_file} ends:\n" + "\n".join(lines[-4:]))
+            time.sleep(POLL_INTERVAL)
+
+    def _listens(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self._own_metrics_port), timeout=1.0):
+                return True
+        except OSError:
+            return False
+
+    def _environment(self) -> dict[str, str]:
+        assert self._folder is not None
+        options = self._options
+        outer, inner = self._outer, self._inner
+        values = {
+            "SOCKET": str(self._folder.path / "socket"),
+            "GRPC": f"{outer.host}:{outer.grpc_port}",
+            "HTTP": f"{outer.host}:{outer.http_port}",
+            "METRICS": f"{outer.host}:{outer.metrics_port}",
+            "OWN_METRICS": f"127.0.0.1:{self._own_metrics_port}",
+            "TRITON_GRPC": f"{inner.host}:{inner.grpc_port}",
+            "TRITON_HTTP": f"{inner.host}:{inner.http_port}",
+            "EXPORTER": f"{inner.host}:{inner.metrics_port}",
+            "GUARD": str(GUARD),
+            "MAX_IN_FLIGHT": str(options.max_in_flight),
+            "QUEUE_MS": str(options.queue_ms),
+            "PUSHBACK_MS": str(options.pushback_ms),
+            "GRPC_OPTIONS": "proto h2" if options.tls is None else f"{_tls_words(options.tls)} alpn h2",
+            "HTTP_OPTIONS": "" if options.tls is None else f"{_tls_words(options.tls)} alpn h2,http/1.1",
+        }
+        if options.api_keys is not None:
+            values["API_KEYS"] = str(options.api_keys.resolve())
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("PINREC_FRONT_")}
+        return inherited | {f"PINREC_FRONT_{name}": value for name, value in values.items()}
+
+
+def private_endpoint() -> Endpoint:
+    """An endpoint of free ports that only this machine reaches, for a server behind a front."""
+    grpc, http, metrics = free_ports(3)
+    return Endpoint(grpc_port=grpc, http_port=http, metrics_port=metrics)
+
+
+def free_ports(n: int) -> list[int]:
+    """Ports of this machine on which nobody listens. All are held until each is known, so that they differ."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(n)]
+    ports = [held.getsockname()[1] for held in sockets]
+    for held in sockets:
+        held.close()
+    return ports
+
+
+def _tls_words(tls: Tls) -> str:
+    words = f"ssl crt {tls.certificate.resolve()}"
+    return words if tls.client_ca is None else f"{words} ca-file {tls.client_ca.resolve()} verify required"
+
+
+def _check_keys(path: Path) -> None:
+    """Raises ``ConfigError`` unless every line of the file begins with a SHA-256. No line is quoted in the error."""
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--api-keys={str(path)!r}: expected a readable file of text") from error
+    keys = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
+    wrong = [n for n, key in enumerate(keys, 1) if len(key) != 64 or set(key) - set("0123456789abcdef")]
+    if wrong or not keys:
+        raise ConfigError(
+            f"--api-keys={str(path)!r}, key {wrong[0] if wrong else 1}: expected the SHA-256 of a key in 64 lower-case "
+            'hexadecimal digits and a name, one per line, as `printf %s "$KEY" | sha256sum` writes them'
+        )

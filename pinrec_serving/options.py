@@ -1,0 +1,95 @@
+"""The options of a service that hold for every release it serves."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pinrec_core.config.sections import GpuPrecision
+from pinrec_core.contract import PIPELINE, StageSpec
+from pinrec_core.errors import ConfigError, require
+from pinrec_core.stages.base import RemoteServer
+
+
+def default_threads() -> int:
+    """Threads of a stage process: half of the cores that this process may use, at least one.
+
+    The stages are separate processes that work on different requests at the same time. If each used all cores, they
+    would compete with one another and with the server.
+    """
+    return max(1, len(os.sched_getaffinity(0)) // 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingOptions:
+    """Options that apply to every release served: this machine's data folders, device, threads and processes.
+
+    ``only`` is the one stage to serve; with None, it is the ensemble, which needs ``signals``. ``realtime`` is None
+    where the batch view is served alone. ``id_embedder`` is the server that looks up ID embeddings for the ensemble;
+    with None, it does so itself. ``device`` is the generator's, and ``gpu_precision`` its number format on a GPU; every
+    other stage runs on the CPU. ``threads`` bounds each stage process. ``compiled`` lets the generator run a program
+    that fits the machine. ``instances`` gives the number of processes of a stage, where that is not one, and
+    ``queue_delays`` the microseconds that it waits to fill a batch, where those are not its template's. Raises
+    ``ConfigError`` for an unknown stage, a number that is too small, or an ensemble without signals.
+    """
+
+    signals: Path | None = None
+    realtime: Path | None = None
+    only: StageSpec | None = None
+    id_embedder: RemoteServer | None = None
+    device: str = "cpu"
+    gpu_precision: GpuPrecision = GpuPrecision.FP16
+    threads: int = field(default_factory=default_threads)
+    compiled: bool = True
+    instances: Mapping[str, int] = field(default_factory=dict)
+    queue_delays: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        stages = [spec.name for spec in PIPELINE]
+        for stage, count in self.instances.items():
+            require(stage in stages, "instances stage", stage, f"one of {stages}", error=ConfigError)
+            require(count >= 1, f"instances {stage}", count, "a number of at least 1", error=ConfigError)
+        for stage, delay in self.queue_delays.items():
+            require(stage in stages, "queue_delays stage", stage, f"one of {stages}", error=ConfigError)
+            require(delay >= 0, f"queue_delays {stage}", delay, "a number of at least 0", error=ConfigError)
+        require(self.threads >= 1, "threads", self.threads, "a number of at least 1", error=ConfigError)
+        if self.only is None:
+            require(self.signals is not None, "signals", self.signals, "a signals folder", error=ConfigError)
+
+    @property
+    def stages(self) -> tuple[StageSpec, ...]:
+        """The stages that are loaded of each release."""
+        return PIPELINE if self.only is None else (self.only,)
+
+    def parameters(self, *, release: Path | None = None) -> dict[str, str]:
+        """The parameters of a stage of ``release``, or of the write path, as Triton's configuration carries them."""
+        values = {
+            "release": release and str(Path(release).resolve()),
+            "signals": self.signals and str(Path(self.signals).resolve()),
+            "realtime": self.realtime and str(Path(self.realtime).resolve()),
+            "device": self.device if release else None,
+            "gpu_precision": self.gpu_precision.value if release else None,
+            "threads": str(self.threads) if release else None,
+            "compiled": None if self.compiled or release is None else "false",
+        }
+        if release and self.id_embedder is not None:
+            values["id_embedder"] = self.id_embedder.address
+            values["id_embedder_deadline_ms"] = str(self.id_embedder.deadline_ms)
+        return {name: value for name, value in values.items() if value}
+
+    @property
+    def releases_kept(self) -> int:
+        """Releases that stay loaded after a swap: a stage alone serves its callers' earlier one until the next swap."""
+        return 1 if self.only is None else 2
+
+
+def parse_instances(texts: Sequence[str]) -> dict[str, int]:
+    """``["generator=2"]`` → ``{"generator": 2}``. Raises ``ConfigError``."""
+    instances = {}
+    for text in texts:
+        stage, _, count = text.partition("=")
+        require(count.isdecimal(), "instances", text, "STAGE=NUMBER, as in generator=2", error=ConfigError)
+        instances[stage] = int(count)
+    return instances

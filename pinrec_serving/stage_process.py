@@ -1,0 +1,85 @@
+"""One stage in the Python-backend process that Triton gives it, from ``initialize`` to ``finalize``.
+
+Every ``model.py`` is a ``ServedStage`` with a function that builds its stage. The translation between Triton and the
+stage is ``triton_boundary``'s.
+"""
+
+from __future__ import annotations
+
+import functools
+import locale
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from pinrec_core.contract import StageSpec
+from pinrec_core.stages.base import Stage, StageParameters
+from pinrec_serving.heartbeat import Heartbeat
+from pinrec_serving.triton_boundary import bound_texts, execute, stage_parameters
+
+LOADING_NICENESS = 10
+"""How far a stage that loads stands back behind those that serve: it gets a tenth of the time of a busy core, and all
+of the time of an idle one."""
+LAST_ANSWERS_SECONDS = 0.5  # for the answers of the last batch to leave before the process ends
+BROKEN = 70  # the exit status of a process whose stage cannot go on
+
+Build = Callable[[StageParameters], Stage[Any]]
+
+log = logging.getLogger(__name__)
+
+
+class ServedStage:
+    """The stage of ``spec``, made by ``build`` from the parameters in ``args``, the argument of ``initialize``."""
+
+    def __init__(self, spec: StageSpec, args: Mapping[str, str], build: Build) -> None:
+        prepare_process()
+        bound_texts()
+        parameters = stage_parameters(args)
+        # Threads that are counted by another thread than the one that serves count for that thread alone; so it has to
+        # stand here, before OpenMP is loaded.
+        os.environ["OMP_NUM_THREADS"] = str(parameters.threads)
+        self._spec = spec
+        self._heartbeat = Heartbeat(args["model_name"])
+        self._stage = build(parameters)
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer a batch. Where the stage says that it cannot go on, the process ends behind the answers."""
+        with self._heartbeat.at_work():
+            return execute(self._spec, self._stage, requests, broken=_end_process)
+
+
+def prepare_process() -> None:
+    """Set up a Python-backend process. Call it before anything imports torch.
+
+    The process starts in an ASCII locale, in which ``torch.compile`` fails on its own source files.
+    """
+    locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname).1s %(name)s: %(message)s")
+
+
+def at_low_priority(build: Build) -> Build:
+    """``build``, but behind what else the machine does: a swap loads stages beside those that serve.
+
+    A thread may lower its priority but not raise it again, so a thread of its own does it and ends with it. Threads
+    that it starts stay at the low priority; a pool of OpenMP's is made anew for the thread that serves.
+    """
+
+    @functools.wraps(build)
+    def built(parameters: StageParameters) -> Stage[Any]:
+        with ThreadPoolExecutor(1, thread_name_prefix="loading", initializer=_stand_back) as loader:
+            return loader.submit(build, parameters).result()
+
+    return built
+
+
+def _stand_back() -> None:
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOADING_NICENESS)
+
+
+def _end_process() -> None:
+    log.error("this stage cannot go on; its process ends, and is started again by its owner")
+    threading.Timer(LAST_ANSWERS_SECONDS, os._exit, (BROKEN,)).start()

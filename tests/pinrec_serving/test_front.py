@@ -1,0 +1,274 @@
+"""The front as clients meet it: the real HAProxy before a real Triton with stand-in stages."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+import tritonclient.grpc as triton_client
+from tritonclient.utils import InferenceServerException
+
+from pinrec_core.errors import ConfigError, ServerError
+from pinrec_serving import front as module
+from pinrec_serving.deployment import Deployment
+from pinrec_serving.front import Front, FrontChoice, FrontOptions, Tls, find_haproxy
+from pinrec_serving.model_control import input_tensor
+from pinrec_serving.options import ServingOptions
+from pinrec_serving.runtime import Endpoint, TritonServer
+from tests.pinrec_serving.conftest import free_endpoint, manifest, stand_in_release
+
+pytestmark = pytest.mark.triton
+
+KEY = "a-key-of-a-product"
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+
+
+@pytest.fixture(scope="module")
+def program() -> Path:
+    found = find_haproxy(FrontChoice.AUTO, FrontOptions())
+    if found is None:
+        pytest.skip("no HAProxy: apt-get install haproxy")
+    return found
+
+
+@pytest.fixture(scope="module")
+def inner(
+    program: Path, server: TritonServer, templates: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Endpoint]:
+    signals = tmp_path_factory.mktemp("signals")
+    deployment = Deployment(server, templates, ServingOptions(signals=signals, realtime=signals / "realtime"))
+    deployment.deploy_ingest(manifest())
+    deployment.deploy(release_id="r1", folder=stand_in_release("r1"), dataset=manifest())
+    yield server.endpoint
+    deployment.drain(timeout=30.0)
+
+
+@contextmanager
+def fronted(program: Path, inner: Endpoint, folder: Path, **options) -> Iterator[tuple[Front, Endpoint]]:
+    outer = free_endpoint()
+    with Front(program, FrontOptions(**options), outer=outer, inner=inner, log_folder=folder) as front:
+        yield front, outer
+
+
+def ask(client: triton_client.InferenceServerClient, model: str = "pinrec", *, surface: str = "", **call):
+    inputs = [
+        input_tensor("user_id", np.array([[7]], np.int64)),
+        input_tensor("surface", np.array([[surface.encode()]], object)),
+    ]
+    return client.infer(model, inputs, **call).as_numpy("release")[0, 0]
+
+
+def refusal(call) -> tuple[str, str]:
+    with pytest.raises(InferenceServerException) as caught:
+        call()
+    return str(caught.value.status()).removeprefix("StatusCode."), str(caught.value.message())
+
+
+def test_what_is_too_much_is_refused_at_once_with_a_hint(program, inner, tmp_path) -> None:
+    outcomes: Counter[str] = Counter()
+    refused: list[grpc.RpcError] = []
+    with fronted(program, inner, tmp_path, max_in_flight=2, pushback_ms=70) as (_, outer):
+
+        def one() -> None:
+            with triton_client.InferenceServerClient(outer.grpc) as client:
+                try:
+                    outcomes[ask(client, surface="slow").decode()] += 1
+                except InferenceServerException as error:
+                    outcomes[str(error.status())] += 1
+                    refused.append(error.__cause__ or error)
+
+        threads = [threading.Thread(target=one) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        # A slow request takes a second and the queue lasts 20 ms, so that no third one finds a place.
+        assert outcomes == {"r1": 2, "StatusCode.UNAVAILABLE": 6}
+        channel = grpc.insecure_channel(outer.grpc)
+        slow = [threading.Thread(target=one) for _ in range(2)]
+        for thread in slow:
+            thread.start()
+        hints: dict[str, str] = {}
+        while not hints and any(thread.is_alive() for thread in slow):
+            try:
+                channel.unary_unary(INFER)(b"\x0a\x06pinrec" + bytes(80), timeout=5)
+            except grpc.RpcError as error:
+                if error.code() is grpc.StatusCode.UNAVAILABLE:
+                    hints = dict(error.trailing_metadata())
+        for thread in slow:
+            thread.join()
+        channel.close()
+    assert hints["grpc-retry-pushback-ms"] == "70"
+
+
+def test_events_have_places_of_their_own(program, inner, tmp_path) -> None:
+    with (
+        fronted(program, inner, tmp_path, max_in_flight=1) as (_, outer),
+        triton_client.InferenceServerClient(outer.grpc) as client,
+    ):
+        busy = threading.Thread(target=lambda: ask(client, surface="slow"))
+        busy.start()
+        status = ""
+        while status != "UNAVAILABLE" and busy.is_alive():
+            try:
+                ask(client)
+            except InferenceServerException as error:
+                status = str(error.status()).removeprefix("StatusCode.")
+        assert status == "UNAVAILABLE", "the one place was never taken"
+        # Refused by the stage, for want of its tensors: so it got there.
+        assert refusal(lambda: client.infer("signal_ingest", [input_tensor("event_id", np.array([[b"1"]], object))]))[
+            0
+        ] == ("INVALID_ARGUMENT")
+        assert client.is_model_ready("pinrec")
+        busy.join()
+
+
+def test_only_what_clients_need_is_offered(program, inner, server, tmp_path) -> None:
+    with (
+        fronted(program, inner, tmp_path) as (_, outer),
+        triton_client.InferenceServerClient(outer.grpc) as client,
+    ):
+        assert ask(client) == b"r1"
+        assert refusal(lambda: ask(client, "signal_fetch__r1")) == (
+            "INVALID_ARGUMENT", "model_name: expected pinrec or signal_ingest",
+        )  # fmt: skip
+        for call in (client.get_model_repository_index, lambda **h: client.unload_model("pinrec", **h)):
+            assert refusal(lambda call=call: call(headers=server.admin_headers))[0] == "UNIMPLEMENTED"
+        assert client.is_server_live()
+        assert client.get_model_metadata("pinrec").name == "pinrec"
+        # To a client, a model that is being loaded or drained is a server that cannot answer now.
+        assert refusal(lambda: client.get_model_metadata("nobody"))[0] == "UNAVAILABLE"
+        assert http(f"{outer.http}/v2/models/pinrec/ready") == 200
+        assert http(f"{outer.http}/v2/repository/index", data=b"{}") == 404
+        assert http(f"{outer.http}/v2/models/signal_fetch__r1/infer", data=b"{}") == 404
+        user = {"name": "user_id", "shape": [1, 1], "datatype": "INT64", "data": [7]}
+        assert http(f"{outer.http}/v2/models/pinrec/infer", data=json.dumps({"inputs": [user]}).encode()) == 200
+        assert http(outer.metrics) == 200
+
+
+def test_who_has_no_key_gets_no_answer(program, inner, tmp_path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(f"# who may ask\n{hashlib.sha256(KEY.encode()).hexdigest()}  feed\n")
+    with (
+        fronted(program, inner, tmp_path, api_keys=keys) as (_, outer),
+        triton_client.InferenceServerClient(outer.grpc) as client,
+    ):
+        assert ask(client, headers={"authorization": f"Bearer {KEY}"}) == b"r1"
+        for headers in ({}, {"authorization": "Bearer guess"}, {"authorization": KEY}):
+            status, message = refusal(lambda headers=headers: ask(client, headers=headers))
+            assert status == "UNAUTHENTICATED"
+            assert KEY not in message
+        assert client.is_model_ready("pinrec")  # a probe needs none
+        assert http(f"{outer.http}/v2/models/pinrec/infer", data=b"{}") == 401
+        assert http(f"{outer.http}/v2/models/pinrec/ready") == 200
+    assert KEY not in (tmp_path / "front.log").read_text()
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a certificate authority, and a server and a client with certificates of it."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl to make certificates with")
+    folder = tmp_path_factory.mktemp("authority")
+    script = """
+    openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=authority -keyout ca.key -out ca.pem
+    for name in server client; do
+      openssl req -newkey rsa:2048 -nodes -subj /CN=$name -keyout $name.key -out $name.csr
+      printf 'subjectAltName=IP:127.0.0.1' > $name.ext
+      openssl x509 -req -days 2 -in $name.csr -CA ca.pem -CAkey ca.key -CAcreateserial -extfile $name.ext -out $name.pem
+    done
+    cat server.pem server.key > both.pem
+    """
+    subprocess.run(["sh", "-ec", script], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+def test_mutual_tls_on_every_port(program, inner, authority, tmp_path) -> None:
+    tls = Tls(certificate=authority / "both.pem", client_ca=authority / "ca.pem")
+    files = {
+        "root_certificates": str(authority / "ca.pem"),
+        "private_key": str(authority / "client.key"),
+        "certificate_chain": str(authority / "client.pem"),
+    }
+    with fronted(program, inner, tmp_path, tls=tls) as (_, outer):
+        with triton_client.InferenceServerClient(outer.grpc, ssl=True, **files) as client:
+            assert ask(client) == b"r1"
+        with triton_client.InferenceServerClient(
+            outer.grpc, ssl=True, root_certificates=files["root_certificates"]
+        ) as client:
+            assert refusal(lambda: ask(client))[0] == "UNAVAILABLE"
+        with triton_client.InferenceServerClient(outer.grpc) as client:
+            assert refusal(lambda: ask(client, client_timeout=5))[0] == "UNAVAILABLE"
+        for url in (outer.http, outer.metrics):
+            bare = ["curl", "-sS", "--cacert", files["root_certificates"], url.replace("http:", "https:")]
+            with_certificate = [*bare, "--cert", files["certificate_chain"], "--key", files["private_key"]]
+            assert subprocess.run(bare, capture_output=True).returncode != 0
+            assert subprocess.run(with_certificate, capture_output=True).returncode == 0
+
+
+def test_a_front_that_is_killed_comes_back(program, inner, tmp_path) -> None:
+    with fronted(program, inner, tmp_path) as (front, outer):
+        assert front._process is not None
+        os.kill(front._process.pid, signal.SIGKILL)
+        front._process.wait()
+        front.keep_running()
+        with triton_client.InferenceServerClient(outer.grpc) as client:
+            assert ask(client) == b"r1"
+        assert b"haproxy_backend_http_responses_total" in urllib.request.urlopen(front.own_metrics).read()
+
+
+def test_a_server_that_is_gone_is_unavailable(program, tmp_path) -> None:
+    with (
+        fronted(program, free_endpoint(), tmp_path) as (_, outer),
+        triton_client.InferenceServerClient(outer.grpc) as client,
+    ):
+        began = time.monotonic()
+        assert refusal(lambda: ask(client, client_timeout=30))[0] == "UNAVAILABLE"
+        assert time.monotonic() - began < 20, "it was the client that gave up"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [("", "key 1"), (KEY, "key 1"), ("A" * 64, "key 1"), ("a" * 64 + " feed\n" + "b" * 63, "key 2")],
+)
+def test_a_file_of_keys_holds_their_sums(tmp_path: Path, text: str, sentence: str) -> None:
+    (tmp_path / "keys").write_text(text)
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        FrontOptions(api_keys=tmp_path / "keys")
+    assert not text or text.split()[-1] not in str(caught.value)
+
+
+def test_tls_and_keys_need_the_front(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "server.pem").touch()
+    options = FrontOptions(tls=Tls(certificate=tmp_path / "server.pem"))
+    with pytest.raises(ConfigError, match="haproxy, for TLS and keys"):
+        find_haproxy(FrontChoice.NONE, options)
+    monkeypatch.setattr(module, "PROGRAM_FOLDERS", ())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_haproxy(FrontChoice.AUTO, FrontOptions()) is None
+    for choice, wanted in ((FrontChoice.AUTO, options), (FrontChoice.HAPROXY, FrontOptions())):
+        with pytest.raises(ServerError, match="not installed"):
+            find_haproxy(choice, wanted)
+
+
+def http(url: str, data: bytes | None = None) -> int:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, data), timeout=10) as response:
+            return response.status
+    except urllib.error.HTTPError as error:
+        return error.code
