@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import struct
 import time
 import uuid
 from collections import Counter
@@ -68,13 +69,17 @@ def bound_texts() -> None:
     """Keep Triton from decoding a BYTES tensor of more elements than ``limits.TEXTS``.
 
     It makes an object of every element before it calls ``execute``: of 25 million in a request of 100 MB it did so for
-    18 seconds, in which no other request was answered. Instead such a tensor becomes a view of one empty text, in its
-    shape, and ``check_inputs`` refuses it. Call it once in a process.
+    18 seconds, in which no other request was answered. Instead such a tensor becomes a view of one empty text, which
+    ``check_inputs`` refuses for its size. So does one that cannot be decoded: an error there would end the process.
+    Call it once in a process.
     """
     import triton_python_backend_utils as pb_utils
 
     decode = pb_utils.deserialize_bytes_tensor
     pb_utils.deserialize_bytes_tensor = lambda encoded: _EncodedTexts(encoded, decode)
+
+
+_TOO_MANY = np.broadcast_to(np.array(b"", np.object_), (1, TEXTS.most + 1))
 
 
 class _EncodedTexts:
@@ -86,8 +91,11 @@ class _EncodedTexts:
 
     def reshape(self, shape: Sequence[int]) -> np.ndarray:
         if math.prod(shape) > TEXTS.most:
-            return np.broadcast_to(np.array(b"", np.object_), shape)
-        return self._decode(self._encoded).reshape(shape)
+            return _TOO_MANY
+        try:
+            return self._decode(self._encoded).reshape(shape)
+        except (struct.error, ValueError):
+            return _TOO_MANY
 
 
 def stage_parameters(args: Mapping[str, str]) -> StageParameters:

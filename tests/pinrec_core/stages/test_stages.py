@@ -83,7 +83,7 @@ def request(
                 budget=np.array(budget),
                 num_items=num_items,
                 deadline=deadline,
-            )  # fmt: skip
+            )
         ),
         "seen_item_key": np.arange(1000, 1000 + seen),
     }
@@ -121,7 +121,7 @@ def test_nothing_is_generated_for_a_caller_that_has_stopped_waiting(stages, monk
     requests = [request(3, 1), request(24, 2, deadline=Deadline.within(-1.0)), request(9, 3)]
     generated: list[int] = []
     generate = stages[1].generate
-    monkeypatch.setattr(stages[1], "generate", lambda h, c: generated.append(len(c.seed)) or generate(h, c))
+    monkeypatch.setattr(stages[1], "generate", lambda h, c: generated.append(len(c.surface)) or generate(h, c))
     embedded = [r | e for r, e in zip(requests, run_batch(stages[0], requests), strict=True)]
     answers = run_batch(stages[1], embedded)
     assert isinstance(answers[1], ExpiredError)
