@@ -76,7 +76,7 @@ def test_foreign_bytes_are_refused():
     plan = encode_plan(RetrievalPlan(embedding=np.ones((1, 2)), outcome=np.zeros(1), quota=np.ones(1)))
     for decode, broken, message in [
         (decode_request, data[:0], "packed_request has 0 bytes: expected at least 56"),
-        (decode_request, changed(data, 0, 9), "packed_request has version 9: expected 1"),
+        (decode_request, changed(data, 0, 9), "packed_request has version 9: expected 2"),
         (
             decode_request,
             data[:-1],
