@@ -1,7 +1,8 @@
 """How many requests may be worked on at once, so that none takes much longer than it should.
 
 By Little's law a request is in a server for as long as the others in it take to be served: in flight / rate. The rate
-at which a release is served on a machine is known when more comes than can be served, so the limit follows from it then.
+at which a release is served on a machine is known when more comes than can be served, so the limit follows from it
+then.
 """
 
 from __future__ import annotations
