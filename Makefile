@@ -13,7 +13,7 @@ STUDIES ?= $(basename $(notdir $(wildcard benchmarks/quality/studies/*.toml)))
 JAVA    := $(shell command -v java >/dev/null 2>&1 || echo ,java)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check bench results load-test clean
+.PHONY: help setup demo serve test check bench results load-test fuzz clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,11 @@ load-test: setup  ## Locust against the demo's release: requests/s, p50, p95, p9
 	$(BIN)/pinrec demo --out $(DEMO) --build-only
 	$(BIN)/pinrec serve --releases $(DEMO)/releases --signals $(DEMO)/dataset/signals -- \
 	  $(CURDIR)/$(BIN)/python -m load_tests --dataset $(DEMO)/dataset
+
+fuzz: setup  ## 10,000 malformed requests against the demo's release, beside requests whose answers are known
+	$(BIN)/pinrec demo --out $(DEMO) --build-only
+	$(BIN)/pinrec serve --releases $(DEMO)/releases --signals $(DEMO)/dataset/signals --realtime $(DEMO)/fuzzed -- \
+	  sh -c 'exec $(CURDIR)/$(BIN)/python -m load_tests.fuzzing --dataset $(DEMO)/dataset --pid $$PPID'
 
 clean:  ## remove the virtual environment, the demo and caches
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info client/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -184,9 +184,7 @@ def _print(
     for why, count in tally.explained.items():
         console.print(f"{count:,} of them {why}")
     if tally.left_out:
-        console.print(
-            f"{tally.left_out:,} were left out: Triton alone does not survive them (docs/operate/limits.md)"
-        )
+        console.print(f"{tally.left_out:,} were left out: Triton alone does not survive them (docs/operate/limits.md)")
     counts = ", ".join(f"{count:,} {word}" for word, count in neighbours.counts.items())
     console.print(f"neighbours: {counts}; the slowest took {neighbours.slowest:.2f} s")
     if before is not None and after is not None:
