@@ -27,6 +27,7 @@ from pinrec_core.errors import (
     shown,
 )
 from pinrec_core.limits import Limit
+from pinrec_core.stages.metrics import NO_METRICS, Metrics
 
 Tensors = Mapping[str, np.ndarray]
 Row = TypeVar("Row")
@@ -75,6 +76,8 @@ class StageParameters:
     is a torch device, and ``gpu_precision`` the number format of the model where that is a GPU. ``threads`` is the
     number of threads that one operation may use. ``compiled`` lets the generator run its compiled program, where there
     is one. ``id_embedder`` is the server that looks up ID embeddings; with None, the stage of this server does.
+    The recall of the index is measured on one in ``recall_every`` requests; with 0, on none. ``metrics`` takes what the
+    stage measures; it alone is not one of Triton's ``parameters``.
     """
 
     release: Path | None
@@ -85,6 +88,8 @@ class StageParameters:
     gpu_precision: GpuPrecision = GpuPrecision.FP16
     compiled: bool = True
     id_embedder: RemoteServer | None = None
+    recall_every: int = 0
+    metrics: Metrics = NO_METRICS
 
     @property
     def release_folder(self) -> Path:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pinrec_core.config.sections import GpuPrecision
-from pinrec_core.errors import BrokenStageError, PinRecError
+from pinrec_core.errors import BrokenStageError, ExpiredError, PinRecError
 from pinrec_core.generation.captured import CapturedGenerator
 from pinrec_core.generation.cuda_graphs import CudaGraphs
 from pinrec_core.generation.generate import RequestContext, generate
@@ -27,6 +27,14 @@ from pinrec_core.release.programs import load_program
 from pinrec_core.request import Request
 from pinrec_core.stages.base import StageParameters, Tensors
 from pinrec_core.stages.bounds import check_id_embedding, check_request
+from pinrec_core.stages.metrics import (
+    EMBEDDINGS_GENERATED,
+    EMBEDDINGS_KEPT,
+    EMBEDDINGS_LOOKED_UP,
+    NO_METRICS,
+    PROGRAM,
+    Metrics,
+)
 from pinrec_core.stages.packing import decode_request, encode_plan
 
 GenerateWeighted = Callable[[PackedHistories, RequestContext], tuple[Tensor, Tensor]]
@@ -47,6 +55,8 @@ class GeneratorRow:
 class GeneratorStage:
     """Prefill, decode steps, compression and budget allocation, for all requests of a batch together."""
 
+    metrics: Metrics = NO_METRICS  # until it is ready: what warms it up is not counted
+
     def __init__(self, parameters: StageParameters) -> None:
         torch.set_num_threads(parameters.threads)
         release = Release.open(parameters.release_folder)
@@ -55,10 +65,14 @@ class GeneratorStage:
         device = torch_device(parameters.device)
         if device.type == "cuda":
             self.generate = self._on_gpu(release, device, parameters.gpu_precision)
+            self.program = "cuda_graphs" if isinstance(self.generate, CapturedGenerator) else "plain"
         else:
             compiled = load_program(release) if device.type == "cpu" and parameters.compiled else None
             self.generate = self._weighted(compiled or self._plain(release.load_model(device)))
+            self.program = "plain" if compiled is None else "compiled"
         self._warm_up()
+        self.metrics = parameters.metrics
+        self.metrics.record(PROGRAM, 1, self.program)
 
     def parse(self, tensors: Tensors) -> GeneratorRow:
         request = decode_request(tensors["packed_request"])
@@ -68,6 +82,14 @@ class GeneratorStage:
         return GeneratorRow(request=request, id_embedding=id_embedding)
 
     def run(self, rows: Sequence[GeneratorRow]) -> Sequence[Tensors | PinRecError]:
+        """Rows whose caller has stopped waiting while they were in the queue are not generated for."""
+        expired = [row.request.deadline.has_passed() for row in rows]
+        answers = iter(self._plans([row for row, late in zip(rows, expired, strict=True) if not late]))
+        return [ExpiredError("the caller has stopped waiting") if late else next(answers) for late in expired]
+
+    def _plans(self, rows: Sequence[GeneratorRow]) -> Sequence[Tensors]:
+        if not rows:
+            return []
         requests = [row.request for row in rows]
         histories = [request.history for request in requests]
         history = packed_histories(histories, [row.id_embedding for row in rows], requests)
@@ -77,6 +99,9 @@ class GeneratorStage:
         except torch.AcceleratorError as error:  # CUDA answers every later call of this process with it, too
             raise BrokenStageError(f"the GPU has failed ({str(error).splitlines()[0]})") from error
         plans = plan_of_weights(embedding, weight, requests, self.generation)
+        self.metrics.record(EMBEDDINGS_GENERATED, weight.numel())
+        self.metrics.record(EMBEDDINGS_KEPT, int(torch.count_nonzero(weight)))  # the plan has waited for them
+        self.metrics.record(EMBEDDINGS_LOOKED_UP, sum(len(plan.quota) for plan in plans))
         return [{"retrieval_plan": encode_plan(plan)} for plan in plans]
 
     def _on_gpu(self, release: Release, device: torch.device, precision: GpuPrecision) -> GenerateWeighted:

@@ -17,7 +17,7 @@ REQUESTS = 300
 def test_malformed_requests_are_refused_and_change_nothing(ml100k, ml100k_server, tmp_path, capsys):
     result = tmp_path / "fuzzing.json"
     status = main(
-        ["--url", ml100k_server.url, "--dataset", str(ml100k.dataset), "--pid", str(ml100k_server.process.pid),
+        ["--url", ml100k_server.url, "--dataset", str(ml100k.dataset), "--server-pid", str(ml100k_server.process.pid),
          "--requests", str(REQUESTS), "--seed", "7", "--deadline", "60", "--json", str(result)]
     )  # fmt: skip
     assert status == 0, capsys.readouterr().out

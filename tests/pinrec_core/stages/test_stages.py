@@ -13,7 +13,8 @@ import torch
 from id_embedder.stage import IdEmbedderStage
 from pinrec_core import contract
 from pinrec_core.config.sections import GpuPrecision
-from pinrec_core.errors import InvalidRequestError, PinRecError
+from pinrec_core.deadline import NEVER, Deadline
+from pinrec_core.errors import ExpiredError, InvalidRequestError, PinRecError
 from pinrec_core.generation.captured import CapturedGenerator
 from pinrec_core.release.format import Release
 from pinrec_core.release.manifest import HeldOut
@@ -23,9 +24,21 @@ from pinrec_core.stages import generator
 from pinrec_core.stages.base import StageParameters, run_batch
 from pinrec_core.stages.faiss_retrieval import FaissRetrievalStage
 from pinrec_core.stages.generator import GeneratorStage
+from pinrec_core.stages.metrics import (
+    EMBEDDINGS_GENERATED,
+    EMBEDDINGS_KEPT,
+    EMBEDDINGS_LOOKED_UP,
+    ITEMS_ASKED,
+    ITEMS_RETURNED,
+    PROGRAM,
+    RECALL_TARGET,
+    SECOND_LOOKS,
+    SHORT_ANSWERS,
+)
 from pinrec_core.stages.packing import decode_plan, decode_request, encode_request
 from tests.pinrec_core.builders import F, random_history
 from tests.pinrec_core.generation.rerun import Rerun
+from tests.recorded import Recorded
 
 TOLERANCE = 1e-5
 """float32 products in another batch size differ in the last bits; scores and embeddings are of order 1."""
@@ -55,7 +68,7 @@ def stages(release, dataset):
 
 
 def request(
-    length: int, seed: int, budget=(0.5, 0.3, 0.2), num_items: int = 20, seen: int = 0
+    length: int, seed: int, budget=(0.5, 0.3, 0.2), num_items: int = 20, seen: int = 0, deadline: Deadline = NEVER
 ) -> dict[str, np.ndarray]:
     """The tensors of one request as ``signal_fetch`` answers them."""
     history = random_history(length, seed)
@@ -63,7 +76,13 @@ def request(
         "history_item_key": history.item_key,
         "packed_request": encode_request(
             Request(
-                history=history, surface=1, time=1_650_000_000, seed=seed, budget=np.array(budget), num_items=num_items
+                history=history,
+                surface=1,
+                time=1_650_000_000,
+                seed=seed,
+                budget=np.array(budget),
+                num_items=num_items,
+                deadline=deadline,
             )
         ),
         "seen_item_key": np.arange(1000, 1000 + seen),
@@ -96,6 +115,23 @@ def test_a_batch_gives_each_request_what_it_gets_alone(stages):
     for together, one in zip(through(stages, requests), requests, strict=True):
         (alone,) = through(stages, [one])
         assert_same_answer(together, alone)
+
+
+def test_nothing_is_generated_for_a_caller_that_has_stopped_waiting(stages, monkeypatch):
+    requests = [request(3, 1), request(24, 2, deadline=Deadline.within(-1.0)), request(9, 3)]
+    generated: list[int] = []
+    generate = stages[1].generate
+    monkeypatch.setattr(stages[1], "generate", lambda h, c: generated.append(len(c.surface)) or generate(h, c))
+    embedded = [r | e for r, e in zip(requests, run_batch(stages[0], requests), strict=True)]
+    answers = run_batch(stages[1], embedded)
+    assert isinstance(answers[1], ExpiredError)
+    assert generated == [2]
+    for kept in (0, 2):
+        (alone,) = run_batch(stages[1], [embedded[kept]])
+        plan, expected = (decode_plan(answer["retrieval_plan"]) for answer in (answers[kept], alone))
+        np.testing.assert_array_equal(plan.quota, expected.quota)
+    (late,) = run_batch(stages[1], [embedded[1]])
+    assert isinstance(late, ExpiredError)
 
 
 def test_answers_follow_the_contract(stages):
@@ -189,3 +225,29 @@ def test_where_nothing_can_be_recorded_the_plain_model_serves_after_one_warning(
     one = [request(9, 3)]
     for made, expected in zip(through((stages[0], plain, stages[2]), one), through(stages, one), strict=True):
         assert_same_answer(made, expected)
+
+
+def test_what_the_stages_measure_is_what_they_did(stages, release, dataset):
+    recorded = Recorded()
+    parameters = StageParameters(
+        release=release.folder, signals=dataset / "signals", realtime=None, device="cpu", threads=1, metrics=recorded
+    )
+    measured = (stages[0], GeneratorStage(parameters), FaissRetrievalStage(parameters))
+    assert recorded.of(PROGRAM, "plain") == [1]
+    assert recorded.of(EMBEDDINGS_GENERATED) == []  # warming up is not counted
+    assert recorded.of(RECALL_TARGET) == [release.manifest.calibration.recall_target]
+    answers = through(measured, [request(24, 1, budget=(0.5, 0.3, 0.2)), request(3, 2, num_items=60, seen=100)])
+    generation, outcomes = release.manifest.generation, release.manifest.dataset.outcomes
+    plans = [decode_plan(answer["retrieval_plan"]) for answer in answers]
+    assert recorded.total(EMBEDDINGS_GENERATED) == 2 * len(outcomes) * generation.steps * len(generation.offsets)
+    assert recorded.total(EMBEDDINGS_LOOKED_UP) == sum(len(plan.quota) for plan in plans)
+    kept = recorded.total(EMBEDDINGS_KEPT)
+    assert recorded.total(EMBEDDINGS_LOOKED_UP) <= kept <= recorded.total(EMBEDDINGS_GENERATED)
+    # 120 items are in the catalogue and 100 of them were seen, so that one answer has 20 instead of 60.
+    returned = np.concatenate([answer["outcome"] for answer in answers])
+    assert len(returned) == 20 + 20
+    for place, name in enumerate(outcomes):
+        assert recorded.total(ITEMS_ASKED, name) == sum(int(p.quota[p.outcome == place].sum()) for p in plans)
+        assert recorded.total(ITEMS_RETURNED, name) == (returned == name.encode()).sum()
+    assert recorded.total(SHORT_ANSWERS) == 1
+    assert recorded.total(SECOND_LOOKS) >= 1
