@@ -233,7 +233,7 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m load_tests.fuzzing",
         description="Send malformed requests to a running PinRec service, beside requests whose answers are known.",
-        epilog="example: python -m load_tests.fuzzing --dataset demo/dataset --requests 1000 --server-pid $(pgrep -xo pinrec)",
+        epilog="example: python -m load_tests.fuzzing --dataset demo/dataset --server-pid $(pgrep -xo pinrec)",
     )
     parser.add_argument("--url", default="127.0.0.1:8001", help="gRPC endpoint (default %(default)s)")
     parser.add_argument("--dataset", metavar="FOLDER", required=True, help="prepared dataset whose service is tested")
@@ -250,13 +250,13 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument(
         "--stage-url",
-        help="where Triton listens behind the front: fuzz its stages as well (default: as --server-pid has it)",
+        help="where Triton listens behind the front: fuzz its stages too (default: of --server-pid)",
     )
     parser.add_argument(
         "--server-pid",
         metavar="PID",
         type=_pid,
-        help="`pinrec serve` on this machine, or `parent`: watch its processes and their memory",
+        help="of `pinrec serve` on this machine, or `parent`: watch its processes",
     )
     parser.add_argument(
         "--max-growth-mib", type=int, default=256, help="growth of memory that is no finding (default %(default)s)"
