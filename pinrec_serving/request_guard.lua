@@ -40,7 +40,7 @@ end
 local function fields(data, at, stop, visit)
     while at < stop do
         local tag, first = varint(data, at, stop)
-        if not tag then
+        if not tag or tag >> 3 == 0 then
             return "malformed"
         end
         local wire, value, ends = tag & 7, nil, nil

@@ -32,6 +32,8 @@ from pinrec_serving.stage_metrics import open_metrics
 
 log = logging.getLogger(__name__)
 
+_INT64_MAX = (1 << 63) - 1
+
 TRITON_CODES: dict[str, str] = {
     "INVALID_ARGUMENT": "INVALID_ARG",
     "UNAVAILABLE": "UNAVAILABLE",
@@ -208,7 +210,7 @@ class _Checked:
         tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         checked = check_inputs(self._spec, tensors)
         if self._spec.takes_timeout and (timeout := request.timeout()):
-            checked[TIMEOUT_US] = np.array([timeout], np.int64)
+            checked[TIMEOUT_US] = np.array([min(timeout, _INT64_MAX)], np.int64)  # Triton's has no sign
         return self._stage.parse(checked)
 
     def run(self, rows: Sequence[Any]) -> Sequence[Tensors | PinRecError]:

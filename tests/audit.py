@@ -23,8 +23,8 @@ def main(tools: str, environment: str, sbom: str) -> int:
     Path(sbom).parent.mkdir(parents=True, exist_ok=True)
     subprocess.run([f"{tools}/cyclonedx-py", "environment", environment, "--of", "JSON", "-o", sbom], check=True)
     print(f"SBOM: {sbom}")
-    audit = [f"{tools}/pip-audit", "-r", PINNED, "--no-deps", "--disable-pip", "--format=json", "--progress-spinner=off"]
-    asked = subprocess.run(audit, capture_output=True, text=True)
+    options = ["--no-deps", "--disable-pip", "--format=json", "--progress-spinner=off"]
+    asked = subprocess.run([f"{tools}/pip-audit", "-r", PINNED, *options], capture_output=True, text=True)
     if not asked.stdout.strip():
         print(f"not audited: {(asked.stderr.strip().splitlines() or ['no answer'])[-1]}")
         return 0

@@ -11,6 +11,7 @@ Events are written for users whom no log holds. Still, use a store whose content
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from argparse import ArgumentParser, Namespace
@@ -57,8 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--requests={options.requests}: expected a number of at least 1")
     console = Console(stderr=options.json == "-", width=None if sys.stdout.isatty() else 120)
     try:
-        if options.stage_url is None and options.pid is not None:
-            options.stage_url = triton_address(options.pid)
+        if options.stage_url is None and options.server_pid is not None:
+            options.stage_url = triton_address(options.server_pid)
         valid = ValidRequests(Path(options.dataset), options.url, options.deadline, stage_url=options.stage_url)
         neighbours = Neighbours(valid, options.url, options.deadline)
         tally, before, after = _run(options, valid, neighbours)
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InferenceServerException as error:
         parser.error(f"--url={options.url}: {error.message()}")
     except psutil.NoSuchProcess:
-        parser.error(f"--pid={options.pid}: expected the number of a process that runs")
+        parser.error(f"--server-pid={options.server_pid}: expected the number of a process that runs")
     tally.findings += [f"neighbour: {fault}" for fault in neighbours.faults]
     tally.findings += _process_findings(before, after, options.max_growth_mib)
     _print(console, tally, neighbours, before, after)
@@ -99,13 +100,13 @@ def _run(
                 for _ in pool.map(lambda caller, part: _send(caller, part, options, valid, tally), callers, parts):
                     pass
                 if first == 0:
-                    before = None if options.pid is None else Processes.of(options.pid)
+                    before = None if options.server_pid is None else Processes.of(options.server_pid)
     finally:
         neighbours.stop()
         for caller in callers:
             caller.close()
     _still_answers(options, valid, tally)
-    return tally, before, None if options.pid is None else Processes.of(options.pid)
+    return tally, before, None if options.server_pid is None else Processes.of(options.server_pid)
 
 
 class _Callers:
@@ -224,11 +225,15 @@ def _document(
     }
 
 
+def _pid(text: str) -> int:
+    return os.getppid() if text == "parent" else int(text)
+
+
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m load_tests.fuzzing",
         description="Send malformed requests to a running PinRec service, beside requests whose answers are known.",
-        epilog="example: python -m load_tests.fuzzing --dataset demo/dataset --requests 1000 --pid $(pgrep -xo pinrec)",
+        epilog="example: python -m load_tests.fuzzing --dataset demo/dataset --server-pid $(pgrep -xo pinrec)",
     )
     parser.add_argument("--url", default="127.0.0.1:8001", help="gRPC endpoint (default %(default)s)")
     parser.add_argument("--dataset", metavar="FOLDER", required=True, help="prepared dataset whose service is tested")
@@ -244,10 +249,14 @@ def _parser() -> ArgumentParser:
         help="seconds within which each has to be answered (default %(default)s)",
     )
     parser.add_argument(
-        "--stage-url", help="where Triton listens behind the front: fuzz its stages as well (default: as --pid has it)"
+        "--stage-url",
+        help="where Triton listens behind the front: fuzz its stages too (default: of --server-pid)",
     )
     parser.add_argument(
-        "--pid", type=int, help="of `pinrec serve` on this machine: watch its processes and their memory"
+        "--server-pid",
+        metavar="PID",
+        type=_pid,
+        help="of `pinrec serve` on this machine, or `parent`: watch its processes",
     )
     parser.add_argument(
         "--max-growth-mib", type=int, default=256, help="growth of memory that is no finding (default %(default)s)"

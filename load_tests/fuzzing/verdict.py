@@ -19,6 +19,7 @@ EXPLAINED: tuple[tuple[str, str, str], ...] = (
         "max allowed is 32",
         "have more rows than a batch: Triton refuses those of some shapes only in the backend",
     ),
+    ("CANCELLED", "the caller has stopped waiting", "carry a deadline that is over"),
 )
 """Other answers that are right: status, what the message contains, and why."""
 

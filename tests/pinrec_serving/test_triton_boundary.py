@@ -8,7 +8,7 @@ import logging
 import sys
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from pinrec_core.config.sections import GpuPrecision
-from pinrec_core.contract import DType, StageSpec, TensorSpec
+from pinrec_core.contract import TIMEOUT_US, DType, StageSpec, TensorSpec
 from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError, ReleaseError, StoreError
 from pinrec_core.stages.base import RemoteServer, Tensors
 from pinrec_core.stages.metrics import BATCH_REQUESTS, COMPUTE_SECONDS, REQUESTS, RESULTS
@@ -55,6 +55,10 @@ class FakeRequest:
     tensors: dict[str, np.ndarray]
     id: str = ""
     trace_context: str = ""
+    timeout_us: int = 0
+
+    def timeout(self) -> int:
+        return self.timeout_us
 
     def inputs(self) -> list[FakeTensor]:
         return [FakeTensor(name, values) for name, values in self.tensors.items()]
@@ -384,3 +388,19 @@ def test_recall_every_is_a_number(tmp_path: Path) -> None:
     assert stage_parameters(parameters("500")).recall_every == 500
     with pytest.raises(ConfigError, match="recall_every='often'"):
         stage_parameters(parameters("often"))
+
+
+@pytest.mark.parametrize(("sent", "got"), [(0, None), (1, 1), (1 << 62, 1 << 62), ((1 << 64) - 1, (1 << 63) - 1)])
+def test_the_timeout_of_a_request_has_no_sign(sent: int, got: int | None) -> None:
+    seen: list[Tensors] = []
+
+    class Noting(Doubler):
+        def parse(self, tensors: Tensors) -> Tensors:
+            seen.append(tensors)
+            return super().parse(tensors)
+
+    asked = request(1)
+    asked.timeout_us = sent
+    (answer,) = execute(replace(SPEC, takes_timeout=True), Noting(), [asked])
+    assert answer.error is None
+    assert seen[0].get(TIMEOUT_US, np.array([None])).tolist() == [got]
