@@ -27,10 +27,10 @@ class ServingOptions:
     """Options that apply to every release served: this machine's data folders, device, threads and processes.
 
     ``only`` is the one stage to serve; with None, it is the ensemble. ``remotes`` gives the server of each stage that
-    does not run here. Where ``signal_fetch`` does, and only there, ``signals`` is needed; ``realtime`` is None where the
-    batch view is served alone. ``device`` is the generator's, and ``gpu_precision`` its number format on a GPU; every
-    other stage runs on the CPU. ``threads`` bounds each stage process. ``compiled`` lets the generator run a program
-    that fits the machine. ``instances`` gives the number of processes of a stage, where that is not one, and
+    does not run here. Where ``signal_fetch`` does, and only there, ``signals`` is needed; ``realtime`` is None where
+    the batch view is served alone. ``device`` is the generator's, and ``gpu_precision`` its number format on a GPU;
+    every other stage runs on the CPU. ``threads`` bounds each stage process. ``compiled`` lets the generator run a
+    program that fits the machine. ``instances`` gives the number of processes of a stage, where that is not one, and
     ``queue_delays`` the microseconds that it waits to fill a batch, where those are not its template's. Raises
     ``ConfigError`` for an unknown stage, a number that is too small, or signals that are missing or not needed.
     """
