@@ -19,7 +19,7 @@ from pinrec_core.errors import InvalidRequestError, PinRecError, ServerError
 from pinrec_core.stages.base import START_SECONDS, RemoteServer, Tensors
 from pinrec_serving.model_control import input_tensor
 
-NOT_THERE = "that server is stopping, or not swapped to this release yet"
+NOT_THERE = "that server is starting or stopping, or not swapped to this release yet"
 ENDED_PROCESS = "is not healthy"
 """Words of Triton about a stage whose process has ended. Its owner is about to load it again."""
 
