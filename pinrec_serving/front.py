@@ -24,6 +24,7 @@ from pinrec_serving.installation import check_ports
 from pinrec_serving.runtime import Endpoint, end_with_parent
 
 CONFIGURATION = Path(__file__).with_name("haproxy.cfg")
+GUARD = Path(__file__).with_name("request_guard.lua")
 FOLDER_PREFIX = "pinrec-front-"
 START_TIMEOUT = 10.0
 STOP_TIMEOUT = 5.0
@@ -223,6 +224,7 @@ class Front:
             "TRITON_GRPC": f"{inner.host}:{inner.grpc_port}",
             "TRITON_HTTP": f"{inner.host}:{inner.http_port}",
             "EXPORTER": f"{inner.host}:{inner.metrics_port}",
+            "GUARD": str(GUARD),
             "MAX_IN_FLIGHT": str(options.max_in_flight),
             "QUEUE_MS": str(options.queue_ms),
             "PUSHBACK_MS": str(options.pushback_ms),

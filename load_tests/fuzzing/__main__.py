@@ -26,10 +26,10 @@ from rich.console import Console
 from rich.table import Table
 from tritonclient.utils import InferenceServerException
 
-from load_tests.fuzzing.messages import Caller, Case
+from load_tests.fuzzing.messages import Answer, Caller, Case
 from load_tests.fuzzing.mutations import mutated, random_case
 from load_tests.fuzzing.neighbours import CHANGED, FAILED, Neighbours
-from load_tests.fuzzing.processes import Processes
+from load_tests.fuzzing.processes import Processes, triton_address
 from load_tests.fuzzing.valid import ValidRequests
 from load_tests.fuzzing.verdict import explanation, finding, left_out
 from pinrec_core.errors import PinRecError
@@ -57,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--requests={options.requests}: expected a number of at least 1")
     console = Console(stderr=options.json == "-", width=None if sys.stdout.isatty() else 120)
     try:
-        valid = ValidRequests(Path(options.dataset), options.url, options.deadline)
+        if options.stage_url is None and options.pid is not None:
+            options.stage_url = triton_address(options.pid)
+        valid = ValidRequests(Path(options.dataset), options.url, options.deadline, stage_url=options.stage_url)
         neighbours = Neighbours(valid, options.url, options.deadline)
         tally, before, after = _run(options, valid, neighbours)
     except PinRecError as error:
@@ -87,7 +89,7 @@ def _run(
 ) -> tuple[Tally, Processes | None, Processes | None]:
     """Send all requests. The processes are looked at after the first tenth of them, and at the end."""
     tally = Tally()
-    callers = [Caller(options.url, options.deadline) for _ in range(options.clients)]
+    callers = [_Callers(options, valid) for _ in range(options.clients)]
     neighbours.start()
     try:
         with ThreadPoolExecutor(options.clients) as pool:
@@ -106,14 +108,35 @@ def _run(
     return tally, before, None if options.pid is None else Processes.of(options.pid)
 
 
-def _send(caller: Caller, numbers: range, options: Namespace, valid: ValidRequests, tally: Tally) -> None:
+class _Callers:
+    """One client: a connection for the models that are offered, and one to Triton itself for the stages."""
+
+    def __init__(self, options: Namespace, valid: ValidRequests) -> None:
+        self._stages = valid.stages
+        self._offered = Caller(options.url, options.deadline)
+        self._inner = Caller(options.stage_url or options.url, options.deadline)
+        self._front = options.stage_url not in (None, options.url)
+
+    def send(self, case: Case) -> Answer | None:
+        """None where the request is left out."""
+        direct = case.model in self._stages
+        if (direct or not self._front) and left_out(case):
+            return None
+        return (self._inner if direct else self._offered).send(case.encode())
+
+    def close(self) -> None:
+        self._offered.close()
+        self._inner.close()
+
+
+def _send(caller: _Callers, numbers: range, options: Namespace, valid: ValidRequests, tally: Tally) -> None:
     for number in numbers:
         case = case_of(number, options.seed, valid)
-        if left_out(case):
+        started = time.monotonic()
+        answer = caller.send(case)
+        if answer is None:
             tally.left_out += 1
             continue
-        started = time.monotonic()
-        answer = caller.send(case.encode())
         tally.slowest = max(tally.slowest, time.monotonic() - started)
         name = case.model.partition("__")[0] if case.model in valid.models else "(another name)"
         tally.statuses[name, answer.code] += 1
@@ -126,16 +149,16 @@ def _send(caller: Caller, numbers: range, options: Namespace, valid: ValidReques
 
 def _still_answers(options: Namespace, valid: ValidRequests, tally: Tally) -> None:
     """Every model still answers a valid request."""
-    caller = Caller(options.url, options.deadline)
+    caller = _Callers(options, valid)
     random = Random(options.seed)
     left = set(valid.models)
     while left:
         case = valid.draw(random)
         if case.model in left:
             left.remove(case.model)
-            answer = caller.send(case.encode())
-            if answer.code != "OK":
-                tally.findings.append(f"afterwards {case.model} answers {answer.code}: {answer.message[:300]}")
+            answer = caller.send(case)
+            if answer is None or answer.code != "OK":
+                tally.findings.append(f"afterwards {case.model} answers a valid request with {answer}")
     caller.close()
 
 
@@ -161,7 +184,7 @@ def _print(
     for why, count in tally.explained.items():
         console.print(f"{count:,} of them {why}")
     if tally.left_out:
-        console.print(f"{tally.left_out:,} of no rows and no bytes were left out: see docs/operate/limits.md")
+        console.print(f"{tally.left_out:,} were left out: Triton alone does not survive them (docs/operate/limits.md)")
     counts = ", ".join(f"{count:,} {word}" for word, count in neighbours.counts.items())
     console.print(f"neighbours: {counts}; the slowest took {neighbours.slowest:.2f} s")
     if before is not None and after is not None:
@@ -219,6 +242,9 @@ def _parser() -> ArgumentParser:
         type=float,
         default=30.0,
         help="seconds within which each has to be answered (default %(default)s)",
+    )
+    parser.add_argument(
+        "--stage-url", help="where Triton listens behind the front: fuzz its stages as well (default: as --pid has it)"
     )
     parser.add_argument(
         "--pid", type=int, help="of `pinrec serve` on this machine: watch its processes and their memory"

@@ -62,8 +62,10 @@ def test_serve_swap_drain_stop(service: Service, world: Path) -> None:
     assert 'pinrec_swaps_total{result="ok"} 1.0' in metrics
     assert 'pinrec_swaps_total{result="failed"} 1.0' in metrics
     assert 'pinrec_requests_total{release="r1",result="internal",stage="signal_fetch"} 1.0' in metrics
-    assert 'pinrec_requests_total{release="r2",result="ok",stage="faiss_retrieval"} 1.0' in metrics
-    assert 'nv_inference_count{model="generator",release="r2",version="1"} 1' in metrics
+    assert (
+        'pinrec_requests_total{release="r2",result="ok",stage="faiss_retrieval"} 2.0' in metrics
+    )  # and the smoke test
+    assert 'nv_inference_count{model="generator",release="r2",version="1"} 2' in metrics
     assert 'model="generator__' not in metrics
 
     service.process.send_signal(signal.SIGTERM)
