@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton_client
 
-from pinrec_core.contract import SIGNAL_FETCH
-from pinrec_core.errors import InvalidRequestError, PinRecError, ServerError
+from pinrec_core.contract import SIGNAL_FETCH, TIMEOUT_US
+from pinrec_core.deadline import NEVER, Deadline
+from pinrec_core.errors import ExpiredError, InvalidRequestError, PinRecError, ServerError
 from pinrec_core.stages.base import RemoteServer, StageParameters, Tensors, run_batch
 from pinrec_core.stages.packing import decode_request
 from pinrec_serving.deployment import Deployment
@@ -71,6 +72,13 @@ def test_each_request_of_a_batch_gets_its_own_answer_in_order_and_absent_inputs_
     ]  # fmt: skip
 
 
+def test_how_long_a_caller_waits_is_passed_on(there: str) -> None:
+    rows = [request() | {TIMEOUT_US: np.array([60_000_000])}, request()]
+    waits, for_ever = (decode_request(answer["packed_request"]).deadline for answer in run_batch(stage(there), rows))
+    assert Deadline.within(0.0).moment < waits.moment < Deadline.within(60.0).moment
+    assert for_ever == NEVER
+
+
 def test_requests_meet_in_a_batch_over_there(there: str) -> None:
     with triton_client.InferenceServerClient(there) as client:
         for _ in range(20):  # the first of a batch may find the stage idle, and be served alone
@@ -80,14 +88,9 @@ def test_requests_meet_in_a_batch_over_there(there: str) -> None:
 
 
 def test_an_error_over_there_is_that_of_its_request_alone(there: str) -> None:
-    rows = [
-        request(),
-        request(surface=text(b"malformed")),
-        request(surface=text(b"bug")),
-        {"seed": np.array([1])},
-        request(),
-    ]
-    first, malformed, bug, nobody, last = run_batch(stage(there), rows)
+    faults = [request(surface=text(fault)) for fault in (b"malformed", b"bug", b"expired")]
+    rows = [request(), *faults, {"seed": np.array([1])}, request()]
+    first, malformed, bug, expired, nobody, last = run_batch(stage(there), rows)
     assert first["history_item_key"].tolist() == last["history_item_key"].tolist()
     for error, message in (
         (malformed, "surface='malformed': expected a known surface"),
@@ -95,6 +98,7 @@ def test_an_error_over_there_is_that_of_its_request_alone(there: str) -> None:
     ):
         assert type(error) is InvalidRequestError
         assert str(error) == message
+    assert (type(expired), str(expired)) == (ExpiredError, "the caller has stopped waiting")
     assert (type(bug), bug.code) == (PinRecError, "INTERNAL")
     assert str(bug).startswith(f"{MODEL} of {there}: internal error (ZeroDivisionError); the server's log has")
 
