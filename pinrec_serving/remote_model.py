@@ -123,7 +123,7 @@ class RemoteModel:
                 return ExpiredError(message)
             case "INTERNAL" if ENDED_PROCESS not in message:
                 return PinRecError(f"{self._name} of {self._server.address}: {message}")
-            case "DEADLINE_EXCEEDED":
+            case "DEADLINE_EXCEEDED" | "CANCELLED":  # the other side may be the first to see that it has passed
                 return self._away(f"no answer within {deadline * 1e3:g} ms")
             case "NOT_FOUND":
                 return self._away(NOT_THERE)
