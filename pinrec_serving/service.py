@@ -36,6 +36,9 @@ from pinrec_serving.supervision import RestartPolicy, StageEnded, StageWatch
 
 STOP = (signal.SIGTERM, signal.SIGINT)
 VERIFYING_NICENESS = 10
+EMPTY_EXIT_TIMEOUT = 10.0
+"""Seconds that a server without requests may take to stop. Triton waits for ever for a model whose process was killed
+while it worked, even if it was loaded anew since."""
 TICK = 1.0  # seconds between two looks at the server while nothing happens
 
 
@@ -95,9 +98,12 @@ def run_service(
             _on(STOP, _stop_at_once)
             metrics.service.ready(False)
             report("draining")
-            if not deployment.drain(drain_timeout):
+            drained = deployment.drain(drain_timeout)
+            if not drained:
                 report(f"requests are still in flight after {drain_timeout:.0f} s")
         report("stopping Triton")
+        if drained:
+            server.stop(EMPTY_EXIT_TIMEOUT)
 
 
 class _Service:
