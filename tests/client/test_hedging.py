@@ -62,7 +62,8 @@ def _hedging(connect: Connect, pair: Pair, **arguments: object) -> tuple[object,
 def test_the_second_attempt_wins_and_the_first_is_cancelled(pair: Pair, connect: Connect):
     client, slow, quick = _hedging(connect, pair)
     gate = slow.answer = Gate(recommendations(5))
-    quick.answer = lambda _: recommendations(3)
+    # Not before the first attempt has arrived, which takes a busy machine longer than the second has to wait.
+    quick.answer = lambda _: recommendations(3) if gate.arrived.acquire(timeout=PATIENCE) else recommendations(4)
     assert len(client.recommend(17).items) == 3
     (lost,), (won,) = slow.received, quick.received
     assert lost.ended.wait(AT_ONCE)  # though its answer is still waiting
