@@ -13,10 +13,7 @@ import numpy as np
 
 from pinrec_core import limits
 from pinrec_core.errors import PinRecError
-from pinrec_core.stages.base import Tensors
-
-START_SECONDS = 5.0
-"""Within which the first call has to be answered. It also opens the connection, and no request waits for it."""
+from pinrec_core.stages.base import START_SECONDS, StageParameters, Tensors
 
 
 class Lookup(Protocol):
@@ -36,6 +33,14 @@ class RemoteIdEmbedderStage:
         self._max_history = max_history
         # Of no keys: it fails where the service has no such release, and says how wide an embedding is.
         self._nothing = self._embed(np.empty(0, np.int64), seconds=START_SECONDS)
+
+    @staticmethod
+    def open(lookup: Lookup, parameters: StageParameters) -> RemoteIdEmbedderStage:
+        """The stage of one release, of which it reads the length of histories alone."""
+        from pinrec_core.release.format import Release  # imported here because the stage with tables has no need of it
+
+        manifest = Release.open(parameters.release_folder).manifest
+        return RemoteIdEmbedderStage(lookup, max_history=manifest.model.max_history)
 
     def parse(self, tensors: Tensors) -> np.ndarray:
         keys = tensors["history_item_key"]

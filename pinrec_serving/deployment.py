@@ -104,25 +104,24 @@ class Deployment:
         self._progress(f"loading {SIGNAL_INGEST.name}")
         write_stage(
             self._repository, self._templates, SIGNAL_INGEST,
-            name=SIGNAL_INGEST.name, ids=IdKinds.of(dataset), parameters=self._options.parameters(),
+            name=SIGNAL_INGEST.name, ids=IdKinds.of(dataset), parameters=self._options.parameters(SIGNAL_INGEST),
         )  # fmt: skip
         self._control.load(SIGNAL_INGEST.name)
         with self._lock:
             self._entrance_of[SIGNAL_INGEST.name] = SIGNAL_INGEST.name
 
-    def process_ended(self, stage: str) -> str | None:
+    def process_ended(self, stage: str) -> bool:
         """Take back what clients call, if ``stage`` serves it; to be called once its process has ended.
 
-        Returns what it was, and None where the stage serves nothing and need not be restarted. Raises ``ServerError``
-        when Triton does not answer.
+        Returns whether it serves, so that it has to be restarted. Raises ``ServerError`` when Triton does not answer.
         """
         with self._lock:
             self._ended.add(stage)  # also of one that is only being loaded: it must not begin to serve
             entrance = self._entrance_of.get(stage)
             if entrance is None or self._draining:
-                return None
+                return False
             self._control.unload(entrance)
-            return entrance
+            return True
 
     def restart(self, stage: str) -> bool:
         """Load a stage whose process has ended again, and what clients call. False when it serves no longer.
@@ -173,7 +172,7 @@ class Deployment:
                 write_stage(
                     self._repository, self._templates, spec,
                     name=names[spec.name], ids=IdKinds.of(dataset),
-                    parameters=self._options.parameters(release=folder),
+                    parameters=self._options.parameters(spec, release=folder),
                     instances=self._options.instances.get(spec.name),
                     queue_delay_us=self._options.queue_delays.get(spec.name),
                 )  # fmt: skip

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from pinrec_core.contract import ENSEMBLE
 from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.errors import PinRecError, ServerError
 from pinrec_core.release.manifest import ReleaseManifest, verify_files
@@ -37,6 +36,9 @@ from pinrec_serving.supervision import RestartPolicy, StageEnded, StageWatch
 
 STOP = (signal.SIGTERM, signal.SIGINT)
 VERIFYING_NICENESS = 10
+EMPTY_EXIT_TIMEOUT = 10.0
+"""Seconds that a server without requests may take to stop. Triton waits for ever for a model whose process was killed
+while it worked, even if it was loaded anew since."""
 TICK = 1.0  # seconds between two looks at the server while nothing happens
 
 
@@ -96,9 +98,12 @@ def run_service(
             _on(STOP, _stop_at_once)
             metrics.service.ready(False)
             report("draining")
-            if not deployment.drain(drain_timeout):
+            drained = deployment.drain(drain_timeout)
+            if not drained:
                 report(f"requests are still in flight after {drain_timeout:.0f} s")
         report("stopping Triton")
+        if drained:
+            server.stop(EMPTY_EXIT_TIMEOUT)
 
 
 class _Service:
@@ -126,9 +131,8 @@ class _Service:
 
     def stage_ended(self, ended: StageEnded) -> None:
         """Called by the watch: refuse requests at once, even while the main thread is busy with a swap."""
-        if entrance := self._deployment.process_ended(ended.model):
-            if entrance == ENSEMBLE.name:
-                self._metrics.ready(False)
+        if self._deployment.process_ended(ended.model):
+            self._metrics.ready(self._deployment.ready)
             self._report(f"{ended.model}: process {ended.pid} {ended.reason}; not ready")
             self._events.put(ended)
 

@@ -116,8 +116,7 @@ def stage_parameters(args: Mapping[str, str]) -> StageParameters:
         "gpu_precision",
         "threads",
         "compiled",
-        "id_embedder",
-        "id_embedder_deadline_ms",
+        "remote",
         "recall_every",
     }
     if unknown := sorted(set(values) - known):
@@ -143,7 +142,7 @@ def stage_parameters(args: Mapping[str, str]) -> StageParameters:
         device=values.get("device", "cpu"),
         threads=int(threads),
         compiled=compiled == "true",
-        id_embedder=_remote_server(model, values),
+        remote=_remote_server(model, values.get("remote")),
         gpu_precision=GpuPrecision(precision),
         recall_every=int(recall_every),
         metrics=open_metrics(*stage_and_release(model)),
@@ -291,14 +290,11 @@ def _trace_id(request: Any) -> str | None:
     return json.loads(context)["traceparent"].split("-")[1] if context else None
 
 
-def _remote_server(model: str, values: Mapping[str, str]) -> RemoteServer | None:
-    if "id_embedder" not in values:
-        return None
-    deadline = values.get("id_embedder_deadline_ms", "")
+def _remote_server(model: str, text: str | None) -> RemoteServer | None:
     try:
-        return RemoteServer(address=values["id_embedder"], deadline_ms=float(deadline))
-    except ValueError as error:
-        raise ConfigError(f"{model}: parameters.id_embedder_deadline_ms={deadline!r}: expected a number") from error
+        return RemoteServer.parse(text) if text else None
+    except ConfigError as error:
+        raise ConfigError(f"{model}: parameters.remote={text!r}: {error}") from error
 
 
 def _path(text: str | None) -> Path | None:

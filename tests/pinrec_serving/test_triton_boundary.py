@@ -282,18 +282,18 @@ def test_parameters_of_a_stage() -> None:
     assert stage_parameters(arguments(signals="/s", gpu_precision="bf16")).gpu_precision is GpuPrecision.BF16
     bare = stage_parameters(arguments(signals="/s"))
     assert (bare.release, bare.realtime, bare.device, bare.threads) == (None, None, "cpu", 1)
-    assert bare.id_embedder is None
-    alone = stage_parameters(arguments(release="/r/1", id_embedder="ids:8001", id_embedder_deadline_ms="2.5"))
-    assert alone.signals is None
-    assert alone.id_embedder == RemoteServer(address="ids:8001", deadline_ms=2.5)
+    assert bare.remote is None
+    elsewhere = stage_parameters(arguments(release="/r/1", remote="ids:8001,2.5"))
+    assert elsewhere.signals is None
+    assert elsewhere.remote == RemoteServer(address="ids:8001", deadline_ms=2.5)
 
 
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
         ({}, "there are no parameters; models are loaded by `pinrec serve`"),
-        ({"id_embedder": "ids:8001"}, "parameters.id_embedder_deadline_ms=''"),
-        ({"id_embedder": "ids", "id_embedder_deadline_ms": "20"}, "address='ids': expected HOST:PORT"),
+        ({"remote": "ids:8001,soon"}, "parameters.remote='ids:8001,soon': deadline_ms='soon': expected a number"),
+        ({"remote": "ids,20"}, "address='ids': expected HOST:PORT"),
         ({"signals": "/s", "threads": "0"}, "parameters.threads='0'"),
         ({"signals": "/s", "compiled": "no"}, "parameters.compiled='no': expected true or false"),
         (
