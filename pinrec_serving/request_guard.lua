@@ -2,18 +2,20 @@
 --
 -- Triton 2.51 multiplies the sizes of a shape without noticing that the product exceeds 64 bits. A tensor of
 -- [1, 4611686018427387904] FP32 then counts as one of no bytes, and ends the process of the stage that is given it. And
--- it never answers a request whose tensors have no rows, nor unloads a model that was given one. Both are requests of
--- sixty bytes, so they are refused here. So is a message that names two models, because the rules of haproxy.cfg look at
+-- it never answers a request whose tensors have no rows, nor unloads a model that was given one; nor a model that was
+-- given several texts at once of which one is longer than its tensor. Such requests have a hundred bytes and less, so they
+-- are refused here. So is a message that names two models, because the rules of haproxy.cfg look at
 -- the first name and Triton takes the last; and one that asks for another version of a model or for shared memory, which
 -- Triton answers like a model that is not there.
 --
 -- Over gRPC the message is gRPC's frame (a flag, four bytes of length) around the protobuf message ModelInferRequest, of which the
 -- field numbers below are. haproxy.cfg has waited for all of it: what does not fit its buffer was refused before.
 
-local MODEL_NAME, MODEL_VERSION, INPUTS, OUTPUTS = 1, 2, 5, 6 -- of ModelInferRequest
-local SHAPE, INPUT_PARAMETERS = 3, 4 -- of an input
+local MODEL_NAME, MODEL_VERSION, INPUTS, OUTPUTS, CONTENTS = 1, 2, 5, 6, 7 -- of ModelInferRequest
+local DATATYPE, SHAPE, INPUT_PARAMETERS = 2, 3, 4 -- of an input
 local OUTPUT_PARAMETERS = 2 -- of an output
 local VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5 -- protobuf's wire types
+local MOST_TEXTS = 10000 -- of a tensor
 local MOST_ELEMENTS = 1 << 30 -- of a shape; a message that fits the buffer has far fewer
 
 -- The number at `at` and where the next byte is; nil where it does not end within ten bytes or before `stop`.
@@ -83,12 +85,14 @@ local function fault_of_shape(sizes)
     end
 end
 
--- What is wrong with the shape of one input.
-local function fault_of_input(data, at, stop)
-    local sizes = {}
+-- What is wrong with one input. Adds to `texts` how many texts its contents are, or false where they are numbers.
+local function fault_of_input(data, at, stop, texts)
+    local sizes, datatype = {}, ""
     local fault = fields(data, at, stop, function(number, wire, first, ends, value)
         if number == INPUT_PARAMETERS then
             return "parameters"
+        elseif number == DATATYPE and wire == BYTES then
+            datatype = data:sub(first, ends - 1)
         elseif number == SHAPE and wire == VARINT then
             sizes[#sizes + 1] = value
         elseif number == SHAPE and wire == BYTES then -- packed
@@ -105,7 +109,21 @@ local function fault_of_input(data, at, stop)
     if fault then
         return fault
     end
+    local elements = 1
+    for _, size in ipairs(sizes) do
+        elements = elements * math.min(math.max(size, 0), MOST_ELEMENTS)
+    end
+    texts[#texts + 1] = datatype == "BYTES" and elements
     return fault_of_shape(sizes)
+end
+
+-- Whether [at, stop) is `count` texts, each behind its length.
+local function are_texts(data, at, stop, count)
+    while at + 4 <= stop and count > 0 do
+        at = at + 4 + string.unpack("<I4", data, at)
+        count = count - 1
+    end
+    return at == stop and count == 0
 end
 
 local SAID = {
@@ -115,6 +133,8 @@ local SAID = {
     version = "model_version: expected none",
     parameters = "parameters: expected none of inputs and outputs; shared memory is not offered",
     shape = "shape: expected sizes of at least 0 whose product is at most " .. MOST_ELEMENTS,
+    texts = "contents: expected texts of the number that their shape says, at most " .. MOST_TEXTS,
+    binary = "request: expected all tensors in JSON",
     rows = "shape: expected 1 row, the first size, one request per message",
 }
 
@@ -126,8 +146,8 @@ local function fault_of_message(body)
     if stop ~= #body + 1 then
         return "incomplete"
     end
-    local names = 0
-    return fields(body, 6, stop, function(number, wire, first, ends)
+    local names, texts, contents = 0, {}, {}
+    local fault = fields(body, 6, stop, function(number, wire, first, ends)
         if number == MODEL_NAME then
             names = names + 1
             if names > 1 or wire ~= BYTES then
@@ -136,13 +156,24 @@ local function fault_of_message(body)
         elseif number == MODEL_VERSION then
             return "version"
         elseif number == INPUTS and wire == BYTES then
-            return fault_of_input(body, first, ends)
+            return fault_of_input(body, first, ends, texts)
+        elseif number == CONTENTS and wire == BYTES then
+            contents[#contents + 1] = {first, ends}
         elseif number == OUTPUTS and wire == BYTES then
             return fields(body, first, ends, function(part)
                 return part == OUTPUT_PARAMETERS and "parameters" or nil
             end)
         end
     end)
+    if fault then
+        return fault
+    end
+    for number, part in ipairs(contents) do -- in the order of the inputs; where there are more or fewer, Triton says so
+        local count = texts[number]
+        if count and (count > MOST_TEXTS or not are_texts(body, part[1], part[2], count)) then
+            return "texts"
+        end
+    end
 end
 
 -- The same for a request over HTTP, whose tensors are described in JSON: every member `shape` is looked at, wherever it
@@ -204,9 +235,8 @@ core.register_action("guard_grpc", {"http-req"}, guard(function(_, body)
 end), 0)
 
 core.register_action("guard_http", {"http-req"}, guard(function(txn, body)
-    local json = tonumber(txn.sf:req_hdr("inference-header-content-length") or "") or #body
-    if json < 0 or json > #body then
-        return "malformed"
+    if txn.f:req_hdr("inference-header-content-length") then
+        return "binary"
     end
-    return fault_of_json(body:sub(1, json))
+    return fault_of_json(body)
 end), 0)

@@ -47,6 +47,14 @@ def texts(values: Sequence[bytes]) -> bytes:
     return b"".join(struct.pack("<I", len(value)) + value for value in values)
 
 
+def are_texts(raw: bytes) -> bool:
+    """Whether the bytes are elements of a BYTES tensor, to the last one."""
+    at = 0
+    while at + 4 <= len(raw):
+        at += 4 + struct.unpack_from("<I", raw, at)[0]
+    return at == len(raw)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
     """A request to ``model``, and in words what is wrong with it. ``edit`` changes the message at last, if set;

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from load_tests.fuzzing.messages import Answer, Case
+from load_tests.fuzzing.messages import Answer, Case, are_texts
 from load_tests.fuzzing.valid import ENSEMBLE
 from pinrec_core.contract import RESPONSE
 
@@ -30,13 +30,17 @@ _MOST_MESSAGE_BYTES = 4096
 def left_out(case: Case) -> bool:
     """Whether Triton 2.51 cannot cope with a request, so that it is sent only where the front refuses it.
 
-    Of tensors that all have no rows and no bytes it never answers, nor unloads a model that was sent them. A shape
-    whose bytes exceed 64 bits ends the process of the stage that is given it.
+    Of tensors that all have no rows and no bytes it never answers; and it never unloads a model that was sent them, or
+    several texts at once of which one is longer than its tensor. A shape whose bytes exceed 64 bits ends the process of
+    the stage that is given it.
     """
     if case.raw is not None or not case.tensors:
         return False
     empty = all(tensor.shape[:1] == (0,) and not tensor.raw for tensor in case.tensors)
-    return empty or any(math.prod(map(abs, tensor.shape)) >= 1 << 60 for tensor in case.tensors)
+    return empty or any(
+        math.prod(map(abs, t.shape)) >= 1 << 60 or (t.datatype == "BYTES" and not are_texts(t.raw))
+        for t in case.tensors
+    )
 
 
 def finding(case: Case, answer: Answer) -> str | None:

@@ -122,6 +122,7 @@ def test_what_triton_does_not_survive_is_left_out_and_nothing_else():
     none = Tensor("event_id", "BYTES", (0, 0), b"")
     assert left_out(Case(model="signal_ingest", tensors=(none, none)))
     assert left_out(Case(model="pinrec", tensors=(VALID.tensors[0], Tensor("budget", "FP32", (1, 1 << 62), b""))))
+    assert left_out(Case(model="signal_fetch__r1", tensors=(Tensor("query", "BYTES", (1, 1), b"\x05\0\0\0text"),)))
     assert not left_out(VALID)
     assert not left_out(Case(model="signal_ingest", tensors=(none, VALID.tensors[0])))
     assert not left_out(Case(model="signal_ingest", tensors=(Tensor("event_id", "BYTES", (1, 0), b""),)))

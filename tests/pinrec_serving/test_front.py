@@ -202,6 +202,16 @@ def test_a_message_that_triton_does_not_survive_never_reaches_it(program, inner,
         (Case(model="signal_fetch__r1", tensors=(user,)).encode(), "model_name: expected pinrec or signal_ingest"),
         (known + version.SerializeToString(), "model_version: expected none"),
         (region.SerializeToString(), "parameters: expected none"),
+        (
+            Case(model="pinrec", tensors=(user, Tensor("surface", "BYTES", (1, 1), b"\x05\0\0\0text"))).encode(),
+            "contents",
+        ),
+        (Case(model="pinrec", tensors=(user, Tensor("surface", "BYTES", (1, 2), b"\0\0\0\0"))).encode(), "contents"),
+        (Case(model="pinrec", tensors=(user, Tensor("surface", "BYTES", (1, 1), b""))).encode(), "contents"),
+        (
+            Case(model="pinrec", tensors=(user, Tensor.of("budget_outcome", "BYTES", [b""] * 10_001))).encode(),
+            "contents",
+        ),
         (known[:-1], "request: expected a message"),
         (b"\x0a\x06pinrec\x2a\xff\xff\xff\xff\x0f", "request: expected a message"),  # an input of 4 GiB
         (b"\x00" * 64, "request: expected a message"),
