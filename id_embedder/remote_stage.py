@@ -11,11 +11,9 @@ from typing import Protocol
 
 import numpy as np
 
+from pinrec_core import limits
 from pinrec_core.errors import PinRecError
-from pinrec_core.stages.base import Tensors
-
-START_SECONDS = 5.0
-"""Within which the first call has to be answered. It also opens the connection, and no request waits for it."""
+from pinrec_core.stages.base import START_SECONDS, StageParameters, Tensors
 
 
 class Lookup(Protocol):
@@ -25,15 +23,30 @@ class Lookup(Protocol):
 
 
 class RemoteIdEmbedderStage:
-    """Passes the keys of a batch to ``lookup``. Raises ``ServerError`` when that does not serve this release now."""
+    """Passes the keys of a batch to ``lookup``: those of a request are at most ``max_history``.
 
-    def __init__(self, lookup: Lookup) -> None:
+    Raises ``ServerError`` when that does not serve this release now.
+    """
+
+    def __init__(self, lookup: Lookup, *, max_history: int) -> None:
         self._lookup = lookup
+        self._max_history = max_history
         # Of no keys: it fails where the service has no such release, and says how wide an embedding is.
         self._nothing = self._embed(np.empty(0, np.int64), seconds=START_SECONDS)
 
+    @staticmethod
+    def open(lookup: Lookup, parameters: StageParameters) -> RemoteIdEmbedderStage:
+        """The stage of one release, of which it reads the length of histories alone."""
+        from pinrec_core.release.format import Release  # imported here because the stage with tables has no need of it
+
+        manifest = Release.open(parameters.release_folder).manifest
+        return RemoteIdEmbedderStage(lookup, max_history=manifest.model.max_history)
+
     def parse(self, tensors: Tensors) -> np.ndarray:
-        return tensors["history_item_key"]
+        keys = tensors["history_item_key"]
+        # Checked here and not left to the service, which would refuse the whole batch for one request.
+        limits.HISTORY.check(len(keys), "history_item_key", self._max_history)
+        return keys
 
     def run(self, rows: Sequence[np.ndarray]) -> Sequence[Tensors | PinRecError]:
         """Raises ``ServerError`` when the service does not answer, unless all histories of the batch are empty."""

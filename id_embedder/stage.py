@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pinrec_core import limits
 from pinrec_core.errors import PinRecError
 from pinrec_core.release.format import Release
 from pinrec_core.representations.id_tables import RowFormat
@@ -23,7 +24,10 @@ class IdEmbedderStage:
     def __init__(self, parameters: StageParameters) -> None:
         # `pinrec serve` compared the checksum before it started this process, and each process that compares it again
         # has to read all tables.
-        self.tables = Release.open(parameters.release_folder).load_id_embedder(checked=False)
+        release = Release.open(parameters.release_folder)
+        self.tables = release.load_id_embedder(checked=False)
+        # An ensemble elsewhere sends the keys of a whole batch in one request.
+        self.most_keys = limits.BATCH * release.manifest.model.max_history
         self.tables.populate()
         if self.tables.row_format is RowFormat.INT8:
             import torch  # converts INT8 rows; imported here, so that the first request does not wait for it
@@ -31,7 +35,9 @@ class IdEmbedderStage:
             torch.set_num_threads(parameters.threads)
 
     def parse(self, tensors: Tensors) -> np.ndarray:
-        return tensors["history_item_key"]
+        keys = tensors["history_item_key"]
+        limits.HISTORY.check(len(keys), "history_item_key", self.most_keys)
+        return keys
 
     def run(self, rows: Sequence[np.ndarray]) -> Sequence[Tensors | PinRecError]:
         embedding = self.tables.embed(np.concatenate(rows))

@@ -1,4 +1,4 @@
-"""``pinrec serve`` runs the real Triton Inference Server with one release: the ensemble, or the ID embedder alone."""
+"""``pinrec serve`` runs the real Triton Inference Server with one release: the ensemble, or one of its stages alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ import typer
 def serve(
     signals: Annotated[
         Path | None,
-        typer.Option(help="Signals folder of a prepared dataset (DATASET/signals).", show_default="none with --only"),
+        typer.Option(
+            help="Signals folder of a prepared dataset (DATASET/signals), where signal_fetch runs here.",
+            show_default=False,
+        ),
     ] = None,
     release: Annotated[Path | None, typer.Option(help="The release folder to serve.", show_default=False)] = None,
     releases: Annotated[
@@ -30,19 +33,21 @@ def serve(
     only: Annotated[
         str | None,
         typer.Option(
-            help="id_embedder: serve the ID embedder alone, for ensembles elsewhere.", show_default="the ensemble"
+            metavar="STAGE",
+            help="Serve one stage alone, for ensembles elsewhere: signal_fetch, id_embedder, generator, "
+            "faiss_retrieval.",
+            show_default="the ensemble",
         ),
     ] = None,
-    id_embedder: Annotated[
-        str | None,
+    remote: Annotated[
+        list[str] | None,
         typer.Option(
-            help="HOST:PORT of a `pinrec serve --only id_embedder` that looks up ID embeddings.",
-            show_default="this server does",
+            metavar="STAGE=HOST:PORT[,MS]",
+            help="A stage runs elsewhere, in a `pinrec serve --only STAGE`, and answers within MS milliseconds "
+            "(100 if not given). Repeatable.",
+            show_default="all stages run here",
         ),
     ] = None,
-    id_embedder_deadline_ms: Annotated[
-        float, typer.Option(help="With --id-embedder: milliseconds within which it has to answer.")
-    ] = 20.0,
     grpc_port: Annotated[int, typer.Option(min=1, max=65535, help="Port for recommendations and events.")] = 8001,
     http_port: Annotated[
         int, typer.Option(min=1, max=65535, help="Port for the same over HTTP, and for health checks.")
@@ -137,35 +142,39 @@ def serve(
 
     Example: pinrec serve --releases releases --signals data/ml100k/signals
 
-    The ID embedder as a service of its own, here on port 8101, and an ensemble that calls it:
+    A stage as a service of its own, here the ID embedder on port 8101, and an ensemble that calls it:
 
     pinrec serve --releases releases --only id_embedder --grpc-port 8101 --http-port 8100 --metrics-port 8102
 
-    pinrec serve --releases releases --signals data/ml100k/signals --id-embedder 127.0.0.1:8101
+    pinrec serve --releases releases --signals data/ml100k/signals --remote id_embedder=127.0.0.1:8101
     """
     import tempfile
     from functools import partial
 
     from pinrec_cli.console import print_json, stderr, stdout
     from pinrec_core.config.sections import GpuPrecision
-    from pinrec_core.contract import ID_EMBEDDER
+    from pinrec_core.contract import PIPELINE, SIGNAL_FETCH
     from pinrec_core.errors import ConfigError, DataError, require
-    from pinrec_core.stages.base import RemoteServer
     from pinrec_serving.companion import Companion
     from pinrec_serving.front import Front, FrontChoice, FrontOptions, Tls, find_haproxy, private_endpoint
     from pinrec_serving.installation import TritonSource
     from pinrec_serving.model_repository import default_templates
-    from pinrec_serving.options import ServingOptions, default_threads, parse_instances
+    from pinrec_serving.options import ServingOptions, default_threads, parse_instances, parse_remotes
     from pinrec_serving.runtime import Endpoint, TritonServer
     from pinrec_serving.tuning import tuned_setting
 
     if (release is None) == (releases is None):
         raise ConfigError("expected exactly one of --release, --releases")
-    require(only in (None, ID_EMBEDDER.name), "--only", only, repr(ID_EMBEDDER.name), error=ConfigError)
-    if only is None and signals is None:
-        raise ConfigError("--signals is missing: expected the signals folder of a prepared dataset, or --only")
-    if only is not None and (signals or realtime or batch_only or id_embedder):
-        raise ConfigError("--signals, --realtime, --batch-only, --id-embedder: expected none of them with --only")
+    stages = {spec.name: spec for spec in PIPELINE}
+    require(only is None or only in stages, "--only", only, f"one of {', '.join(stages)}", error=ConfigError)
+    if only is not None and remote:
+        raise ConfigError("--remote: expected none with --only")
+    remotes = parse_remotes(remote or [])
+    fetches = only in (None, SIGNAL_FETCH.name) and SIGNAL_FETCH.name not in remotes
+    if fetches and signals is None:
+        raise ConfigError("--signals is missing: expected the signals folder of a prepared dataset")
+    if not fetches and (signals or realtime or batch_only):
+        raise ConfigError("--signals, --realtime, --batch-only: expected none of them where signal_fetch is elsewhere")
     if signals is not None:
         require(not (signals / "signals").is_dir(), "--signals", str(signals), "the folder `signals` within it",
                 error=DataError)  # fmt: skip
@@ -176,14 +185,11 @@ def serve(
         tuning, beside=releases if releases is not None else (release or Path()).resolve().parent,
         warn=lambda sentence: stderr.print(f"warning: {sentence}", soft_wrap=True),
     )  # fmt: skip
-    remote = None
-    if id_embedder is not None:
-        remote = RemoteServer(address=id_embedder, deadline_ms=id_embedder_deadline_ms)
     options = ServingOptions(
         signals=signals,
         realtime=None if batch_only or signals is None else (realtime or signals / "realtime"),
-        only=None if only is None else ID_EMBEDDER,
-        id_embedder=remote,
+        only=None if only is None else stages[only],
+        remotes=remotes,
         device=device,
         gpu_precision=GpuPrecision(gpu_precision),
         threads=threads or (setting.threads if setting else default_threads()),

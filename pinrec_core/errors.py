@@ -6,6 +6,11 @@ what it got and what was expected, as in ``history_lengths[3]=812: expected at m
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+_SHOWN = 200  # characters of a value in a message
+_LISTED = 16  # names in a message
+
 
 class PinRecError(Exception):
     """The base class.
@@ -81,4 +86,16 @@ def require(
 ) -> None:
     """Raise ``error`` with the message ``field=got: expected …`` unless ``condition`` holds."""
     if not condition:
-        raise error(f"{field}={got!r}: expected {expected}")
+        raise error(f"{field}={shown(got)}: expected {expected}")
+
+
+def shown(value: object) -> str:
+    """The value as a message shows it: a long one is cut, because messages travel in headers and into logs."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text)} characters)"
+
+
+def one_of(names: Sequence[str]) -> str:
+    """``one of [...]`` for a message: all names, or the first ones and how many there are besides."""
+    more = len(names) - _LISTED
+    return f"one of {list(names[:_LISTED])}" + (f" and {more} more" if more > 0 else "")

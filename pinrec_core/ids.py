@@ -16,22 +16,12 @@ import xxhash
 
 from pinrec_core.errors import InvalidRequestError
 
-MAX_ID_BYTES = 1024
-"""The most bytes in UTF-8 that a string id of a user or an item may have: keys of the real-time store contain them."""
-
 
 class IdKind(StrEnum):
     """The type of the ids in a dataset."""
 
     INT = "int64"
     STRING = "string"
-
-
-def check_id_length(external_id: str, field: str) -> None:
-    """Raises ``InvalidRequestError`` for a string id of more than ``MAX_ID_BYTES``."""
-    size = len(external_id.encode("utf-8"))
-    if size > MAX_ID_BYTES:
-        raise InvalidRequestError(f"{field} has {size} bytes: expected at most {MAX_ID_BYTES}")
 
 
 def string_key(text: str) -> int:

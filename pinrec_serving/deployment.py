@@ -91,7 +91,7 @@ class Deployment:
         self._progress(f"loading {SIGNAL_INGEST.name}")
         write_stage(
             self._repository, self._templates, SIGNAL_INGEST,
-            name=SIGNAL_INGEST.name, ids=IdKinds.of(dataset), parameters=self._options.parameters(),
+            name=SIGNAL_INGEST.name, ids=IdKinds.of(dataset), parameters=self._options.parameters(SIGNAL_INGEST),
         )  # fmt: skip
         self._control.load(SIGNAL_INGEST.name)
         with self._lock:
@@ -159,7 +159,7 @@ class Deployment:
                 write_stage(
                     self._repository, self._templates, spec,
                     name=names[spec.name], ids=IdKinds.of(dataset),
-                    parameters=self._options.parameters(release=folder),
+                    parameters=self._options.parameters(spec, release=folder),
                     instances=self._options.instances.get(spec.name),
                     queue_delay_us=self._options.queue_delays.get(spec.name),
                 )  # fmt: skip

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pinrec_core.config.sections import GpuPrecision
-from pinrec_core.contract import PIPELINE, StageSpec
+from pinrec_core.contract import PIPELINE, SIGNAL_FETCH, StageSpec
 from pinrec_core.errors import ConfigError, require
 from pinrec_core.stages.base import RemoteServer
 
@@ -26,19 +26,19 @@ def default_threads() -> int:
 class ServingOptions:
     """Options that apply to every release served: this machine's data folders, device, threads and processes.
 
-    ``only`` is the one stage to serve; with None, it is the ensemble, which needs ``signals``. ``realtime`` is None
-    where the batch view is served alone. ``id_embedder`` is the server that looks up ID embeddings for the ensemble;
-    with None, it does so itself. ``device`` is the generator's, and ``gpu_precision`` its number format on a GPU; every
+    ``only`` is the one stage to serve; with None, it is the ensemble. ``remotes`` gives the server of each stage that
+    does not run here. Where ``signal_fetch`` does, and only there, ``signals`` is needed; ``realtime`` is None where the
+    batch view is served alone. ``device`` is the generator's, and ``gpu_precision`` its number format on a GPU; every
     other stage runs on the CPU. ``threads`` bounds each stage process. ``compiled`` lets the generator run a program
     that fits the machine. ``instances`` gives the number of processes of a stage, where that is not one, and
     ``queue_delays`` the microseconds that it waits to fill a batch, where those are not its template's. Raises
-    ``ConfigError`` for an unknown stage, a number that is too small, or an ensemble without signals.
+    ``ConfigError`` for an unknown stage, a number that is too small, or signals that are missing or not needed.
     """
 
     signals: Path | None = None
     realtime: Path | None = None
     only: StageSpec | None = None
-    id_embedder: RemoteServer | None = None
+    remotes: Mapping[str, RemoteServer] = field(default_factory=dict)
     device: str = "cpu"
     gpu_precision: GpuPrecision = GpuPrecision.FP16
     threads: int = field(default_factory=default_threads)
@@ -55,16 +55,25 @@ class ServingOptions:
             require(stage in stages, "queue_delays stage", stage, f"one of {stages}", error=ConfigError)
             require(delay >= 0, f"queue_delays {stage}", delay, "a number of at least 0", error=ConfigError)
         require(self.threads >= 1, "threads", self.threads, "a number of at least 1", error=ConfigError)
-        if self.only is None:
-            require(self.signals is not None, "signals", self.signals, "a signals folder", error=ConfigError)
+        for stage in self.remotes:
+            require(stage in stages, "remote stage", stage, f"one of {stages}", error=ConfigError)
+        expected = "a signals folder" if self.reads_signals else "None, as signal_fetch does not run here"
+        present = self.signals is not None
+        require(present == self.reads_signals, "signals", self.signals, expected, error=ConfigError)
 
     @property
     def stages(self) -> tuple[StageSpec, ...]:
         """The stages that are loaded of each release."""
         return PIPELINE if self.only is None else (self.only,)
 
-    def parameters(self, *, release: Path | None = None) -> dict[str, str]:
+    @property
+    def reads_signals(self) -> bool:
+        """Whether the stage that reads histories runs on this server. Then the write path does, too."""
+        return SIGNAL_FETCH in self.stages and SIGNAL_FETCH.name not in self.remotes
+
+    def parameters(self, spec: StageSpec, *, release: Path | None = None) -> dict[str, str]:
         """The parameters of a stage of ``release``, or of the write path, as Triton's configuration carries them."""
+        remote = self.remotes.get(spec.name)
         values = {
             "release": release and str(Path(release).resolve()),
             "signals": self.signals and str(Path(self.signals).resolve()),
@@ -73,10 +82,8 @@ class ServingOptions:
             "gpu_precision": self.gpu_precision.value if release else None,
             "threads": str(self.threads) if release else None,
             "compiled": None if self.compiled or release is None else "false",
+            "remote": remote and str(remote),
         }
-        if release and self.id_embedder is not None:
-            values["id_embedder"] = self.id_embedder.address
-            values["id_embedder_deadline_ms"] = str(self.id_embedder.deadline_ms)
         return {name: value for name, value in values.items() if value}
 
     @property
@@ -93,3 +100,13 @@ def parse_instances(texts: Sequence[str]) -> dict[str, int]:
         require(count.isdecimal(), "instances", text, "STAGE=NUMBER, as in generator=2", error=ConfigError)
         instances[stage] = int(count)
     return instances
+
+
+def parse_remotes(texts: Sequence[str]) -> dict[str, RemoteServer]:
+    """``["id_embedder=ids:8001,20"]`` → the server of each stage. Raises ``ConfigError``."""
+    remotes = {}
+    for text in texts:
+        stage, equals, server = text.partition("=")
+        require(equals != "", "remote", text, "STAGE=HOST:PORT, as in id_embedder=ids.example:8001", error=ConfigError)
+        remotes[stage] = RemoteServer.parse(server)
+    return remotes

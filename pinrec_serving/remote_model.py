@@ -7,13 +7,21 @@ once the server is back succeeds: the channel connects again by itself. This mod
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
 
 import tritonclient.grpc as triton
-from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+from tritonclient.utils import InferenceServerException
 
 from pinrec_core.contract import StageSpec
-from pinrec_core.errors import ServerError
-from pinrec_core.stages.base import RemoteServer, Tensors
+from pinrec_core.errors import InvalidRequestError, PinRecError, ServerError
+from pinrec_core.stages.base import START_SECONDS, RemoteServer, Tensors
+from pinrec_serving.model_control import input_tensor
+
+NOT_THERE = "that server is stopping, or not swapped to this release yet"
+ENDED_PROCESS = "is not healthy"
+"""Words of Triton about a stage whose process has ended. Its owner is about to load it again."""
 
 CHANNEL_ARGUMENTS = [
     ("grpc.max_send_message_length", -1),
@@ -33,6 +41,8 @@ CHANNEL_ARGUMENTS = [
 
 log = logging.getLogger(__name__)
 
+Answer = tuple[triton.InferResult | None, InferenceServerException | None]
+
 
 class RemoteModel:
     """Model ``name`` of ``server``, which has the tensors of ``spec``. Nothing is sent before the first call."""
@@ -44,36 +54,75 @@ class RemoteModel:
         self._client = triton.InferenceServerClient(server.address, channel_args=CHANNEL_ARGUMENTS)
         self._answers = True
 
+    def check_ready(self) -> None:
+        """Raises ``ServerError`` unless the server has this model and answers. It also opens the connection."""
+        try:
+            ready = self._client.is_model_ready(self._name, client_timeout=START_SECONDS)
+        except InferenceServerException as error:
+            raise self._failure(error, START_SECONDS) from error
+        if not ready:
+            raise self._away(NOT_THERE)
+
     def __call__(self, tensors: Tensors, *, seconds: float | None = None) -> Tensors:
         """The answer to one request, without the batch dimension on either side.
 
-        Raises ``ServerError`` when there is none after ``seconds``, or after the deadline of the server without them.
+        Raises ``ServerError`` when there is none after ``seconds``, or after the deadline of the server without them,
+        and the error that it answers with.
         """
         deadline = self._server.deadline_ms / 1e3 if seconds is None else seconds
-        inputs = []
-        for spec in self._spec.inputs:
-            values = tensors[spec.name][None]
-            made = triton.InferInput(spec.name, list(values.shape), np_to_triton_dtype(values.dtype))
-            made.set_data_from_numpy(values)
-            inputs.append(made)
         try:
-            answer = self._client.infer(self._name, inputs, client_timeout=deadline)
+            answer = self._client.infer(self._name, self._inputs(tensors), client_timeout=deadline)
         except InferenceServerException as error:
             raise self._failure(error, deadline) from error
+        return self._outputs(answer)
+
+    def each(self, requests: Sequence[Tensors]) -> list[Tensors | PinRecError]:
+        """The answers to requests that are sent at once, in order: the tensors, or the error of that request alone.
+
+        They share one deadline; a request that is not answered by then gets a ``ServerError``.
+        """
+        deadline = self._server.deadline_ms / 1e3
+        end = time.monotonic() + deadline
+        asked = [self._ask(tensors, end - time.monotonic()) for tensors in requests]
+        answers: list[Tensors | PinRecError] = []
+        for future in asked:
+            answer, error = future.result()
+            answers.append(self._outputs(answer) if error is None else self._failure(error, deadline))
+        return answers
+
+    def _ask(self, tensors: Tensors, seconds: float) -> Future[Answer]:
+        future: Future[Answer] = Future()
+        self._client.async_infer(
+            self._name, self._inputs(tensors), client_timeout=seconds,
+            callback=lambda result, error: future.set_result((result, error)),
+        )  # fmt: skip
+        return future
+
+    def _inputs(self, tensors: Tensors) -> list[triton.InferInput]:
+        """Those that there are: an optional one that is absent stays absent."""
+        return [input_tensor(spec.name, tensors[spec.name][None]) for spec in self._spec.inputs if spec.name in tensors]
+
+    def _outputs(self, answer: triton.InferResult) -> Tensors:
         if not self._answers:
             self._answers = True
             log.info("%s of %s answers again", self._name, self._server.address)
         return {spec.name: answer.as_numpy(spec.name)[0] for spec in self._spec.outputs}
 
-    def _failure(self, error: InferenceServerException, deadline: float) -> ServerError:
-        status = str(error.status()).removeprefix("StatusCode.")
+    def _failure(self, error: InferenceServerException, deadline: float) -> PinRecError:
+        """What an error of the call is here: that of the request if the stage over there says so, else the server's."""
+        status, message = str(error.status()).removeprefix("StatusCode."), str(error.message())
         match status:
+            case "INVALID_ARGUMENT":
+                return InvalidRequestError(message)
+            case "INTERNAL" if ENDED_PROCESS not in message:
+                return PinRecError(f"{self._name} of {self._server.address}: {message}")
             case "DEADLINE_EXCEEDED":
-                reason = f"no answer within {deadline * 1e3:g} ms"
+                return self._away(f"no answer within {deadline * 1e3:g} ms")
             case "NOT_FOUND":
-                reason = "that server is stopping, or not swapped to this release yet"
-            case _:
-                reason = f"{status}: {error.message()}"
+                return self._away(NOT_THERE)
+        return self._away(f"{status}: {message}")
+
+    def _away(self, reason: str) -> ServerError:
         failure = ServerError(f"{self._name} of {self._server.address}: {reason}")
         if self._answers:  # said once, not by every request until it is back
             self._answers = False

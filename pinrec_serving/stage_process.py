@@ -1,7 +1,7 @@
 """One stage in the Python-backend process that Triton gives it, from ``initialize`` to ``finalize``.
 
-Every ``model.py`` is a ``ServedStage`` with a function that builds its stage. The translation between Triton and the
-stage is ``triton_boundary``'s.
+Every ``model.py`` is a ``ServedStage`` with a function that builds its stage. Whether the stage runs here or on another
+server is decided here, alike for all. The translation between Triton and the stage is ``triton_boundary``'s.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pinrec_core.contract import StageSpec
 from pinrec_core.stages.base import Stage, StageParameters
 from pinrec_serving.heartbeat import Heartbeat
-from pinrec_serving.triton_boundary import execute, stage_parameters
+from pinrec_serving.triton_boundary import bound_texts, execute, stage_parameters
+
+if TYPE_CHECKING:
+    from pinrec_serving.remote_model import RemoteModel
 
 LOADING_NICENESS = 10
 """How far a stage that loads stands back behind those that serve: it gets a tenth of the time of a busy core, and all
@@ -28,14 +31,21 @@ LAST_ANSWERS_SECONDS = 0.5  # for the answers of the last batch to leave before 
 BROKEN = 70  # the exit status of a process whose stage cannot go on
 
 Build = Callable[[StageParameters], Stage[Any]]
+BuildRemote = Callable[["RemoteModel", StageParameters], Stage[Any]]
 
 log = logging.getLogger(__name__)
 
 
 class ServedStage:
-    """The stage of ``spec``, made by ``build`` from the parameters in ``args``, the argument of ``initialize``."""
+    """The stage of ``spec``, made by ``build`` from the parameters in ``args``, the argument of ``initialize``.
 
-    def __init__(self, spec: StageSpec, args: Mapping[str, str], build: Build) -> None:
+    Where they name another server, ``remote`` makes it instead, by default as a ``RemoteStage``. The model there has
+    the name that it has here, which holds the release.
+    """
+
+    def __init__(
+        self, spec: StageSpec, args: Mapping[str, str], build: Build, *, remote: BuildRemote | None = None
+    ) -> None:
         prepare_process()
         parameters = stage_parameters(args)
         # Threads that are counted by another thread than the one that serves count for that thread alone; so it has to
@@ -43,7 +53,15 @@ class ServedStage:
         os.environ["OMP_NUM_THREADS"] = str(parameters.threads)
         self._spec = spec
         self._heartbeat = Heartbeat(args["model_name"])
-        self._stage = build(parameters)
+        if parameters.remote is None:
+            self._stage = build(parameters)
+            return
+        # Imported here because gRPC takes 20 MiB, which a process whose stage runs here can do without.
+        from pinrec_serving.remote_model import RemoteModel
+        from pinrec_serving.remote_stage import RemoteStage
+
+        model = RemoteModel(spec, args["model_name"], parameters.remote)
+        self._stage = (remote or RemoteStage)(model, parameters)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer a batch. Where the stage says that it cannot go on, the process ends behind the answers."""
@@ -58,6 +76,7 @@ def prepare_process() -> None:
     """
     locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname).1s %(name)s: %(message)s")
+    bound_texts()
 
 
 def at_low_priority(build: Build) -> Build:

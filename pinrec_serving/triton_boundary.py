@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ import numpy as np
 from pinrec_core.config.sections import GpuPrecision
 from pinrec_core.contract import DType, StageSpec, TensorSpec
 from pinrec_core.errors import BrokenStageError, ConfigError, InvalidRequestError, PinRecError, require
+from pinrec_core.limits import TEXTS, cut_message
 from pinrec_core.stages.base import RemoteServer, Stage, StageParameters, Tensors, run_batch
 
 log = logging.getLogger(__name__)
@@ -48,6 +50,32 @@ NUMPY_TYPES: dict[DType, tuple[np.dtype, ...]] = {
 """The array types that each tensor type allows. A stage checks which of the two its release uses for an id."""
 
 
+def bound_texts() -> None:
+    """Keep Triton from decoding a BYTES tensor of more elements than ``limits.TEXTS``.
+
+    It makes an object of every element before it calls ``execute``: of 25 million in a request of 100 MB it did so for
+    18 seconds, in which no other request was answered. Instead such a tensor becomes a view of one empty text, in its
+    shape, and ``check_inputs`` refuses it. Call it once in a process.
+    """
+    import triton_python_backend_utils as pb_utils
+
+    decode = pb_utils.deserialize_bytes_tensor
+    pb_utils.deserialize_bytes_tensor = lambda encoded: _EncodedTexts(encoded, decode)
+
+
+class _EncodedTexts:
+    """What Triton's process takes for the decoded texts: all that it does with them is to give them their shape."""
+
+    def __init__(self, encoded: np.ndarray, decode: Callable[[np.ndarray], np.ndarray]) -> None:
+        self._encoded = encoded
+        self._decode = decode
+
+    def reshape(self, shape: Sequence[int]) -> np.ndarray:
+        if math.prod(shape) > TEXTS.most:
+            return np.broadcast_to(np.array(b"", np.object_), shape)
+        return self._decode(self._encoded).reshape(shape)
+
+
 def stage_parameters(args: Mapping[str, str]) -> StageParameters:
     """Read the ``parameters`` of the model's configuration from the arguments of ``initialize``.
 
@@ -64,8 +92,7 @@ def stage_parameters(args: Mapping[str, str]) -> StageParameters:
         "gpu_precision",
         "threads",
         "compiled",
-        "id_embedder",
-        "id_embedder_deadline_ms",
+        "remote",
     }
     if unknown := sorted(set(values) - known):
         raise ConfigError(f"{model}: parameters {unknown} are unknown")
@@ -87,7 +114,7 @@ def stage_parameters(args: Mapping[str, str]) -> StageParameters:
         device=values.get("device", "cpu"),
         threads=int(threads),
         compiled=compiled == "true",
-        id_embedder=_remote_server(model, values),
+        remote=_remote_server(model, values.get("remote")),
         gpu_precision=GpuPrecision(precision),
     )
 
@@ -104,7 +131,22 @@ def execute(
     answers = run_batch(_Checked(spec, stage), requests)
     if any(isinstance(answer, BrokenStageError) for answer in answers):
         broken()
-    return [_response(spec, answer, request) for answer, request in zip(answers, requests, strict=True)]
+    responses = [_response(spec, answer, request) for answer, request in zip(answers, requests, strict=True)]
+    for answer in answers:
+        if isinstance(answer, PinRecError):
+            _drop_tracebacks(answer)
+    return responses
+
+
+def _drop_tracebacks(error: BaseException | None) -> None:
+    """Let go of the tensors of a request that failed.
+
+    The frames of a traceback hold them, and hold the error, too. So they would stay, in the shared memory that every
+    request needs, until Python next looks for such circles: after 18 requests of 100 MB it had grown by gigabytes.
+    """
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 class _Checked:
@@ -158,6 +200,8 @@ def check_outputs(spec: StageSpec, tensors: Tensors) -> dict[str, np.ndarray]:
 def _without_batch(tensor: TensorSpec, values: np.ndarray) -> np.ndarray:
     if values.dtype not in NUMPY_TYPES[tensor.dtype]:
         raise InvalidRequestError(f"{tensor.name} has element type {values.dtype}: expected {tensor.dtype.value}")
+    if values.dtype == np.object_:
+        TEXTS.check(values.size, tensor.name)
     if values.ndim == 0 or values.shape[0] != 1:
         rows = values.shape[0] if values.ndim else "no"
         raise InvalidRequestError(f"{tensor.name} has {rows} rows: expected 1 per request")
@@ -181,20 +225,17 @@ def _response(spec: StageSpec, answer: Tensors | PinRecError, request: Any) -> A
             request_id = request.request_id() or uuid.uuid4().hex[:12]
             log.error("%s: %s (request id %s)", spec.name, message, request_id, exc_info=answer)
             message = f"{message}; the server's log has the details (request id {request_id})"
-        error = pb_utils.TritonError(message, getattr(pb_utils.TritonError, code))
+        error = pb_utils.TritonError(cut_message(message), getattr(pb_utils.TritonError, code))
         return pb_utils.InferenceResponse(output_tensors=[], error=error)
     outputs = [pb_utils.Tensor(t.name, np.ascontiguousarray(answer[t.name][None])) for t in spec.outputs]
     return pb_utils.InferenceResponse(output_tensors=outputs)
 
 
-def _remote_server(model: str, values: Mapping[str, str]) -> RemoteServer | None:
-    if "id_embedder" not in values:
-        return None
-    deadline = values.get("id_embedder_deadline_ms", "")
+def _remote_server(model: str, text: str | None) -> RemoteServer | None:
     try:
-        return RemoteServer(address=values["id_embedder"], deadline_ms=float(deadline))
-    except ValueError as error:
-        raise ConfigError(f"{model}: parameters.id_embedder_deadline_ms={deadline!r}: expected a number") from error
+        return RemoteServer.parse(text) if text else None
+    except ConfigError as error:
+        raise ConfigError(f"{model}: parameters.remote={text!r}: {error}") from error
 
 
 def _path(text: str | None) -> Path | None:

@@ -10,7 +10,7 @@ import struct
 
 from pinrec_core.errors import StoreError
 from pinrec_core.history import ItemType
-from pinrec_core.ids import MAX_ID_BYTES
+from pinrec_core.limits import ID
 from signal_service.store import Event
 
 VERSION = 1
@@ -25,8 +25,8 @@ def range_start(user_key: bytes, timestamp: int) -> bytes:
 
     The length in front keeps the users "ab" and "abc" apart. Raises ``StoreError`` for an empty or too long user key.
     """
-    if not 0 < len(user_key) <= MAX_ID_BYTES:
-        raise StoreError(f"user_key has {len(user_key)} bytes: expected 1 to {MAX_ID_BYTES}")
+    if not 0 < len(user_key) <= ID.most:
+        raise StoreError(f"user_key has {len(user_key)} bytes: expected 1 to {ID.most}")
     biased = min(max(timestamp + (1 << 63), 0), (1 << 64) - 1)  # with the sign flipped, bytes sort as times do
     return _LENGTH.pack(len(user_key)) + user_key + _TIME.pack(biased)
 

@@ -13,6 +13,7 @@ import numpy as np
 from pinrec_core.errors import PinRecError, StoreError
 from pinrec_core.history import DTYPES, NO_OUTCOME, History, ItemType
 from pinrec_core.ids import string_key
+from pinrec_core.limits import EXCLUSIONS
 from pinrec_core.release.format import Release
 from pinrec_core.representations.quantization import quantize_int8
 from pinrec_core.request import Request
@@ -57,7 +58,7 @@ class SignalFetchStage:
             history = self._histories.at(request.user_key, request.time)
         except StoreError as error:
             return error
-        seen = seen_item_keys(history) if request.exclude_seen else NOTHING_SEEN
+        seen = seen_item_keys(newest(history, EXCLUSIONS.most)) if request.exclude_seen else NOTHING_SEEN
         query = self._query_element(request)
         if query is not None:
             history = History.concatenate([newest(history, self._max_history - 1), query])

@@ -11,20 +11,15 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from pinrec_core import limits
 from pinrec_core.contract import SIGNAL_INGEST
 from pinrec_core.dataset.manifest import DatasetManifest
-from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError, require
+from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError, one_of, require
 from pinrec_core.history import ItemType
-from pinrec_core.ids import IdKind, check_id_length, item_keys, string_key, user_store_key
+from pinrec_core.ids import IdKind, item_keys, string_key, user_store_key
 from pinrec_core.stages.base import StageParameters, Tensors, text
 from signal_service.rocksdb_store import RocksDbEventStore
 from signal_service.store import Event, EventStore
-
-MAX_EVENTS = 10_000
-MAX_EVENT_ID_BYTES = 256
-MAX_QUERY_BYTES = 4096
-CLOCK_SKEW_SECONDS = 300
-"""How far an event may be dated ahead of this machine's clock. This also refuses timestamps in milliseconds."""
 
 
 class SignalIngestStage:
@@ -35,6 +30,7 @@ class SignalIngestStage:
         self._store = store
         self._clock = clock
         self._actions = (*manifest.outcomes, *manifest.query_actions, *manifest.ignored_actions)
+        self._surfaces = frozenset(manifest.surfaces)
 
     @staticmethod
     def open(parameters: StageParameters) -> SignalIngestStage:
@@ -50,7 +46,7 @@ class SignalIngestStage:
     def parse(self, tensors: Tensors) -> list[Event]:
         """All events of a request. Raises ``InvalidRequestError`` for the first fault; then no event is stored."""
         Q = self._checked_length(tensors)
-        latest = int(self._clock()) + CLOCK_SKEW_SECONDS
+        latest = int(self._clock()) + limits.CLOCK_SKEW_SECONDS
         columns = [tensors[spec.name].tolist() for spec in SIGNAL_INGEST.inputs]
         return [self._event(position, [column[position] for column in columns], latest) for position in range(Q)]
 
@@ -73,8 +69,9 @@ class SignalIngestStage:
                 expected = "[Q]" if Q is None else f"[{Q}], as event_id has"
                 raise InvalidRequestError(f"{spec.name} has shape {list(values.shape)}: expected {expected}")
             Q = len(values)
-        if Q is None or not 1 <= Q <= MAX_EVENTS:
-            raise InvalidRequestError(f"event_id has {Q} events: expected 1 to {MAX_EVENTS}")
+        Q = Q or 0
+        limits.EVENTS.check(Q, "event_id")
+        limits.check_request_bytes(tensors)
         return Q
 
     def _event(self, position: int, values: list, latest: int) -> Event:
@@ -83,16 +80,14 @@ class SignalIngestStage:
         def field(name: str) -> str:
             return f"{name}[{position}]"
 
-        event_id = _short_text(event_id, field("event_id"), MAX_EVENT_ID_BYTES)
-        require(event_id != "", field("event_id"), event_id, "an id, which makes a repeated call harmless")
-        action = text(action, field("event_action"))
-        require(action in self._actions, field("event_action"), action, f"one of {list(self._actions)}")
-        surface = text(surface, field("event_surface"))
-        require(surface in self._manifest.surfaces, field("event_surface"), surface,
-                f"one of {list(self._manifest.surfaces)}")  # fmt: skip
-        require(0 < timestamp <= latest, field("event_timestamp"), timestamp,
-                f"Unix seconds, above 0 and at most {latest} ({CLOCK_SKEW_SECONDS} s ahead of now)")  # fmt: skip
-        query = _short_text(query, field("event_query"), MAX_QUERY_BYTES).strip()
+        event_id = text(event_id, field("event_id"), limits.EVENT_ID)
+        action = text(action, field("event_action"), limits.NAME)
+        require(action in self._actions, field("event_action"), action, one_of(self._actions))
+        surface = text(surface, field("event_surface"), limits.NAME)
+        require(surface in self._surfaces, field("event_surface"), surface, one_of(self._manifest.surfaces))
+        require(limits.EVENT_TIME.least <= timestamp <= latest, field("event_timestamp"), timestamp,
+                f"Unix seconds, above 0 and at most {latest} ({limits.CLOCK_SKEW_SECONDS} s ahead of now)")  # fmt: skip
+        query = text(query, field("event_query"), limits.QUERY).strip()
         is_query = action in self._manifest.query_actions
         return Event(
             event_id=event_id,
@@ -108,8 +103,7 @@ class SignalIngestStage:
     def _user_key(self, user_id: object, field: str) -> bytes:
         kind = self._manifest.user_id_kind
         if kind is IdKind.STRING:
-            user_id = text(user_id, field)
-            check_id_length(user_id, field)
+            user_id = text(user_id, field, limits.ID)
             require(user_id != "", field, user_id, "a string that is not empty")
         return user_store_key(user_id, kind)  # type: ignore[arg-type]
 
@@ -118,8 +112,7 @@ class SignalIngestStage:
         kind = self._manifest.item_id_kind
         none: str | int = 0
         if kind is IdKind.STRING:
-            item_id, none = text(item_id, field), ""
-            check_id_length(item_id, field)
+            item_id, none = text(item_id, field, limits.ID), ""
         if is_query:
             require(query != "", f"event_query[{position}]", query, "the text of the query")
             require(item_id == none, field, item_id, f"{none!r}, a query has no item")
@@ -127,11 +120,3 @@ class SignalIngestStage:
         require(query == "", f"event_query[{position}]", query, "'', this action is on an item")
         require(item_id != "", field, item_id, "the id of an item")
         return int(item_keys(np.array([item_id]), kind)[0])
-
-
-def _short_text(value: object, field: str, most: int) -> str:
-    decoded = text(value, field)
-    size = len(decoded.encode("utf-8"))
-    if size > most:
-        raise InvalidRequestError(f"{field} has {size} bytes: expected at most {most}")
-    return decoded

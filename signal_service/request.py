@@ -11,15 +11,13 @@ from typing import TypeVar
 
 import numpy as np
 
+from pinrec_core import limits
 from pinrec_core.config.sections import GenerationConfig, ModelConfig
 from pinrec_core.contract import BUDGET_TOLERANCE
 from pinrec_core.dataset.manifest import UNKNOWN_SURFACE, DatasetManifest
-from pinrec_core.errors import InvalidRequestError, require
-from pinrec_core.ids import IdKind, check_id_length, user_store_key
+from pinrec_core.errors import InvalidRequestError, one_of, require, shown
+from pinrec_core.ids import IdKind, user_store_key
 from pinrec_core.stages.base import Tensors, scalar, text
-
-MAX_REQUEST_TIME = 253_402_300_799
-"""The end of the year 9999 in Unix seconds. Today's time in milliseconds is larger."""
 
 DEFAULT_SEED = 0
 
@@ -58,6 +56,7 @@ class RequestParser:
 
     def parse(self, tensors: Tensors) -> RecommendRequest:
         """The request in ``tensors``. Raises ``InvalidRequestError``, which names field, value and expectation."""
+        limits.check_request_bytes(tensors)
         query, query_embedding = self._query(tensors)
         return RecommendRequest(
             user_key=self._user_key(tensors),
@@ -81,22 +80,21 @@ class RequestParser:
                 "the server batches requests that arrive together"
             )
         kind = self._dataset.user_id_kind
-        user_id = text(values[0], "user_id") if isinstance(values[0], bytes) else values[0]
+        user_id = text(values[0], "user_id", limits.ID) if isinstance(values[0], bytes) else values[0]
         require(kind is IdKind.INT or user_id != "", "user_id", user_id, "a string that is not empty")
-        if isinstance(user_id, str):
-            check_id_length(user_id, "user_id")
         return user_store_key(user_id, kind)
 
     def _num_items(self, tensors: Tensors) -> int:
         most = self._generation.max_num_items
         num_items = _integer(tensors, "num_items", self._generation.default_num_items)
-        require(1 <= num_items <= most, "num_items", num_items, f"1 to {most}, this release's max_num_items")
+        least = limits.NUM_ITEMS.least
+        require(least <= num_items <= most, "num_items", num_items, f"{least} to {most}, this release's max_num_items")
         return num_items
 
     def _surface_number(self, tensors: Tensors) -> int:
         sent = scalar(tensors, "surface")
-        name = UNKNOWN_SURFACE if sent is None else text(sent, "surface")
-        require(name in self._surface, "surface", name, f"one of {list(self._surface)}")
+        name = UNKNOWN_SURFACE if sent is None else text(sent, "surface", limits.NAME)
+        require(name in self._surface, "surface", name, one_of(self._dataset.surfaces))
         return self._surface[name]
 
     def _budget(self, tensors: Tensors) -> np.ndarray:
@@ -116,11 +114,9 @@ class RequestParser:
             return self._default_budget
         if budget.ndim != 1:
             raise InvalidRequestError(f"budget has shape {list(budget.shape)}: expected one weight per outcome")
-        for position, weight in enumerate(budget.tolist()):
-            require(
-                bool(np.isfinite(weight)) and weight >= 0, f"budget[{position}]", weight, "a finite weight, at least 0"
-            )
         positions = self._outcome_positions(names, len(budget))
+        for position in np.flatnonzero(~(np.isfinite(budget) & (budget >= 0))):
+            require(False, f"budget[{position}]", float(budget[position]), "a finite weight, at least 0")
         total = float(budget.astype(np.float64).sum())
         if abs(total - 1) > BUDGET_TOLERANCE:
             raise InvalidRequestError(f"budget sums to {total:.6g}: expected 1 (within {BUDGET_TOLERANCE:g})")
@@ -134,8 +130,9 @@ class RequestParser:
         if names is None:
             if weights != len(outcomes):
                 raise InvalidRequestError(f"budget has {weights} weights: expected {len(outcomes)}, one for each of "
-                                          f"{list(outcomes)}, or budget_outcome to name them")  # fmt: skip
+                                          f"{shown(list(outcomes))}, or budget_outcome to name them")  # fmt: skip
             return list(range(len(outcomes)))
+        limits.BUDGET.check(weights, "budget", len(outcomes))
         if names.shape != (weights,):
             raise InvalidRequestError(
                 f"budget_outcome has shape {list(names.shape)}: expected [{weights}], one name for each weight"
@@ -143,8 +140,8 @@ class RequestParser:
         positions: list[int] = []
         for place, value in enumerate(names):
             field = f"budget_outcome[{place}]"
-            name = text(value, field)
-            require(name in outcomes, field, name, f"one of {list(outcomes)}")
+            name = text(value, field, limits.NAME)
+            require(name in outcomes, field, name, one_of(outcomes))
             require(outcomes.index(name) not in positions, field, name, "each outcome once")
             positions.append(outcomes.index(name))
         return positions
@@ -155,7 +152,7 @@ class RequestParser:
             raise InvalidRequestError("query and query_embedding were both sent: expected one of them")
         query = None
         if sent is not None:
-            query = text(sent, "query").strip()
+            query = text(sent, "query", limits.QUERY).strip()
             require(query != "", "query", query, "a text that is not empty; leave query out for no search")
         if embedding is not None:
             F = self._dataset.feature_width
@@ -164,21 +161,23 @@ class RequestParser:
                     f"query_embedding has shape {list(embedding.shape)}: expected [{F}], a vector of feature space "
                     f"{self._dataset.feature_space!r}"
                 )
-            wrong = np.flatnonzero(~np.isfinite(embedding))
-            if len(wrong):
-                require(False, f"query_embedding[{wrong[0]}]", float(embedding[wrong[0]]), "a finite number")
+            most = limits.FEATURE_VALUE.most
+            for position in np.flatnonzero(~(np.abs(embedding) <= most)):  # NaN is not, either
+                require(False, f"query_embedding[{position}]", float(embedding[position]),
+                        f"a finite number from -{most} to {most}")  # fmt: skip
         return query, embedding
 
     def _time(self, tensors: Tensors) -> int:
         time = _integer(tensors, "request_time", None)
         if time is None:
             time = int(self._clock())
-        require(0 < time <= MAX_REQUEST_TIME, "request_time", time, "Unix seconds, above 0")
+        least, most = limits.REQUEST_TIME.least, limits.REQUEST_TIME.most
+        require(least <= time <= most, "request_time", time, f"Unix seconds, above 0 and at most {most}")
         return time
 
     def _seed(self, tensors: Tensors) -> int:
         seed = _integer(tensors, "seed", DEFAULT_SEED)
-        require(seed >= 0, "seed", seed, "a number of at least 0")
+        require(seed >= limits.SEED.least, "seed", seed, "a number of at least 0")
         return seed
 
 

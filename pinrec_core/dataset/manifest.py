@@ -23,8 +23,9 @@ from typing import Annotated
 from pydantic import Field
 
 from pinrec_core.config.sections import ModelConfig
-from pinrec_core.errors import DataError
+from pinrec_core.errors import DataError, shown
 from pinrec_core.ids import IdKind
+from pinrec_core.limits import NAME
 from pinrec_core.validation import ListOf, OneOf, check, load_json, save_json, validated
 
 MANIFEST_NAME = "dataset.json"
@@ -85,6 +86,9 @@ class DatasetManifest:
     last_timestamp: int  # of the events that were not dated ahead of the clock
 
     def __post_init__(self) -> None:
+        for field in ("outcomes", "query_actions", "ignored_actions", "surfaces"):
+            for name in getattr(self, field):
+                check(len(name.encode("utf-8")) <= NAME.most, field, shown(name), f"names of at most {NAME.most} bytes")
         check(bool(self.outcomes), "outcomes", self.outcomes, "at least one positive action")
         check(len(self.outcome_share) == len(self.outcomes), "outcome_share", self.outcome_share,
               f"{len(self.outcomes)} entries, one per outcome")  # fmt: skip

@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
+from pinrec_core import limits
 from pinrec_core.errors import DataError
-from pinrec_core.ids import MAX_ID_BYTES, IdKind, string_keys
+from pinrec_core.ids import IdKind, string_keys
 from pinrec_core.preparation.quarantine import Faults, Reason
 from pinrec_core.preparation.schema import TIME_UNITS
 
@@ -107,7 +108,7 @@ def ids(column: pa.Array, kind: IdKind, faults: Faults, field: str) -> tuple[pa.
     if pt.is_floating(_plain(column).type):
         raise DataError(f"{field} is {column.type}: expected text or integers for string ids")
     external = texts(column, faults, field, required=True)
-    faults.mark(mask(pc.greater(pc.binary_length(external), MAX_ID_BYTES)), Reason.ID_TOO_LONG, field, external)
+    faults.mark(mask(pc.greater(pc.binary_length(external), limits.ID.most)), Reason.ID_TOO_LONG, field, external)
     return external, text_keys(external)
 
 

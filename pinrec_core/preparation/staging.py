@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pinrec_core.ids import IdKind
+from pinrec_core.limits import NAME
 from pinrec_core.preparation import columns
 from pinrec_core.preparation.quarantine import QuarantineWriter
 from pinrec_core.preparation.reader import Progress, estimate_rows, read_batches
@@ -86,8 +87,8 @@ class SurfaceCounter:
             self.counts = Counter(dict(self.counts.most_common(_TRACKED_SURFACES // 2)))
 
     def most_frequent(self, limit: int) -> list[str]:
-        """Named surfaces by descending frequency, then name; at most ``limit``."""
-        named = [(-count, name) for name, count in self.counts.items() if name]
+        """Named surfaces by descending frequency, then name; at most ``limit``, and none whose name is too long."""
+        named = [(-count, name) for name, count in self.counts.items() if 0 < len(name.encode()) <= NAME.most]
         return [name for _, name in sorted(named)[:limit]]
 
 

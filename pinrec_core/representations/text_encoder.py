@@ -23,6 +23,7 @@ DEFAULT_ENCODER = "hashed_ngram:256"
 
 _CACHED_TEXTS = 4096  # texts of single calls, mostly popular queries, whose vectors are kept
 _CACHED_WORDS = 1 << 17  # words whose n-grams are kept; most lookups hit, because a few words are very frequent
+_CACHED_LETTERS = 32  # of a word; longer ones are rare, and thousands of them would fill the memory
 _CHUNK_TEXTS = 8192  # texts that are encoded at once: the working memory is chunk · width · 8 bytes
 _GRAM_BITS = 40  # of a gram's hash, which leaves 23 bits of an int64 for the number of the text in its chunk
 _WORD_REPEATS = 2.0  # the weight of a whole word, relative to one of its character n-grams
@@ -75,7 +76,7 @@ class HashedNgramEncoder(TextEncoder):
         word = np.fromiter(chain.from_iterable(words_of_text), np.int64)
         text_of_word = np.repeat(np.arange(len(texts)), [len(words) for words in words_of_text])
 
-        grams = [self._grams_of_word(word) for word in number]
+        grams = [(self._grams_of_word if len(word) <= _CACHED_LETTERS else _grams_of_word)(word) for word in number]
         gram_count = np.fromiter(map(len, grams), np.int64, len(grams))
         flat = np.fromiter(chain.from_iterable(grams), np.int64)
         first_gram = np.cumsum(gram_count) - gram_count

@@ -8,6 +8,7 @@ the valid ones together and returns the answers in order.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,9 @@ from pinrec_core.errors import (
     ServerError,
     StoreError,
     require,
+    shown,
 )
+from pinrec_core.limits import Limit
 
 Tensors = Mapping[str, np.ndarray]
 Row = TypeVar("Row")
@@ -47,20 +50,40 @@ class Stage(Protocol[Row]):
         ...
 
 
+START_SECONDS = 5.0
+"""Within which the first call of a remote server is answered. It opens the connection too, and no request waits."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteServer:
-    """Another server that a stage calls: its gRPC ``address`` as ``host:port``, and the time in which it has to answer.
+    """Another server, on which a stage runs: its gRPC ``address`` as ``host:port``, and the time for an answer.
 
     Raises ``ConfigError`` for an address without a port, and for a deadline that is not above 0.
     """
 
     address: str
-    deadline_ms: float
+    deadline_ms: float = 100.0
+
+    @staticmethod
+    def parse(text: str) -> RemoteServer:
+        """``HOST:PORT``, or ``HOST:PORT,MS`` with the deadline in milliseconds. Raises ``ConfigError``."""
+        address, comma, deadline = text.partition(",")
+        if not comma:
+            return RemoteServer(address=address)
+        try:
+            return RemoteServer(address=address, deadline_ms=float(deadline))
+        except ValueError as error:
+            raise ConfigError(f"deadline_ms={deadline!r}: expected a number of milliseconds") from error
+
+    def __str__(self) -> str:
+        """What ``parse`` reads."""
+        return f"{self.address},{self.deadline_ms!r}"
 
     def __post_init__(self) -> None:
         host, _, port = self.address.rpartition(":")
         require(host != "" and port.isdecimal(), "address", self.address, "HOST:PORT", error=ConfigError)
-        require(self.deadline_ms > 0, "deadline_ms", self.deadline_ms, "a number above 0", error=ConfigError)
+        in_range = 0 < self.deadline_ms < math.inf
+        require(in_range, "deadline_ms", self.deadline_ms, "a number above 0", error=ConfigError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,11 +91,11 @@ class StageParameters:
     """Where a stage finds its data and what it runs on. Triton's ``parameters`` carry these values and no others.
 
     ``release`` is the release folder; it is None for ``signal_ingest``, which serves on while releases change.
-    ``signals`` is the signals folder of a prepared dataset; it is None where the ID embedder is served alone.
+    ``signals`` is the signals folder of a prepared dataset; it is None where no stage of the server reads it.
     ``realtime`` is the folder of the real-time store; with None, histories come from the batch view alone. ``device``
     is a torch device, and ``gpu_precision`` the number format of the model where that is a GPU. ``threads`` is the
     number of threads that one operation may use. ``compiled`` lets the generator run its compiled program, where there
-    is one. ``id_embedder`` is the server that looks up ID embeddings; with None, the stage of this server does.
+    is one. ``remote`` is the server on which the stage runs; with None, it runs here.
     """
 
     release: Path | None
@@ -82,7 +105,7 @@ class StageParameters:
     threads: int
     gpu_precision: GpuPrecision = GpuPrecision.FP16
     compiled: bool = True
-    id_embedder: RemoteServer | None = None
+    remote: RemoteServer | None = None
 
     @property
     def release_folder(self) -> Path:
@@ -166,9 +189,14 @@ def scalar(tensors: Tensors, name: str) -> np.generic | None:
     return values[0]
 
 
-def text(value: object, name: str) -> str:
-    """An element of a BYTES tensor as text. Raises ``InvalidRequestError`` when it is not UTF-8."""
+def text(value: object, field: str, limit: Limit) -> str:
+    """An element of a BYTES tensor as text. Its length is checked first.
+
+    Raises ``InvalidRequestError`` when it has more bytes than ``limit`` or is not UTF-8.
+    """
+    raw = value if isinstance(value, bytes) else str(value).encode("utf-8")
+    limit.check(len(raw), field)
     try:
-        return value.decode("utf-8") if isinstance(value, bytes) else str(value)
+        return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InvalidRequestError(f"{name}={value!r}: expected UTF-8 text") from error
+        raise InvalidRequestError(f"{field}={shown(raw)}: expected UTF-8 text") from error

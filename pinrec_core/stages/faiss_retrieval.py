@@ -9,12 +9,14 @@ from dataclasses import dataclass
 import faiss
 import numpy as np
 
-from pinrec_core.errors import InvalidRequestError, PinRecError
+from pinrec_core import limits
+from pinrec_core.errors import PinRecError
 from pinrec_core.generation.retrieval_plan import RetrievalPlan
 from pinrec_core.ids import IdKind
 from pinrec_core.release.format import Release
 from pinrec_core.retrieval.merging import merge_rule, retrieve
 from pinrec_core.stages.base import StageParameters, Tensors
+from pinrec_core.stages.bounds import check_plan
 from pinrec_core.stages.packing import decode_plan
 
 log = logging.getLogger(__name__)
@@ -39,8 +41,8 @@ class FaissRetrievalStage:
         release = Release.open(parameters.release_folder)
         self.index = release.index
         self.catalogue = release.catalogue
-        self.overfetch = release.manifest.generation.overfetch
-        self.merge = merge_rule(self.index, release.manifest.generation)
+        self.generation = release.manifest.generation
+        self.merge = merge_rule(self.index, self.generation)
         conditioned = release.manifest.model.variant.outcome_conditioned
         names = release.manifest.dataset.outcomes if conditioned else (ANY_OUTCOME,)
         self.outcome_name = np.array([name.encode() for name in names], dtype=object)
@@ -49,12 +51,10 @@ class FaissRetrievalStage:
 
     def parse(self, tensors: Tensors) -> RetrievalRequest:
         plan = decode_plan(tensors["retrieval_plan"])
-        M, D = plan.embedding.shape
-        if D != self.index.width:
-            raise InvalidRequestError(f"embedding has width {D}: expected {self.index.width}")
-        if not np.isfinite(plan.embedding).all():
-            raise InvalidRequestError("embedding holds a value that is not finite: expected finite values")
-        seen = self.catalogue.rows_of(tensors["seen_item_key"])
+        check_plan(plan, width=self.index.width, outcomes=len(self.outcome_name), generation=self.generation)
+        keys = tensors["seen_item_key"]
+        limits.EXCLUSIONS.check(len(keys), "seen_item_key")
+        seen = self.catalogue.rows_of(keys)
         return RetrievalRequest(plan=plan, excluded=np.unique(seen[seen >= 0]))
 
     def run(self, rows: Sequence[RetrievalRequest]) -> Sequence[Tensors | PinRecError]:
@@ -62,7 +62,7 @@ class FaissRetrievalStage:
             self.index,
             [row.plan for row in rows],
             [row.excluded for row in rows],
-            overfetch=self.overfetch,
+            overfetch=self.generation.overfetch,
             merge=self.merge,
         )
         if short := sum(not answer.complete for answer in answers):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pinrec_core.config.sections import GpuPrecision
-from pinrec_core.errors import BrokenStageError, InvalidRequestError, PinRecError
+from pinrec_core.errors import BrokenStageError, PinRecError
 from pinrec_core.generation.captured import CapturedGenerator
 from pinrec_core.generation.cuda_graphs import CudaGraphs
 from pinrec_core.generation.generate import RequestContext, generate
@@ -26,6 +26,7 @@ from pinrec_core.release.format import Release
 from pinrec_core.release.programs import load_program
 from pinrec_core.request import Request
 from pinrec_core.stages.base import StageParameters, Tensors
+from pinrec_core.stages.bounds import check_id_embedding, check_request
 from pinrec_core.stages.packing import decode_request, encode_plan
 
 GenerateWeighted = Callable[[PackedHistories, RequestContext], tuple[Tensor, Tensor]]
@@ -61,16 +62,9 @@ class GeneratorStage:
 
     def parse(self, tensors: Tensors) -> GeneratorRow:
         request = decode_request(tensors["packed_request"])
-        T, F = request.history.feature.shape
-        if F != self.config.feature_width:
-            raise InvalidRequestError(f"history feature has width {F}: expected {self.config.feature_width}")
-        if T > self.config.max_history:
-            raise InvalidRequestError(f"history has T={T}: expected at most {self.config.max_history}")
-        id_embedding, expected = tensors["history_id_embedding"], (T, self.config.id_width)
-        if id_embedding.shape != expected:
-            raise InvalidRequestError(
-                f"history_id_embedding has shape {list(id_embedding.shape)}: expected {list(expected)}"
-            )
+        check_request(request, self.config, self.generation)
+        id_embedding = tensors["history_id_embedding"]
+        check_id_embedding(id_embedding, len(request.history), self.config)
         return GeneratorRow(request=request, id_embedding=id_embedding)
 
     def run(self, rows: Sequence[GeneratorRow]) -> Sequence[Tensors | PinRecError]:

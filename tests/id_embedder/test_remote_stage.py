@@ -43,7 +43,7 @@ def requests(histories: Sequence[Sequence[int]]) -> list[Tensors]:
 @given(st.lists(KEYS, min_size=1, max_size=6))
 def test_a_batch_is_one_call_with_its_distinct_keys_and_gets_the_rows_of_the_tables(histories: list[list[int]]) -> None:
     service = Service()
-    stage = RemoteIdEmbedderStage(service)
+    stage = RemoteIdEmbedderStage(service, max_history=12)
     answers = run_batch(stage, requests(histories))
     for keys, answer in zip(histories, answers, strict=True):
         expected = TABLES.embed(np.array(keys, np.int64))
@@ -56,13 +56,13 @@ def test_a_batch_is_one_call_with_its_distinct_keys_and_gets_the_rows_of_the_tab
 
 def test_the_first_call_may_take_longer_than_the_others() -> None:
     service = Service()
-    RemoteIdEmbedderStage(service).run([np.array([1])])
+    RemoteIdEmbedderStage(service, max_history=12).run([np.array([1])])
     assert service.seconds == [START_SECONDS, None]
 
 
 def test_a_service_that_is_away_fails_the_batch_after_one_call_but_no_empty_histories() -> None:
     service = Service()
-    stage = RemoteIdEmbedderStage(service)
+    stage = RemoteIdEmbedderStage(service, max_history=12)
     service.away = True
     answers = run_batch(stage, requests([[1], [], [2, 3]]))
     assert [type(answer) for answer in answers] == [ServerError] * 3
@@ -73,4 +73,13 @@ def test_a_service_that_is_away_fails_the_batch_after_one_call_but_no_empty_hist
 
 def test_a_service_that_is_away_at_the_start_is_an_error() -> None:
     with pytest.raises(ServerError, match="away"):
-        RemoteIdEmbedderStage(Service(away=True))
+        RemoteIdEmbedderStage(Service(away=True), max_history=12)
+
+
+def test_a_history_that_is_too_long_is_refused_before_the_call_that_it_would_share() -> None:
+    service = Service()
+    stage = RemoteIdEmbedderStage(service, max_history=2)
+    refused, answer = run_batch(stage, requests([[1, 2, 3], [4]]))
+    assert str(refused) == "history_item_key has 3 positions: expected at most 2"
+    assert len(answer["history_id_embedding"]) == 1
+    assert service.asked[1:] == [[4]]

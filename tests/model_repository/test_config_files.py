@@ -11,6 +11,7 @@ from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInsta
 
 from pinrec_core import contract
 from pinrec_core.contract import DType, StageSpec
+from pinrec_core.limits import BATCH
 
 REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
 STAGES = (*contract.PIPELINE, contract.SIGNAL_INGEST)
@@ -120,3 +121,8 @@ def test_model_py_is_thin_and_serves_its_own_contract(spec: StageSpec) -> None:
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "contract"
     }
     assert contracts == {spec.name.upper()}
+
+
+@pytest.mark.parametrize("spec", by_name(MODELS))
+def test_no_model_is_given_a_larger_batch_than_the_limits_say(spec: StageSpec) -> None:
+    assert read(spec.name).max_batch_size == BATCH

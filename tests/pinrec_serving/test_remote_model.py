@@ -37,7 +37,9 @@ def deployment(server: TritonServer, world: Path) -> Deployment:
 def remote(deployment: Deployment, server: TritonServer) -> Callable[[str], RemoteIdEmbedderStage]:
     """The stage of a release, whose tables are on the server."""
     there = RemoteServer(address=server.endpoint.grpc, deadline_ms=DEADLINE_MS)
-    return lambda release: RemoteIdEmbedderStage(RemoteModel(ID_EMBEDDER, f"id_embedder__{release}", there))
+    return lambda release: RemoteIdEmbedderStage(
+        RemoteModel(ID_EMBEDDER, f"id_embedder__{release}", there), max_history=24
+    )
 
 
 def deploy(deployment: Deployment, world: Path, release_id: str) -> None:

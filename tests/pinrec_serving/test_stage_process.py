@@ -19,6 +19,7 @@ BREAKS = """
 import json, sys
 from types import SimpleNamespace
 sys.modules["triton_python_backend_utils"] = SimpleNamespace(
+    deserialize_bytes_tensor=None,
     InferenceResponse=lambda output_tensors, error: print(error, flush=True),
     TritonError=type("TritonError", (), {
         "UNAVAILABLE": "UNAVAILABLE",

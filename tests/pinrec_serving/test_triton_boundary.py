@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import sys
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +20,7 @@ from pinrec_core.contract import DType, StageSpec, TensorSpec
 from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError, ReleaseError, StoreError
 from pinrec_core.stages.base import RemoteServer, Tensors
 from pinrec_serving import triton_boundary
-from pinrec_serving.triton_boundary import NUMPY_TYPES, TRITON_CODES, execute, stage_parameters
+from pinrec_serving.triton_boundary import NUMPY_TYPES, TRITON_CODES, bound_texts, execute, stage_parameters
 
 SPEC = StageSpec(
     "doubler",
@@ -95,9 +97,10 @@ class Doubler:
 
 
 @pytest.fixture(autouse=True)
-def backend(monkeypatch: pytest.MonkeyPatch) -> None:
+def backend(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     fake = SimpleNamespace(Tensor=FakeTensor, TritonError=FakeError, InferenceResponse=FakeResponse)
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", fake)
+    return fake
 
 
 def request(*values: float, rows: int = 1, id: str = "", **more: np.ndarray) -> FakeRequest:
@@ -290,3 +293,47 @@ def test_wrong_parameters_are_named(parameters: dict[str, str], message: str) ->
 
 def test_importing_the_boundary_needs_no_triton() -> None:
     assert "triton_python_backend_utils" not in vars(triton_boundary)
+
+
+def test_texts_are_decoded_unless_there_are_too_many(backend: SimpleNamespace) -> None:
+    decoded: list[int] = []
+
+    def decode(encoded: np.ndarray) -> np.ndarray:
+        decoded.append(len(encoded))
+        return np.array([b"a", b"b"], np.object_)
+
+    backend.deserialize_bytes_tensor = decode
+    bound_texts()
+    encoded = np.zeros(10, np.uint8)
+    assert backend.deserialize_bytes_tensor(encoded).reshape([1, 2]).tolist() == [[b"a", b"b"]]
+    assert decoded == [10]
+    many = backend.deserialize_bytes_tensor(encoded).reshape([1, 25_000_000])
+    assert decoded == [10]
+    refused, good = execute(SPEC, Doubler(), [request(1, label=many), request(3)])
+    assert refused.error.message == "label has 25000000 texts: expected at most 10000"
+    assert refused.error.code == FakeError.INVALID_ARG
+    assert good.arrays()["doubled"].tolist() == [[6]]
+
+
+@pytest.mark.parametrize("values", [(1,) * 5, (np.nan,), (-1,)], ids=["refused", "unforeseen", "a store error"])
+def test_a_request_that_failed_lets_go_of_its_tensors_at_once(
+    values: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They lie in shared memory. A traceback would hold them until Python collects circles, which may be much later."""
+    monkeypatch.setattr(triton_boundary.log, "error", lambda *_, **__: None)  # pytest keeps what is logged
+    bad = request(*values)
+    held = weakref.ref(bad.tensors["value"])
+    gc.disable()
+    try:
+        (answer,) = execute(SPEC, Doubler(), [bad])
+        del bad
+        assert held() is None
+    finally:
+        gc.enable()
+    assert answer.error is not None
+
+
+def test_a_message_is_cut_to_what_travels() -> None:
+    (answer,) = execute(SPEC, Doubler(), [FakeRequest({"x" * 5000: np.zeros((1, 1), np.float32)}, "")])
+    assert answer.error is not None
+    assert len(answer.error.message.encode()) == 2048

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pinrec_core.errors import StoreError
 from pinrec_core.history import DTYPES, History, ItemType
-from pinrec_core.ids import MAX_ID_BYTES
+from pinrec_core.limits import ID
 from signal_service.event_codec import decode_event, event_key, event_value, range_start
 from signal_service.history_codec import decode_history, encode_history
 from signal_service.store import Event
@@ -69,9 +69,9 @@ def test_keys_sort_by_user_then_time_then_id(a, b):
 
 
 def test_keys_hold_the_longest_id_and_no_longer_one():
-    assert range_start(b"x" * MAX_ID_BYTES, 1)
+    assert range_start(b"x" * ID.most, 1)
     with pytest.raises(StoreError, match="user_key has 1025 bytes: expected 1 to 1024"):
-        range_start(b"x" * (MAX_ID_BYTES + 1), 1)
+        range_start(b"x" * (ID.most + 1), 1)
 
 
 def test_foreign_event_bytes():

@@ -94,8 +94,8 @@ def test_string_ids(tmp_path):
 
 
 REFUSED = {
-    "event_id[1]='': expected an id": ("", *PIN[1:]),
-    "event_id[1] has 300 bytes: expected at most 256": ("x" * 300, *PIN[1:]),
+    "event_id[1] has 0 bytes: expected 1 to 256": ("", *PIN[1:]),
+    "event_id[1] has 300 bytes: expected 1 to 256": ("x" * 300, *PIN[1:]),
     "event_action[1]='lik': expected one of ['save', 'click', 'search', 'hide']": (*PIN[:3], "lik", *PIN[4:]),
     "event_timestamp[1]=0: expected Unix seconds, above 0": (*PIN[:4], 0, *PIN[5:]),
     "event_timestamp[1]=1000301: expected Unix seconds, above 0 and at most 1000300": (*PIN[:4], NOW + 301, *PIN[5:]),

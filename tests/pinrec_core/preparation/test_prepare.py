@@ -12,10 +12,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from pinrec_core import limits
 from pinrec_core.dataset.catalogue import ItemCatalogue
 from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.errors import DataError
-from pinrec_core.ids import MAX_ID_BYTES, IdKind, string_key
+from pinrec_core.ids import IdKind, string_key
 from pinrec_core.preparation.prepare import prepare_dataset
 from pinrec_core.preparation.schema import ItemColumns
 from pinrec_core.representations.quantization import dequantize
@@ -154,7 +155,7 @@ def test_string_ids_keep_their_text_in_the_catalogue(run):
 
 def test_string_ids_that_the_real_time_store_cannot_hold_are_set_aside(run):
     """The limit is in bytes of UTF-8, of which "é" has two."""
-    longest, too_long = "é" * (MAX_ID_BYTES // 2), "é" * (MAX_ID_BYTES // 2) + "x"
+    longest, too_long = "é" * (limits.ID.most // 2), "é" * (limits.ID.most // 2) + "x"
     items = [{"id": name, "title": "", "category": ""} for name in (longest, too_long)]
     prepared = run([event(longest, longest), event(too_long, longest), event(longest, too_long)], items)
     assert prepared.reasons == {1: "id_too_long", 2: "id_too_long"}

@@ -109,3 +109,13 @@ def test_minilm_knows_meaning_without_a_network(monkeypatch):
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), [1, 0, 1, 1], atol=1e-5)
     assert rows[0] @ rows[2] > rows[0] @ rows[3] + 0.2
     np.testing.assert_allclose(encoder.encode_one("a film about space"), rows[0], atol=1e-5)
+
+
+def test_long_words_are_encoded_and_not_kept():
+    encoder = HashedNgramEncoder(64)
+    words = ["".join(chr(97 + (n * k) % 26) for k in range(1, 41)) for n in range(1, 20)]  # of 40 letters
+    first = encoder.encode(words)
+    assert encoder._grams_of_word.cache_info().currsize == 0
+    encoder.encode(["short"])
+    assert encoder._grams_of_word.cache_info().currsize == 1
+    np.testing.assert_array_equal(encoder.encode(words), first)

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pinrec_core.errors import InvalidRequestError, PinRecError, ServerError, StoreError
+from pinrec_core.limits import NAME
 from pinrec_core.stages.base import Tensors, run_batch, scalar, text
 
 GOOD, MALFORMED, REFUSED, POISON, STORE, SERVER = "good", "malformed", "refused", "poison", "store", "server"
@@ -165,6 +166,8 @@ def test_scalars_and_text() -> None:
     assert scalar({"x": np.array([3])}, "x") == 3
     with pytest.raises(InvalidRequestError, match=r"x has shape \[2\]: expected \[1\]"):
         scalar({"x": np.array([1, 2])}, "x")
-    assert text("café".encode(), "x") == text("café", "x") == "café"
+    assert text("café".encode(), "x", NAME) == text("café", "x", NAME) == "café"
     with pytest.raises(InvalidRequestError, match="expected UTF-8 text"):
-        text(b"\xff", "x")
+        text(b"\xff", "x", NAME)
+    with pytest.raises(InvalidRequestError, match="x has 1025 bytes: expected at most 1024"):
+        text(b"\xff" * 1025, "x", NAME)  # counted before it is decoded
