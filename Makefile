@@ -13,7 +13,7 @@ STUDIES ?= $(basename $(notdir $(wildcard benchmarks/quality/studies/*.toml)))
 JAVA    := $(shell command -v java >/dev/null 2>&1 || echo ,java)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check bench results load-test clean
+.PHONY: help setup demo serve test check bench results load-test load-ramp load-spike soak clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,10 +50,22 @@ results: setup  ## train and judge every study, write docs/results; days on two 
 	$(BIN)/python -m benchmarks.quality run $(STUDIES) $(if $(PINREC_DATA),--data $(PINREC_DATA))
 	$(BIN)/python -m benchmarks.quality report
 
-load-test: setup  ## Locust against the demo's release: requests/s, p50, p95, p99, failures by request type
-	$(BIN)/pinrec demo --out $(DEMO) --build-only
-	$(BIN)/pinrec serve --releases $(DEMO)/releases --signals $(DEMO)/dataset/signals -- \
-	  $(CURDIR)/$(BIN)/python -m load_tests --dataset $(DEMO)/dataset
+# What the load tests have in common: the demo's release, served until the command after -- has ended.
+LOAD = $(BIN)/pinrec demo --out $(DEMO) --build-only && \
+  $(BIN)/pinrec serve --releases $(DEMO)/releases --signals $(DEMO)/dataset/signals -- \
+  $(CURDIR)/$(BIN)/python -m load_tests --dataset $(DEMO)/dataset --server-pid parent
+
+load-test: setup  ## load test of the demo's release: latency, refusals and failures by request type, against objectives
+	$(LOAD) --html $(DEMO)/load-test.html
+
+load-ramp: setup  ## the rate at which it is saturated, and the curve up to there
+	$(LOAD) --shape ramp --html $(DEMO)/load-ramp.html
+
+load-spike: setup  ## five times the rate for ten seconds: what is refused, and how soon it is over
+	$(LOAD) --shape spike --html $(DEMO)/load-spike.html
+
+soak: setup  ## an hour of steady load: does memory grow?
+	$(LOAD) --shape soak --html $(DEMO)/soak.html
 
 clean:  ## remove the virtual environment, the demo and caches
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info client/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

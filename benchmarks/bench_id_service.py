@@ -25,7 +25,8 @@ from pinrec_core.contract import ID_EMBEDDER
 from pinrec_core.release.format import Release
 from pinrec_core.stages.base import RemoteServer
 from pinrec_serving.deployment import Deployment
-from pinrec_serving.model_repository import default_templates, qualified_name
+from pinrec_serving.model_names import qualified_name
+from pinrec_serving.model_repository import default_templates
 from pinrec_serving.options import ServingOptions
 from pinrec_serving.runtime import Endpoint, TritonServer
 

@@ -1,8 +1,10 @@
-"""Load tests: a mix of requests arrives at a given rate, sent by the real client.
+"""Load tests: a mix of requests arrives in a shape, sent by the real client, and is judged by objectives.
 
-``workload`` makes requests from a prepared dataset, ``locustfile`` sends them, ``report`` measures latency and failures
-at the client, and ``server_statistics`` reads queue and compute time at the server. ``python -m load_tests`` runs them
-all; ``locust`` can run ``locustfile`` alone.
+In the order of reading: ``shapes`` says which rate is offered when, ``workload`` and ``mix`` what is asked, and
+``locustfile`` sends it. ``driver`` runs all that and watches the server meanwhile: its counters (``server_statistics``)
+and its memory (``memory``); ``freshness`` measures how soon a write shows. ``recorder`` keeps what became of each
+request, ``results`` makes figures of it, ``slo`` judges them, and ``report``, ``charts`` and ``html_report`` show them.
+``python -m load_tests`` does all of it; ``locust`` can run ``locustfile`` alone, with the shapes of ``locust_shapes``.
 
 The package knows the service only as its clients do: it imports neither the server nor the model.
 """

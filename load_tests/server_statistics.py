@@ -1,12 +1,17 @@
-"""The server's side of a load test: queue and compute time per model, from Triton's own counters."""
+"""The server's side of a load test: queue and compute time per model and per stage, from Triton's own counters."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pinrec_client.channel import Connection, channel_arguments
 
+from load_tests.connection import authorization
+
 _NS_PER_MS = 1e6
+_RELEASE_SEPARATOR = "__"  # ``generator__<release>`` is the model that serves a stage of a release
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +42,7 @@ def read(url: str, timeout: float) -> Reading:
     """The counters of each model since the server loaded it. Raises ``InferenceServerException``."""
     connection = Connection(**channel_arguments(url, tls=None))
     try:
-        statistics = connection.get_inference_statistics(client_timeout=timeout)
+        statistics = connection.get_inference_statistics(headers=authorization(), client_timeout=timeout)
     finally:
         connection.close()
     return {
@@ -70,3 +75,28 @@ def between(before: Reading, after: Reading) -> dict[str, ModelTime]:
                 batch_size=requests / max(now.executions - then.executions, 1),
             )
     return times
+
+
+def stage_and_release(model: str) -> tuple[str, str]:
+    """``generator__r42`` → ``generator`` and ``r42``. A model that is of no release has the release ""."""
+    stage, _, release = model.partition(_RELEASE_SEPARATOR)
+    return stage, release
+
+
+def by_stage(models: Mapping[str, ModelTime]) -> dict[str, ModelTime]:
+    """The models of one stage together, over all releases, of which there are several during a swap."""
+    of_stage: dict[str, list[ModelTime]] = defaultdict(list)
+    for name, time in models.items():
+        of_stage[stage_and_release(name)[0]].append(time)
+    return {stage: _together(times) for stage, times in of_stage.items()}
+
+
+def _together(times: Iterable[ModelTime]) -> ModelTime:
+    times = list(times)
+    requests = sum(time.requests for time in times)
+    return ModelTime(
+        requests=requests,
+        queue_ms=sum(time.queue_ms * time.requests for time in times) / requests,
+        compute_ms=sum(time.compute_ms * time.requests for time in times) / requests,
+        batch_size=requests / sum(time.requests / time.batch_size for time in times),
+    )

@@ -19,6 +19,7 @@ from pinrec_cli.recommend import recommend
 from pinrec_cli.release.group import app as release
 from pinrec_cli.serve import serve
 from pinrec_cli.synth import synth
+from pinrec_cli.top import top
 from pinrec_cli.train import train
 from pinrec_cli.tune import tune
 
@@ -41,7 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (demo, synth, prepare, train, evaluate, tune, serve, recommend, log_event):
+for command in (demo, synth, prepare, train, evaluate, tune, serve, top, recommend, log_event):
     app.command()(command)
 app.add_typer(release)
 

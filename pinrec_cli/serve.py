@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -119,6 +120,23 @@ def serve(
     log_dir: Annotated[
         Path | None, typer.Option(help="Folder for triton.log.", show_default="a temporary folder")
     ] = None,
+    log_format: Annotated[
+        str, typer.Option(help="text, or json: one object a line, of this command and of the stages in triton.log.")
+    ] = "text",
+    recall_every: Annotated[
+        int, typer.Option(min=0, help="Measure the recall of the index on one in so many requests; 0 for none.")
+    ] = 1000,
+    otlp: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Send traces to an OpenTelemetry collector, such as http://127.0.0.1:4318/v1/traces.",
+            show_default="no traces",
+        ),
+    ] = None,
+    trace_every: Annotated[
+        int, typer.Option(min=1, help="With --otlp: trace one in so many requests, and all with a traceparent.")
+    ] = 1000,
     drain_timeout: Annotated[
         float, typer.Option(min=0.0, help="Seconds in which accepted requests may finish when serving stops.")
     ] = 30.0,
@@ -148,19 +166,21 @@ def serve(
 
     pinrec serve --releases releases --signals data/ml100k/signals --remote id_embedder=127.0.0.1:8101
     """
+    import logging
     import tempfile
     from functools import partial
 
     from pinrec_cli.console import print_json, stderr, stdout
     from pinrec_core.config.sections import GpuPrecision
     from pinrec_core.contract import PIPELINE, SIGNAL_FETCH
-    from pinrec_core.errors import ConfigError, DataError, require
+    from pinrec_core.errors import ConfigError, DataError, PinRecError, require
     from pinrec_serving.companion import Companion
     from pinrec_serving.front import Front, FrontChoice, FrontOptions, Tls, find_haproxy, private_endpoint
     from pinrec_serving.installation import TritonSource
+    from pinrec_serving.logs import LogFormat, start_logging
     from pinrec_serving.model_repository import default_templates
     from pinrec_serving.options import ServingOptions, default_threads, parse_instances, parse_remotes
-    from pinrec_serving.runtime import Endpoint, TritonServer
+    from pinrec_serving.runtime import Endpoint, Tracing, TritonServer
     from pinrec_serving.tuning import tuned_setting
 
     if (release is None) == (releases is None):
@@ -178,12 +198,19 @@ def serve(
     if signals is not None:
         require(not (signals / "signals").is_dir(), "--signals", str(signals), "the folder `signals` within it",
                 error=DataError)  # fmt: skip
+    require(log_format in set(LogFormat), "--log-format", log_format, f"one of {', '.join(LogFormat)}")
     require(triton in set(TritonSource), "--triton", triton, f"one of {', '.join(TritonSource)}")
     require(gpu_precision in set(GpuPrecision), "--gpu-precision", gpu_precision, f"one of {', '.join(GpuPrecision)}")
     require(not (batch_only and realtime), "--realtime", str(realtime), "no folder with --batch-only")
+    report: Callable[[str], None] = partial(stderr.print, soft_wrap=True)
+    warn: Callable[[str], None] = partial(stderr.print, "warning:", soft_wrap=True)
+    log = logging.getLogger("pinrec_serving")
+    if log_format == LogFormat.JSON:
+        start_logging(LogFormat.JSON, stage="owner")
+        report, warn = log.info, log.warning
     setting = tuned_setting(
         tuning, beside=releases if releases is not None else (release or Path()).resolve().parent,
-        warn=lambda sentence: stderr.print(f"warning: {sentence}", soft_wrap=True),
+        warn=warn,
     )  # fmt: skip
     options = ServingOptions(
         signals=signals,
@@ -196,6 +223,7 @@ def serve(
         compiled=compiled if compiled is not None else setting is None or setting.compiled,
         instances=(setting.instances if setting else {}) | parse_instances(instances or []),
         queue_delays=setting.queue_delays if setting else {},
+        recall_every=recall_every,
     )
     require(front in set(FrontChoice), "--front", front, f"one of {', '.join(FrontChoice)}", error=ConfigError)
     if tls_client_ca is not None and tls_certificate is None:
@@ -206,14 +234,19 @@ def serve(
         tls=None if tls_certificate is None else Tls(certificate=tls_certificate, client_ca=tls_client_ca),
         api_keys=api_keys,
     )
-    say = partial(stderr.print, soft_wrap=True)
     endpoint = Endpoint(host=host, grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port)
     log_folder = log_dir or Path(tempfile.gettempdir()) / f"pinrec-serve-{grpc_port}"
     program = find_haproxy(FrontChoice.NONE if only else FrontChoice(front), front_options)
     if program is None and only is None and front == FrontChoice.AUTO:
-        say("warning: HAProxy is not installed, so nothing bounds the requests in flight (apt-get install haproxy)")
+        warn("HAProxy is not installed, so nothing bounds the requests in flight (apt-get install haproxy)")
     inner = endpoint if program is None else private_endpoint()
-    server = TritonServer(endpoint=inner, log_folder=log_folder, source=TritonSource(triton))
+    server = TritonServer(
+        endpoint=inner,
+        log_folder=log_folder,
+        source=TritonSource(triton),
+        log_format=LogFormat(log_format),
+        tracing=None if otlp is None else Tracing(url=otlp, every=trace_every),
+    )
     from pinrec_core.release.current import current_release
     from pinrec_core.release.manifest import ReleaseManifest
     from pinrec_serving.service import run_service
@@ -242,18 +275,24 @@ def serve(
             companion.start(command)
 
     companion = Companion()
-    run_service(
-        server=server,
-        front=None
-        if program is None
-        else Front(program, front_options, outer=endpoint, inner=inner, log_folder=log_folder, report=say),
-        templates=model_repository or default_templates(),
-        options=options,
-        choose_release=lambda: release if release is not None else current_release(releases or Path()),
-        drain_timeout=drain_timeout,
-        stall_timeout=stall_timeout,
-        ready=ready,
-        report=say,
-    )
+    try:
+        run_service(
+            server=server,
+            front=None
+            if program is None
+            else Front(program, front_options, outer=endpoint, inner=inner, log_folder=log_folder, report=report),
+            templates=model_repository or default_templates(),
+            options=options,
+            choose_release=lambda: release if release is not None else current_release(releases or Path()),
+            drain_timeout=drain_timeout,
+            stall_timeout=stall_timeout,
+            ready=ready,
+            report=report,
+        )
+    except PinRecError as error:
+        if log_format != LogFormat.JSON:
+            raise
+        log.critical("%s", error)
+        raise typer.Exit(error.exit_code) from None
     if companion.exit_code:
         raise typer.Exit(companion.exit_code)

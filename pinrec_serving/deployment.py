@@ -20,12 +20,13 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from pinrec_core.contract import ENSEMBLE, SIGNAL_INGEST
+from pinrec_core.contract import ENSEMBLE, SIGNAL_INGEST, StageSpec
 from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.errors import ServerError
 from pinrec_core.release.in_use import using_release
 from pinrec_serving.model_control import UNLOAD_TIMEOUT, ModelControl
-from pinrec_serving.model_repository import IdKinds, qualified_name, write_ensemble, write_stage
+from pinrec_serving.model_names import qualified_name
+from pinrec_serving.model_repository import IdKinds, write_ensemble, write_stage
 from pinrec_serving.options import ServingOptions
 from pinrec_serving.runtime import TritonServer
 from pinrec_serving.smoke_test import check_answer
@@ -63,6 +64,18 @@ class Deployment:
         """The release that serves; None before the first one."""
         return self._releases[-1] if self._releases else None
 
+    @property
+    def stages(self) -> tuple[StageSpec, ...]:
+        """The stages that are loaded of each release."""
+        return self._options.stages
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests for recommendations are answered."""
+        with self._lock:
+            serving = [stage for stage, entrance in self._entrance_of.items() if entrance != SIGNAL_INGEST.name]
+            return bool(serving) and self._ended.isdisjoint(serving) and not self._draining
+
     def deploy(self, *, release_id: str, folder: Path, dataset: DatasetManifest) -> None:
         """Serve the release in ``folder`` from now on. A release that is served already is left as it is.
 
@@ -97,18 +110,19 @@ class Deployment:
         with self._lock:
             self._entrance_of[SIGNAL_INGEST.name] = SIGNAL_INGEST.name
 
-    def process_ended(self, stage: str) -> bool:
+    def process_ended(self, stage: str) -> str | None:
         """Take back what clients call, if ``stage`` serves it; to be called once its process has ended.
 
-        Returns whether it serves, so that it has to be restarted. Raises ``ServerError`` when Triton does not answer.
+        Returns what it was, and None where the stage serves nothing and need not be restarted. Raises ``ServerError``
+        when Triton does not answer.
         """
         with self._lock:
             self._ended.add(stage)  # also of one that is only being loaded: it must not begin to serve
             entrance = self._entrance_of.get(stage)
             if entrance is None or self._draining:
-                return False
+                return None
             self._control.unload(entrance)
-            return True
+            return entrance
 
     def restart(self, stage: str) -> bool:
         """Load a stage whose process has ended again, and what clients call. False when it serves no longer.

@@ -6,6 +6,7 @@ front that dies is started again. It knows nothing of models or releases.
 
 from __future__ import annotations
 
+import csv
 import os
 import shutil
 import socket
@@ -27,6 +28,9 @@ FOLDER_PREFIX = "pinrec-front-"
 START_TIMEOUT = 10.0
 STOP_TIMEOUT = 5.0
 POLL_INTERVAL = 0.05
+ANSWER_TIMEOUT = 2.0
+REFUSING = {"grpc_recommendations": "recommendations", "grpc_events": "events", "http_inference": "http"}
+"""Backends of ``haproxy.cfg`` with a bound, and what they are for."""
 PROGRAM_FOLDERS = ("/usr/local/sbin", "/usr/sbin")  # where packages put it, on nobody's PATH but root's
 
 
@@ -101,8 +105,7 @@ def find_haproxy(choice: FrontChoice, options: FrontOptions) -> Path | None:
 class Front:
     """A running HAProxy, as a context manager. It listens on ``outer`` and passes requests on to ``inner``.
 
-    ``exporter`` is the address of the metrics that it passes on. Raises ``ServerError`` on entering when HAProxy does
-    not start; its own messages are in ``front.log`` in ``log_folder``.
+    Raises ``ServerError`` on entering when HAProxy does not start; its messages are in ``front.log`` in ``log_folder``.
     """
 
     def __init__(
@@ -121,14 +124,8 @@ class Front:
         self._inner = inner
         self._report = report
         self.log_file = Path(log_folder) / "front.log"
-        self._own_metrics_port = free_ports(1)[0]
         self._folder: TemporaryFolder | None = None
         self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def own_metrics(self) -> str:
-        """Where HAProxy's own figures can be read."""
-        return f"http://127.0.0.1:{self._own_metrics_port}/metrics"
 
     def __enter__(self) -> Self:
         check_ports(self._outer.ports)
@@ -157,6 +154,20 @@ class Front:
         if self._folder is not None:
             self._folder.close()
 
+    def refusals(self) -> dict[str, float]:
+        """How many requests it has refused since it was started, by what they were for; empty while it starts."""
+        try:
+            answer = self._ask("show stat")
+        except OSError:
+            return {}
+        rows = csv.DictReader(answer.lstrip("# ").splitlines())
+        # Triton's own refusals have the status 200 of HTTP over gRPC, and one of 400 over HTTP.
+        return {
+            REFUSING[row["pxname"]]: float(row["hrsp_5xx"] or 0)
+            for row in rows
+            if row["svname"] == "BACKEND" and row["pxname"] in REFUSING
+        }
+
     def keep_running(self) -> None:
         """Start it again if it has ended. Raises ``ServerError`` when that fails."""
         if self._process is not None and (status := self._process.poll()) is not None:
@@ -183,21 +194,32 @@ class Front:
 
     def _listens(self) -> bool:
         try:
-            with socket.create_connection(("127.0.0.1", self._own_metrics_port), timeout=1.0):
-                return True
+            return self._ask("show info") != ""
         except OSError:
             return False
 
-    def _environment(self) -> dict[str, str]:
+    def _ask(self, command: str) -> str:
+        """What HAProxy answers to a command. Raises ``OSError`` while it does not listen."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(ANSWER_TIMEOUT)
+            connection.connect(str(self._socket))
+            connection.sendall(f"{command}\n".encode())
+            with connection.makefile("r", encoding="utf-8") as answer:
+                return answer.read()
+
+    @property
+    def _socket(self) -> Path:
         assert self._folder is not None
+        return self._folder.path / "socket"
+
+    def _environment(self) -> dict[str, str]:
         options = self._options
         outer, inner = self._outer, self._inner
         values = {
-            "SOCKET": str(self._folder.path / "socket"),
+            "SOCKET": str(self._socket),
             "GRPC": f"{outer.host}:{outer.grpc_port}",
             "HTTP": f"{outer.host}:{outer.http_port}",
             "METRICS": f"{outer.host}:{outer.metrics_port}",
-            "OWN_METRICS": f"127.0.0.1:{self._own_metrics_port}",
             "TRITON_GRPC": f"{inner.host}:{inner.grpc_port}",
             "TRITON_HTTP": f"{inner.host}:{inner.http_port}",
             "EXPORTER": f"{inner.host}:{inner.metrics_port}",

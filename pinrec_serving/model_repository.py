@@ -22,7 +22,7 @@ from pinrec_core.contract import ENSEMBLE, DType, StageSpec
 from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.errors import ServerError, require
 from pinrec_core.ids import IdKind
-from pinrec_core.release.current import check_release_id
+from pinrec_serving.model_names import qualified_name
 
 CONFIG_FILE = "config.pbtxt"
 VERSION = "1"
@@ -51,17 +51,6 @@ def default_templates() -> Path:
     """The folder ``model_repository`` beside the package, as in a checkout, else the one in the working directory."""
     beside = Path(pinrec_core.__file__).parents[1] / "model_repository"
     return beside if beside.is_dir() else Path("model_repository")
-
-
-def qualified_name(stage: str, release_id: str) -> str:
-    """The name under which a release's stage is loaded: ``generator__r42``."""
-    check_release_id(release_id)
-    return f"{stage}__{release_id}"
-
-
-def stage_of(model: str) -> str:
-    """The stage that a model is: ``generator`` of ``generator__r42``."""
-    return model.partition("__")[0]
 
 
 def read_template(templates: Path, stage: str) -> ModelConfig:

@@ -27,12 +27,13 @@ class ServingOptions:
     """Options that apply to every release served: this machine's data folders, device, threads and processes.
 
     ``only`` is the one stage to serve; with None, it is the ensemble. ``remotes`` gives the server of each stage that
-    does not run here. Where ``signal_fetch`` does, and only there, ``signals`` is needed; ``realtime`` is None where the
-    batch view is served alone. ``device`` is the generator's, and ``gpu_precision`` its number format on a GPU; every
-    other stage runs on the CPU. ``threads`` bounds each stage process. ``compiled`` lets the generator run a program
-    that fits the machine. ``instances`` gives the number of processes of a stage, where that is not one, and
-    ``queue_delays`` the microseconds that it waits to fill a batch, where those are not its template's. Raises
-    ``ConfigError`` for an unknown stage, a number that is too small, or signals that are missing or not needed.
+    does not run here. Where ``signal_fetch`` does, and only there, ``signals`` is needed; ``realtime`` is None where
+    the batch view is served alone. ``device`` is the generator's, and ``gpu_precision`` its number format on a GPU;
+    every other stage runs on the CPU. ``threads`` bounds each stage process. ``compiled`` lets the generator run a
+    program that fits the machine. ``instances`` gives the number of processes of a stage, where that is not one, and
+    ``queue_delays`` the microseconds that it waits to fill a batch, where those are not its template's. The recall of
+    the index is measured on one in ``recall_every`` requests, 0 for none. Raises ``ConfigError`` for an unknown stage,
+    a number that is too small, or signals that are missing or not needed.
     """
 
     signals: Path | None = None
@@ -45,6 +46,7 @@ class ServingOptions:
     compiled: bool = True
     instances: Mapping[str, int] = field(default_factory=dict)
     queue_delays: Mapping[str, int] = field(default_factory=dict)
+    recall_every: int = 0
 
     def __post_init__(self) -> None:
         stages = [spec.name for spec in PIPELINE]
@@ -55,6 +57,7 @@ class ServingOptions:
             require(stage in stages, "queue_delays stage", stage, f"one of {stages}", error=ConfigError)
             require(delay >= 0, f"queue_delays {stage}", delay, "a number of at least 0", error=ConfigError)
         require(self.threads >= 1, "threads", self.threads, "a number of at least 1", error=ConfigError)
+        require(self.recall_every >= 0, "recall_every", self.recall_every, "a number of at least 0", error=ConfigError)
         for stage in self.remotes:
             require(stage in stages, "remote stage", stage, f"one of {stages}", error=ConfigError)
         expected = "a signals folder" if self.reads_signals else "None, as signal_fetch does not run here"
@@ -81,6 +84,7 @@ class ServingOptions:
             "device": self.device if release else None,
             "gpu_precision": self.gpu_precision.value if release else None,
             "threads": str(self.threads) if release else None,
+            "recall_every": str(self.recall_every) if release and self.recall_every else None,
             "compiled": None if self.compiled or release is None else "false",
             "remote": remote and str(remote),
         }

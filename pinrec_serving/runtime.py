@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import secrets
 import signal
+import socket
 import subprocess
 import time
 import urllib.error
@@ -18,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from pinrec_core.errors import ServerError
+from pinrec_core.errors import ConfigError, ServerError, require
 from pinrec_core.files.temporary_folder import TemporaryFolder
 from pinrec_serving import heartbeat
 from pinrec_serving.installation import (
@@ -28,6 +29,8 @@ from pinrec_serving.installation import (
     check_shared_memory,
     find_installation,
 )
+from pinrec_serving.logs import LOG_FORMAT_VARIABLE, LogFormat
+from pinrec_serving.stage_metrics import METRICS_VARIABLE
 
 STAGE_SHARED_MEMORY = 16 << 20  # bytes that each stage process starts with; Triton adds more when needed
 ADMIN_KEY = "pinrec-admin"
@@ -37,6 +40,7 @@ START_TIMEOUT = 60.0  # seconds that an empty server may take until it is live
 EXIT_TIMEOUT = 30  # seconds that Triton itself waits for requests in flight when it stops
 POLL_INTERVAL = 0.1
 LAST_BYTES = 1 << 20  # of a log, among which its last errors are looked for
+SUMMARY_QUANTILES = "0.5:0.01,0.95:0.005,0.99:0.001"  # quantile:error
 NO_GPU = ("CudaDriverHelper", "unable to create stream")
 """Words in the errors that Triton logs on every machine without a GPU. They do not explain why a server died."""
 
@@ -46,7 +50,7 @@ _LIBC = ctypes.CDLL(None)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """Where a server listens."""
+    """Where a service listens. At ``metrics_port`` it is the owner of the server that does (``metrics``)."""
 
     host: str = "127.0.0.1"
     grpc_port: int = 8001
@@ -78,13 +82,43 @@ class Endpoint:
         return replace(self, host=host)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tracing:
+    """Where Triton sends the spans of a request, as OTLP over HTTP, and that it does so for one in ``every`` requests.
+
+    A request whose caller sends a ``traceparent`` is always traced, whatever that says about sampling. Raises
+    ``ConfigError`` for another kind of URL, and for ``every`` below 1.
+    """
+
+    url: str
+    every: int
+
+    def __post_init__(self) -> None:
+        require(self.url.startswith(("http://", "https://")), "otlp", self.url, "an http:// or https:// URL",
+                error=ConfigError)  # fmt: skip
+        require(self.every >= 1, "trace_every", self.every, "a number of at least 1", error=ConfigError)
+
+    @property
+    def arguments(self) -> list[str]:
+        """For Triton's command line."""
+        return [
+            "--trace-config=mode=opentelemetry",
+            "--trace-config=level=TIMESTAMPS",
+            "--trace-config=count=-1",  # without end
+            f"--trace-config=rate={self.every}",
+            f"--trace-config=opentelemetry,url={self.url}",
+            "--trace-config=opentelemetry,resource=service.name=pinrec",
+        ]
+
+
 class TritonServer:
     """A running server, as a context manager: entering starts it and waits until it is live, leaving stops it.
 
-    The log is appended to ``triton.log`` in ``log_folder``. The linked backend and the model repository live in a
-    temporary folder of the server's own, so several servers can run side by side. ``progress`` is called with the
-    seconds waited so far. Entering raises ``ServerError`` when something is missing or the server does not become live.
-    Enter it from a thread that lives longer than the server: Triton is terminated when the thread that started it ends.
+    The log is appended to ``triton.log`` in ``log_folder``, in which ``log_format`` is that of the stages'
+    records. The linked backend, the model repository and the metrics of the stages live in a temporary folder of the
+    server's own, so several servers can run side by side. ``progress`` is called with the seconds waited so far.
+    Entering raises ``ServerError`` when something is missing or the server does not become live. Enter it from a thread
+    that lives longer than the server: Triton is terminated when the thread that started it ends.
     """
 
     def __init__(
@@ -93,13 +127,18 @@ class TritonServer:
         endpoint: Endpoint,
         log_folder: Path,
         source: TritonSource = TritonSource.AUTO,
+        log_format: LogFormat = LogFormat.TEXT,
+        tracing: Tracing | None = None,
         progress: Callable[[float], None] = lambda _: None,
     ) -> None:
         self.endpoint = endpoint
         self.log_file = Path(log_folder) / "triton.log"
         self._source = source
+        self._log_format = log_format
+        self._tracing = tracing
         self._progress = progress
         self._admin_secret = secrets.token_hex(16)
+        self._metrics_port = 0
         self._folder: TemporaryFolder | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
@@ -115,6 +154,21 @@ class TritonServer:
     def heartbeats(self) -> Path:
         """The folder in which the stage processes of this server say what they are doing."""
         return self.repository.with_name("heartbeats")
+
+    @property
+    def metrics_folder(self) -> Path:
+        """Where the stages of this server write their metrics (``stage_metrics``)."""
+        return self.repository.parent / "metrics"
+
+    @property
+    def triton_metrics(self) -> str:
+        """The URL of Triton's own metrics, on this machine alone."""
+        return f"http://127.0.0.1:{self._metrics_port}/metrics"
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of Triton; None before it was started."""
+        return self._process.pid if self._process is not None else None
 
     @property
     def admin_headers(self) -> dict[str, str]:
@@ -172,6 +226,8 @@ class TritonServer:
     def _start(self, folder: TemporaryFolder, installation: TritonInstallation) -> None:
         self.repository.mkdir()
         self.heartbeats.mkdir()
+        self.metrics_folder.mkdir()
+        self._metrics_port = _free_port()
         try:
             self.log_file.parent.mkdir(parents=True, exist_ok=True)
             log = self.log_file.open("ab")
@@ -183,7 +239,12 @@ class TritonServer:
             # before it stops Triton.
             self._process = subprocess.Popen(
                 self._command(installation),
-                env=installation.environment | {heartbeat.FOLDER_VARIABLE: str(self.heartbeats)},
+                env=installation.environment
+                | {
+                    heartbeat.FOLDER_VARIABLE: str(self.heartbeats),
+                    METRICS_VARIABLE: str(self.metrics_folder),
+                    LOG_FORMAT_VARIABLE: self._log_format,
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -208,9 +269,12 @@ class TritonServer:
             f"--http-address={endpoint.host}",
             f"--http-port={endpoint.http_port}",
             f"--http-restricted-api={restricted}",
-            f"--metrics-address={endpoint.host}",
-            f"--metrics-port={endpoint.metrics_port}",
+            "--metrics-address=127.0.0.1",
+            f"--metrics-port={self._metrics_port}",
+            "--metrics-config=summary_latencies=true",  # quantiles, which no sum of durations tells
+            f"--metrics-config=summary_quantiles={SUMMARY_QUANTILES}",
             f"--exit-timeout-secs={EXIT_TIMEOUT}",
+            *(self._tracing.arguments if self._tracing else []),
         ]
 
     def _wait_until_live(self) -> None:
@@ -229,6 +293,11 @@ class TritonServer:
 def end_with_parent() -> None:
     """Runs in the child: the kernel sends it SIGTERM when its parent dies, so that a killed owner leaves no server."""
     _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as chosen:
+        return chosen.getsockname()[1]
 
 
 def _answers(url: str) -> bool:

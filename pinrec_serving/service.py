@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from pinrec_core.contract import ENSEMBLE
 from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.errors import PinRecError, ServerError
 from pinrec_core.release.manifest import ReleaseManifest, verify_files
@@ -27,9 +28,11 @@ from pinrec_core.release.portability import check_serves_here
 from pinrec_serving.deployment import Deployment
 from pinrec_serving.front import Front
 from pinrec_serving.log_rotation import rotate
-from pinrec_serving.model_repository import stage_of
+from pinrec_serving.metrics import MetricsServer
+from pinrec_serving.model_names import stage_and_release
 from pinrec_serving.options import ServingOptions
 from pinrec_serving.runtime import TritonServer
+from pinrec_serving.service_metrics import ServiceMetrics
 from pinrec_serving.supervision import RestartPolicy, StageEnded, StageWatch
 
 STOP = (signal.SIGTERM, signal.SIGINT)
@@ -75,9 +78,9 @@ def run_service(
     manifest = _verified(folder, report)
     signals_manifest = DatasetManifest.load(options.signals) if options.signals is not None else None
     report("starting Triton")
-    with server, front or nullcontext():
+    with server, _metrics_of(server, options) as metrics, front or nullcontext():
         deployment = Deployment(server, templates, options, report)
-        service = _Service(server, front, deployment, events, choose_release, report)
+        service = _Service(server, front, deployment, events, choose_release, report, metrics.service)
         with StageWatch(server.heartbeats, service.stage_ended, stall_timeout=stall_timeout):
             try:
                 if options.realtime is not None and signals_manifest is not None:
@@ -87,9 +90,11 @@ def run_service(
                 server.check_alive()  # if Triton has ended, its own last errors explain more
                 raise
             _on((*STOP, signal.SIGCHLD), lambda signum, _: events.put(signum))
+            service.serves(manifest)
             ready(manifest)
             service.run_until_stopped()
             _on(STOP, _stop_at_once)
+            metrics.service.ready(False)
             report("draining")
             if not deployment.drain(drain_timeout):
                 report(f"requests are still in flight after {drain_timeout:.0f} s")
@@ -107,6 +112,7 @@ class _Service:
         events: queue.SimpleQueue[Event],
         choose_release: Callable[[], Path],
         report: Callable[[str], None],
+        metrics: ServiceMetrics,
     ) -> None:
         self._server = server
         self._front = front
@@ -114,14 +120,22 @@ class _Service:
         self._events = events
         self._choose_release = choose_release
         self._report = report
+        self._metrics = metrics
         self._unrotated: set[Path] = set()
         self._restarts: defaultdict[str, RestartPolicy] = defaultdict(RestartPolicy)  # by stage, whatever the release
 
     def stage_ended(self, ended: StageEnded) -> None:
         """Called by the watch: refuse requests at once, even while the main thread is busy with a swap."""
-        if self._deployment.process_ended(ended.model):
+        if entrance := self._deployment.process_ended(ended.model):
+            if entrance == ENSEMBLE.name:
+                self._metrics.ready(False)
             self._report(f"{ended.model}: process {ended.pid} {ended.reason}; not ready")
             self._events.put(ended)
+
+    def serves(self, manifest: ReleaseManifest) -> None:
+        """This release answers requests from now on."""
+        self._metrics.serves(manifest, self._deployment.stages)
+        self._metrics.ready(True)
 
     def run_until_stopped(self) -> None:
         while True:
@@ -143,6 +157,8 @@ class _Service:
         if self._front is not None:
             self._front.keep_running()
             logs.append(self._front.log_file)
+            for what, total in self._front.refusals().items():
+                self._metrics.refused(what, total)
         for file in logs:
             try:
                 rotate(file)
@@ -164,7 +180,7 @@ class _Service:
 
     def _schedule_restart(self, stage: str) -> None:
         """Raises ``ServerError`` where restarts have not helped."""
-        restarts = self._restarts[stage_of(stage)]
+        restarts = self._restarts[stage_and_release(stage)[0]]
         pause = restarts.next_pause()
         if pause is None:
             raise ServerError(f"{stage} does not stay alive: {restarts} did not help")
@@ -180,6 +196,8 @@ class _Service:
         began = time.monotonic()
         try:
             if self._deployment.restart(stage):
+                self._metrics.restarted(*stage_and_release(stage))
+                self._metrics.ready(self._deployment.ready)
                 self._report(f"{stage} was loaded again in {time.monotonic() - began:.1f} s; ready")
         except ServerError as error:
             self._server.check_alive()
@@ -187,12 +205,16 @@ class _Service:
             self._schedule_restart(stage)
 
     def _swap(self) -> None:
+        began = time.monotonic()
         try:
             folder = self._choose_release()
             manifest = _verified(folder, self._report)
             self._deployment.deploy(release_id=manifest.release_id, folder=folder, dataset=manifest.dataset)
+            self.serves(manifest)
+            self._metrics.swapped(ok=True, seconds=time.monotonic() - began)
             self._report(f"serving {self._deployment.release_id}")
         except PinRecError as error:
+            self._metrics.swapped(ok=False, seconds=time.monotonic() - began)
             self._report(f"swap failed, {self._deployment.release_id} serves on: {error}")
 
 
@@ -209,6 +231,15 @@ def _verified(folder: Path, report: Callable[[str], None]) -> ReleaseManifest:
 
 def _stand_back() -> None:
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), VERIFYING_NICENESS)
+
+
+def _metrics_of(server: TritonServer, options: ServingOptions) -> MetricsServer:
+    disks = {"signals": options.signals, "realtime": options.realtime, "log": server.log_file.parent}
+    return MetricsServer(
+        host=server.endpoint.host, port=server.endpoint.metrics_port,
+        triton=server.triton_metrics, folder=server.metrics_folder, triton_pid=lambda: server.pid,
+        disks={name: path for name, path in disks.items() if path is not None},
+    )  # fmt: skip
 
 
 def _on(signals: tuple[signal.Signals, ...], handler: Callable[[int, FrameType | None], None]) -> None:

@@ -10,7 +10,6 @@ import functools
 import locale
 import logging
 import os
-import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 from pinrec_core.contract import StageSpec
 from pinrec_core.stages.base import Stage, StageParameters
 from pinrec_serving.heartbeat import Heartbeat
+from pinrec_serving.logs import inherited_format, start_logging
+from pinrec_serving.model_names import stage_and_release
 from pinrec_serving.triton_boundary import bound_texts, execute, stage_parameters
 
 if TYPE_CHECKING:
@@ -46,12 +47,13 @@ class ServedStage:
     def __init__(
         self, spec: StageSpec, args: Mapping[str, str], build: Build, *, remote: BuildRemote | None = None
     ) -> None:
-        prepare_process()
+        prepare_process(args["model_name"])
         parameters = stage_parameters(args)
         # Threads that are counted by another thread than the one that serves count for that thread alone; so it has to
         # stand here, before OpenMP is loaded.
         os.environ["OMP_NUM_THREADS"] = str(parameters.threads)
         self._spec = spec
+        self._metrics = parameters.metrics
         self._heartbeat = Heartbeat(args["model_name"])
         if parameters.remote is None:
             self._stage = build(parameters)
@@ -66,16 +68,17 @@ class ServedStage:
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer a batch. Where the stage says that it cannot go on, the process ends behind the answers."""
         with self._heartbeat.at_work():
-            return execute(self._spec, self._stage, requests, broken=_end_process)
+            return execute(self._spec, self._stage, requests, self._metrics, broken=_end_process)
 
 
-def prepare_process() -> None:
-    """Set up a Python-backend process. Call it before anything imports torch.
+def prepare_process(model: str) -> None:
+    """Set up a Python-backend process of a model. Call it before anything imports torch.
 
     The process starts in an ASCII locale, in which ``torch.compile`` fails on its own source files.
     """
     locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname).1s %(name)s: %(message)s")
+    stage, release = stage_and_release(model)
+    start_logging(inherited_format(), stage=stage, release=release)
     bound_texts()
 
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 import json
 import logging
 import math
+import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,9 @@ from pinrec_core.contract import DType, StageSpec, TensorSpec
 from pinrec_core.errors import BrokenStageError, ConfigError, InvalidRequestError, PinRecError, require
 from pinrec_core.limits import TEXTS, cut_message
 from pinrec_core.stages.base import RemoteServer, Stage, StageParameters, Tensors, run_batch
+from pinrec_core.stages.metrics import BATCH_REQUESTS, COMPUTE_SECONDS, NO_METRICS, REQUESTS, Metrics
+from pinrec_serving.model_names import stage_and_release
+from pinrec_serving.stage_metrics import open_metrics
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +38,9 @@ TRITON_CODES: dict[str, str] = {
     "INTERNAL": "INTERNAL",
 }
 """``PinRecError.code`` → name of the ``TritonError`` code. A test checks that every error class has its code here."""
+
+RESULT_OF = {"INVALID_ARG": "invalid", "UNAVAILABLE": "unavailable", "INTERNAL": "internal"}
+"""Name of the ``TritonError`` code → the result under which the request is counted."""
 
 NUMPY_TYPES: dict[DType, tuple[np.dtype, ...]] = {
     DType.BOOL: (np.dtype(np.bool_),),
@@ -93,6 +101,7 @@ def stage_parameters(args: Mapping[str, str]) -> StageParameters:
         "threads",
         "compiled",
         "remote",
+        "recall_every",
     }
     if unknown := sorted(set(values) - known):
         raise ConfigError(f"{model}: parameters {unknown} are unknown")
@@ -101,6 +110,9 @@ def stage_parameters(args: Mapping[str, str]) -> StageParameters:
     threads = values.get("threads", "1")
     if not threads.isdecimal() or int(threads) < 1:
         raise ConfigError(f"{model}: parameters.threads={threads!r}: expected a whole number of at least 1")
+    recall_every = values.get("recall_every", "0")
+    if not recall_every.isdecimal():
+        raise ConfigError(f"{model}: parameters.recall_every={recall_every!r}: expected a whole number of at least 0")
     compiled = values.get("compiled", "true")
     if compiled not in ("true", "false"):
         raise ConfigError(f"{model}: parameters.compiled={compiled!r}: expected true or false")
@@ -116,26 +128,47 @@ def stage_parameters(args: Mapping[str, str]) -> StageParameters:
         compiled=compiled == "true",
         remote=_remote_server(model, values.get("remote")),
         gpu_precision=GpuPrecision(precision),
+        recall_every=int(recall_every),
+        metrics=open_metrics(*stage_and_release(model)),
     )
 
 
 def execute(
-    spec: StageSpec, stage: Stage[Any], requests: Sequence[Any], *, broken: Callable[[], None] = lambda: None
+    spec: StageSpec,
+    stage: Stage[Any],
+    requests: Sequence[Any],
+    metrics: Metrics = NO_METRICS,
+    *,
+    broken: Callable[[], None] = lambda: None,
 ) -> list[Any]:
     """Answer N ``InferenceRequest`` with exactly N ``InferenceResponse``, in order.
 
     A malformed request is answered with its own error. The others are run together, as if it were not there. An answer
-    of code INTERNAL is logged in one record that holds the request id and the traceback. ``broken`` is called when an
-    answer says that the stage cannot go on.
+    of code INTERNAL is logged in one record that holds the request id and the traceback. ``metrics`` is told how many
+    there were, how long they took and how they ended. ``broken`` is called when an answer says that the stage cannot
+    go on.
     """
+    began = time.perf_counter()
     answers = run_batch(_Checked(spec, stage), requests)
     if any(isinstance(answer, BrokenStageError) for answer in answers):
         broken()
     responses = [_response(spec, answer, request) for answer, request in zip(answers, requests, strict=True)]
+    metrics.record(COMPUTE_SECONDS, time.perf_counter() - began)
+    metrics.record(BATCH_REQUESTS, len(requests))
+    for result, count in Counter(map(_result, answers)).items():
+        metrics.record(REQUESTS, count, result)
     for answer in answers:
         if isinstance(answer, PinRecError):
             _drop_tracebacks(answer)
     return responses
+
+
+def _result(answer: Tensors | PinRecError) -> str:
+    return RESULT_OF[_triton_code(answer)] if isinstance(answer, PinRecError) else "ok"
+
+
+def _triton_code(error: PinRecError) -> str:
+    return TRITON_CODES.get(error.code, "INTERNAL")
 
 
 def _drop_tracebacks(error: BaseException | None) -> None:
@@ -220,15 +253,22 @@ def _response(spec: StageSpec, answer: Tensors | PinRecError, request: Any) -> A
 
     if isinstance(answer, PinRecError):
         message = str(answer)
-        code = TRITON_CODES.get(answer.code, "INTERNAL")
+        code = _triton_code(answer)
         if code == "INTERNAL":
             request_id = request.request_id() or uuid.uuid4().hex[:12]
-            log.error("%s: %s (request id %s)", spec.name, message, request_id, exc_info=answer)
+            log.error("%s: %s (request id %s)", spec.name, message, request_id, exc_info=answer,
+                      extra={"request_id": request_id, "trace_id": _trace_id(request)})  # fmt: skip
             message = f"{message}; the server's log has the details (request id {request_id})"
         error = pb_utils.TritonError(cut_message(message), getattr(pb_utils.TritonError, code))
         return pb_utils.InferenceResponse(output_tensors=[], error=error)
     outputs = [pb_utils.Tensor(t.name, np.ascontiguousarray(answer[t.name][None])) for t in spec.outputs]
     return pb_utils.InferenceResponse(output_tensors=outputs)
+
+
+def _trace_id(request: Any) -> str | None:
+    """The id of the trace that the request belongs to, as OpenTelemetry writes it; None where it is not traced."""
+    context = request.trace().get_context()  # JSON with a "traceparent": version, trace id, span id, flags
+    return json.loads(context)["traceparent"].split("-")[1] if context else None
 
 
 def _remote_server(model: str, text: str | None) -> RemoteServer | None:

@@ -18,6 +18,7 @@ from pinrec_core.release.format import Release
 from pinrec_core.representations.quantization import quantize_int8
 from pinrec_core.request import Request
 from pinrec_core.stages.base import StageParameters, Tensors
+from pinrec_core.stages.metrics import HISTORY_AGE_SECONDS, HISTORY_INTERACTIONS, NO_METRICS, Metrics
 from pinrec_core.stages.packing import encode_request
 from signal_service.merge import newest, seen_item_keys
 from signal_service.request import RecommendRequest, RequestParser
@@ -29,10 +30,13 @@ NOTHING_SEEN = np.empty(0, np.int64)
 class SignalFetchStage:
     """Parses requests with ``parser`` and answers each with at most ``max_history`` positions from ``histories``."""
 
-    def __init__(self, parser: RequestParser, histories: UserHistories, *, max_history: int) -> None:
+    def __init__(
+        self, parser: RequestParser, histories: UserHistories, *, max_history: int, metrics: Metrics = NO_METRICS
+    ) -> None:
         self.parse = parser.parse
         self._histories = histories
         self._max_history = max_history
+        self._metrics = metrics
 
     @staticmethod
     def open(parameters: StageParameters) -> SignalFetchStage:
@@ -43,10 +47,11 @@ class SignalFetchStage:
         release = Release.open(parameters.release_folder)
         manifest = release.manifest
         histories = UserHistories.open(
-            manifest.dataset, release.catalogue, signals=parameters.signals_folder, realtime=parameters.realtime
-        )
+            manifest.dataset, release.catalogue,
+            signals=parameters.signals_folder, realtime=parameters.realtime, metrics=parameters.metrics,
+        )  # fmt: skip
         parser = RequestParser(manifest.dataset, manifest.model, manifest.generation, time.time)
-        return SignalFetchStage(parser, histories, max_history=manifest.model.max_history)
+        return SignalFetchStage(parser, histories, max_history=manifest.model.max_history, metrics=parameters.metrics)
 
     def run(self, rows: Sequence[RecommendRequest]) -> Sequence[Tensors | PinRecError]:
         """Histories of at most ``max_history`` positions. In a search the last of them is the query."""
@@ -58,6 +63,9 @@ class SignalFetchStage:
             history = self._histories.at(request.user_key, request.time)
         except StoreError as error:
             return error
+        self._metrics.record(HISTORY_INTERACTIONS, len(history))
+        if len(history):
+            self._metrics.record(HISTORY_AGE_SECONDS, request.time - int(history.timestamp[-1]))
         seen = seen_item_keys(newest(history, EXCLUSIONS.most)) if request.exclude_seen else NOTHING_SEEN
         query = self._query_element(request)
         if query is not None:

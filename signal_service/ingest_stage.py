@@ -18,6 +18,7 @@ from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError, on
 from pinrec_core.history import ItemType
 from pinrec_core.ids import IdKind, item_keys, string_key, user_store_key
 from pinrec_core.stages.base import StageParameters, Tensors, text
+from pinrec_core.stages.metrics import EVENT_AGE_SECONDS, EVENTS_STORED, NO_METRICS, Metrics
 from signal_service.rocksdb_store import RocksDbEventStore
 from signal_service.store import Event, EventStore
 
@@ -25,10 +26,18 @@ from signal_service.store import Event, EventStore
 class SignalIngestStage:
     """Checks events against ``manifest`` and appends them to ``store``. ``clock`` gives the time in Unix seconds."""
 
-    def __init__(self, manifest: DatasetManifest, store: EventStore, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        manifest: DatasetManifest,
+        store: EventStore,
+        *,
+        clock: Callable[[], float] = time.time,
+        metrics: Metrics = NO_METRICS,
+    ) -> None:
         self._manifest = manifest
         self._store = store
         self._clock = clock
+        self._metrics = metrics
         self._actions = (*manifest.outcomes, *manifest.query_actions, *manifest.ignored_actions)
         self._surfaces = frozenset(manifest.surfaces)
 
@@ -41,7 +50,8 @@ class SignalIngestStage:
         if parameters.realtime is None:
             raise ConfigError("realtime=None: signal_ingest expects the folder of the real-time store")
         manifest = DatasetManifest.load(parameters.signals_folder)
-        return SignalIngestStage(manifest, RocksDbEventStore.open_primary(parameters.realtime))
+        store = RocksDbEventStore.open_primary(parameters.realtime)
+        return SignalIngestStage(manifest, store, metrics=parameters.metrics)
 
     def parse(self, tensors: Tensors) -> list[Event]:
         """All events of a request. Raises ``InvalidRequestError`` for the first fault; then no event is stored."""
@@ -52,7 +62,12 @@ class SignalIngestStage:
 
     def run(self, rows: Sequence[list[Event]]) -> Sequence[Tensors | PinRecError]:
         """Append the events of all requests in one write. Raises ``StoreError`` when it fails; then none is stored."""
-        self._store.append([event for events in rows for event in events])
+        stored = [event for events in rows for event in events]
+        self._store.append(stored)
+        self._metrics.record(EVENTS_STORED, len(stored))
+        now = self._clock()
+        for event in stored:
+            self._metrics.record(EVENT_AGE_SECONDS, max(now - event.timestamp, 0))
         return [{"stored": np.array([len(events)], np.int32)} for events in rows]
 
     def close(self) -> None:

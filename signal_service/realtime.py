@@ -33,6 +33,11 @@ class RealtimeSource:
         self._retry_at = float("-inf")
         self._failed = False
 
+    @property
+    def available(self) -> bool:
+        """Whether events can be read at the moment, as far as the last call found."""
+        return self._reader is not None
+
     def refresh(self) -> None:
         """Make all finished appends visible. Call it once per batch. It does nothing without a store."""
         if self._reader is None:

@@ -58,7 +58,7 @@ class ValidRequests:
     def request(self, random: Random) -> tuple[Tensor, ...]:
         """A recommendation request with some of its optional fields."""
         w = self.workload
-        user = w.known_user(random) if random.random() < 0.8 else w.cold_user(random)
+        user = w.visit(random).user_id if random.random() < 0.8 else w.cold_user(random)
         tensors = [self._ids("user_id", w.user_id_kind, [user])]
         if random.random() < 0.7:
             tensors.append(Tensor.of("num_items", "INT32", [random.choice((1, 10, 100))]))

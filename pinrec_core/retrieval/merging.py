@@ -57,7 +57,8 @@ def retrieve(
         if whole:
             reach[:] = len(index)
         finds = look_up(index, batch, reach, widen=DEEPER**attempt, exhaustive=whole)
-        answers.update(zip(short, merge(batch, finds, [excluded[b] for b in short]), strict=True))
+        merged = merge(batch, finds, [excluded[b] for b in short])
+        answers.update({b: replace(items, looks=attempt + 1) for b, items in zip(short, merged, strict=True)})
         short = [b for b, N in zip(short, batch.num_items.tolist(), strict=True) if len(answers[b].item_row) < N]
         if not short or (attempt == DEEPENINGS and len(index) > WHOLE_ITEMS):
             break

@@ -14,5 +14,6 @@ class RankedItems:
     item_row: np.ndarray  # int64 [N]
     score: np.ndarray  # float32 [N]: by quota, the inner product with its embedding; by mixture, the probability
     outcome: np.ndarray  # int32 [N], the outcome that the item counts for
+    looks: int = 1  # searches that it took: those after the first were deeper and in more lists
     complete: bool = True
     """Whether these are N items, or all that the index holds. If not, the search was given up before it found N."""

@@ -28,6 +28,7 @@ from pinrec_core.errors import (
     shown,
 )
 from pinrec_core.limits import Limit
+from pinrec_core.stages.metrics import NO_METRICS, Metrics
 
 Tensors = Mapping[str, np.ndarray]
 Row = TypeVar("Row")
@@ -96,6 +97,8 @@ class StageParameters:
     is a torch device, and ``gpu_precision`` the number format of the model where that is a GPU. ``threads`` is the
     number of threads that one operation may use. ``compiled`` lets the generator run its compiled program, where there
     is one. ``remote`` is the server on which the stage runs; with None, it runs here.
+    The recall of the index is measured on one in ``recall_every`` requests; with 0, on none. ``metrics`` takes what the
+    stage measures; it alone is not one of Triton's ``parameters``.
     """
 
     release: Path | None
@@ -106,6 +109,8 @@ class StageParameters:
     gpu_precision: GpuPrecision = GpuPrecision.FP16
     compiled: bool = True
     remote: RemoteServer | None = None
+    recall_every: int = 0
+    metrics: Metrics = NO_METRICS
 
     @property
     def release_folder(self) -> Path:

@@ -15,9 +15,12 @@ from pinrec_core.generation.retrieval_plan import RetrievalPlan
 from pinrec_core.ids import IdKind
 from pinrec_core.release.format import Release
 from pinrec_core.retrieval.merging import merge_rule, retrieve
+from pinrec_core.retrieval.ranked_items import RankedItems
 from pinrec_core.stages.base import StageParameters, Tensors
 from pinrec_core.stages.bounds import check_plan
+from pinrec_core.stages.metrics import ITEMS_ASKED, ITEMS_RETURNED, RECALL_TARGET, SECOND_LOOKS, SHORT_ANSWERS
 from pinrec_core.stages.packing import decode_plan
+from pinrec_core.stages.recall_sampling import RecallSampler
 
 log = logging.getLogger(__name__)
 
@@ -45,9 +48,20 @@ class FaissRetrievalStage:
         self.merge = merge_rule(self.index, self.generation)
         conditioned = release.manifest.model.variant.outcome_conditioned
         names = release.manifest.dataset.outcomes if conditioned else (ANY_OUTCOME,)
+        self.names = names
         self.outcome_name = np.array([name.encode() for name in names], dtype=object)
         self.string_ids = release.manifest.dataset.item_id_kind is IdKind.STRING
         self.release_id = np.array([release.manifest.release_id.encode()], dtype=object)
+        self.metrics = parameters.metrics
+        calibration = release.manifest.calibration
+        self.metrics.record(RECALL_TARGET, calibration.recall_target)
+        approximate = self.index.nlist > 1  # an exact index finds all there is to find
+        self.recall = RecallSampler(
+            self.index,
+            depth=calibration.recall_depth,
+            every=parameters.recall_every if approximate else 0,
+            metrics=self.metrics,
+        )
 
     def parse(self, tensors: Tensors) -> RetrievalRequest:
         plan = decode_plan(tensors["retrieval_plan"])
@@ -65,6 +79,7 @@ class FaissRetrievalStage:
             overfetch=self.generation.overfetch,
             merge=self.merge,
         )
+        self._measure(rows, answers)
         if short := sum(not answer.complete for answer in answers):
             log.warning("%d of %d answers hold fewer items than were asked for", short, len(answers))
         return [
@@ -76,6 +91,20 @@ class FaissRetrievalStage:
             }
             for answer in answers
         ]
+
+    def _measure(self, rows: Sequence[RetrievalRequest], answers: Sequence[RankedItems]) -> None:
+        asked, returned = np.zeros(len(self.names), np.int64), np.zeros(len(self.names), np.int64)
+        short = 0
+        for row, answer in zip(rows, answers, strict=True):
+            np.add.at(asked, row.plan.outcome, row.plan.quota)
+            returned += np.bincount(answer.outcome, minlength=len(self.names))
+            short += len(answer.item_row) < int(row.plan.quota.sum())
+            self.recall.offer(row.plan.embedding)
+        for name, wanted, got in zip(self.names, asked.tolist(), returned.tolist(), strict=True):
+            self.metrics.record(ITEMS_ASKED, wanted, name)
+            self.metrics.record(ITEMS_RETURNED, got, name)
+        self.metrics.record(SHORT_ANSWERS, short)
+        self.metrics.record(SECOND_LOOKS, sum(answer.looks - 1 for answer in answers))
 
     def _external(self, item_row: np.ndarray) -> np.ndarray:
         item_id = self.catalogue.item_ids(item_row)

@@ -27,6 +27,14 @@ from pinrec_core.release.programs import load_program
 from pinrec_core.request import Request
 from pinrec_core.stages.base import StageParameters, Tensors
 from pinrec_core.stages.bounds import check_id_embedding, check_request
+from pinrec_core.stages.metrics import (
+    EMBEDDINGS_GENERATED,
+    EMBEDDINGS_KEPT,
+    EMBEDDINGS_LOOKED_UP,
+    NO_METRICS,
+    PROGRAM,
+    Metrics,
+)
 from pinrec_core.stages.packing import decode_request, encode_plan
 
 GenerateWeighted = Callable[[PackedHistories, RequestContext], tuple[Tensor, Tensor]]
@@ -47,6 +55,8 @@ class GeneratorRow:
 class GeneratorStage:
     """Prefill, decode steps, compression and budget allocation, for all requests of a batch together."""
 
+    metrics: Metrics = NO_METRICS  # until it is ready: what warms it up is not counted
+
     def __init__(self, parameters: StageParameters) -> None:
         torch.set_num_threads(parameters.threads)
         release = Release.open(parameters.release_folder)
@@ -55,10 +65,14 @@ class GeneratorStage:
         device = torch_device(parameters.device)
         if device.type == "cuda":
             self.generate = self._on_gpu(release, device, parameters.gpu_precision)
+            self.program = "cuda_graphs" if isinstance(self.generate, CapturedGenerator) else "plain"
         else:
             compiled = load_program(release) if device.type == "cpu" and parameters.compiled else None
             self.generate = self._weighted(compiled or self._plain(release.load_model(device)))
+            self.program = "plain" if compiled is None else "compiled"
         self._warm_up()
+        self.metrics = parameters.metrics
+        self.metrics.record(PROGRAM, 1, self.program)
 
     def parse(self, tensors: Tensors) -> GeneratorRow:
         request = decode_request(tensors["packed_request"])
@@ -77,6 +91,9 @@ class GeneratorStage:
         except torch.AcceleratorError as error:  # CUDA answers every later call of this process with it, too
             raise BrokenStageError(f"the GPU has failed ({str(error).splitlines()[0]})") from error
         plans = plan_of_weights(embedding, weight, requests, self.generation)
+        self.metrics.record(EMBEDDINGS_GENERATED, weight.numel())
+        self.metrics.record(EMBEDDINGS_KEPT, int(torch.count_nonzero(weight)))  # the plan has waited for them
+        self.metrics.record(EMBEDDINGS_LOOKED_UP, sum(len(plan.quota) for plan in plans))
         return [{"retrieval_plan": encode_plan(plan)} for plan in plans]
 
     def _on_gpu(self, release: Release, device: torch.device, precision: GpuPrecision) -> GenerateWeighted:

@@ -13,9 +13,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pinrec_client import PinRecClient
@@ -125,11 +128,49 @@ def ml100k(data_root, tmp_path_factory) -> Prepared:
     return Prepared(dataset=folder / "data/ml100k", releases=folder / "releases", run=folder / "runs/ml100k")
 
 
+class Collector(HTTPServer):
+    """Takes traces as an OpenTelemetry collector does. ``spans`` are all that arrived, in OTLP's JSON."""
+
+    def __init__(self) -> None:
+        self.spans: list[dict[str, Any]] = []
+        super().__init__(("127.0.0.1", 0), _Traces)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1/traces"
+
+
+class _Traces(BaseHTTPRequestHandler):
+    server: Collector
+
+    def do_POST(self) -> None:
+        document = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        for resource in document["resourceSpans"]:
+            for scope in resource["scopeSpans"]:
+                self.server.spans += scope["spans"]
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
 @pytest.fixture(scope="session")
-def ml100k_server(ml100k, tmp_path_factory) -> Iterator[Server]:
+def collector() -> Iterator[Collector]:
+    with Collector() as collector:
+        threading.Thread(target=collector.serve_forever, daemon=True).start()
+        yield collector
+        collector.shutdown()
+
+
+@pytest.fixture(scope="session")
+def ml100k_server(ml100k, collector, tmp_path_factory) -> Iterator[Server]:
+    """Only requests with a ``traceparent`` are traced."""
     with serving(
-        ml100k, tmp_path_factory.mktemp("serve"), "--realtime", tmp_path_factory.mktemp("rt") / "store"
-    ) as server:
+        ml100k, tmp_path_factory.mktemp("serve"), "--realtime", tmp_path_factory.mktemp("rt") / "store",
+        "--otlp", collector.url, "--trace-every", 10**9,
+    ) as server:  # fmt: skip
         yield server
 
 

@@ -58,8 +58,33 @@ def write_dataset(tmp_path: Path) -> WriteDataset:
             scale=np.zeros(NUM_ITEMS, np.float32),
         )
         (tmp_path / "events").mkdir()
-        for part in range(2):  # both files hold every user
-            pq.write_table(pa.table({"user_id": user_ids}), tmp_path / "events" / f"part-{part}.parquet")
+        keys = item_keys(item_ids, kind)
+        for part in range(2):  # both files hold every user; in the second one the first user has half of the events
+            users = user_ids + part * NUM_USERS * user_ids[:1]
+            events = pa.table(
+                {
+                    "user_id": users,
+                    "item_key": [int(keys[n % NUM_ITEMS]) for n in range(len(users))],
+                    "item_type": [int(n % 5 == 4) for n in range(len(users))],  # one in five is a search
+                    "action": ["save"] * len(users),
+                    "surface": [surfaces[-1]] * len(users),
+                }
+            )
+            pq.write_table(events, tmp_path / "events" / f"part-{part}.parquet")
         return tmp_path
+
+    return write
+
+
+@pytest.fixture
+def write_slo(tmp_path: Path) -> Callable[[str], Path]:
+    """Writes a file of objectives."""
+
+    def write(text: str = "") -> Path:
+        path = tmp_path / "slo.toml"
+        path.write_text(text, "utf-8")
+        return path
+
+    return write
 
     return write

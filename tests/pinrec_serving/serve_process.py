@@ -43,13 +43,19 @@ class Service:
                 return
         raise AssertionError(f"{sentence!r} was never said:\n{''.join(self.progress)}")
 
-    def release(self, user_id: int = 7, *, surface: str | None = None, timeout: float | None = None) -> str:
-        """The release that answers. Raises ``InferenceServerException``."""
+    def release(
+        self, user_id: int = 7, *, surface: str | None = None, request_id: str = "", timeout: float | None = None
+    ) -> str:
+        """The release that answers. Raises ``InferenceServerException``, which a ``surface`` can ask for."""
         inputs = [input_tensor("user_id", np.array([[user_id]], np.int64))]
         if surface is not None:
             inputs.append(input_tensor("surface", np.array([[surface.encode()]], object)))
         with triton_client.InferenceServerClient(self.endpoint.grpc) as client:
-            return client.infer("pinrec", inputs, client_timeout=timeout).as_numpy("release")[0, 0].decode()
+            return (
+                client.infer("pinrec", inputs, request_id=request_id, client_timeout=timeout)
+                .as_numpy("release")[0, 0]
+                .decode()
+            )
 
     def model_is_ready(self, model: str) -> bool:
         with triton_client.InferenceServerClient(self.endpoint.grpc) as client:

@@ -19,6 +19,7 @@ from pinrec_core.contract import DType, TensorSpec
 from pinrec_core.errors import InvalidRequestError, PinRecError, ReleaseError
 from pinrec_core.generation.retrieval_plan import RetrievalPlan
 from pinrec_core.history import History
+from pinrec_core.limits import NAME
 from pinrec_core.request import Request
 from pinrec_core.stages.base import StageParameters, Tensors, scalar, text
 from pinrec_core.stages.packing import decode_plan, decode_request, encode_plan, encode_request
@@ -41,7 +42,7 @@ class StandIn:
             raise ReleaseError("model.safetensors: sha256 does not fit")
 
     def parse(self, tensors: Tensors) -> Tensors:
-        surface = text(scalar(tensors, "surface") or b"", "surface")
+        surface = text(scalar(tensors, "surface") or b"", "surface", NAME)
         if surface == "malformed":
             raise InvalidRequestError(f"surface={surface!r}: expected a known surface")
         if surface == "bug":

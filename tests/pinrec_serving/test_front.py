@@ -82,7 +82,7 @@ def refusal(call) -> tuple[str, str]:
 def test_what_is_too_much_is_refused_at_once_with_a_hint(program, inner, tmp_path) -> None:
     outcomes: Counter[str] = Counter()
     refused: list[grpc.RpcError] = []
-    with fronted(program, inner, tmp_path, max_in_flight=2, pushback_ms=70) as (_, outer):
+    with fronted(program, inner, tmp_path, max_in_flight=2, pushback_ms=70) as (front, outer):
 
         def one() -> None:
             with triton_client.InferenceServerClient(outer.grpc) as client:
@@ -99,6 +99,7 @@ def test_what_is_too_much_is_refused_at_once_with_a_hint(program, inner, tmp_pat
             thread.join()
         # A slow request takes a second and the queue lasts 20 ms, so that no third one finds a place.
         assert outcomes == {"r1": 2, "StatusCode.UNAVAILABLE": 6}
+        assert front.refusals() == {"recommendations": 6, "events": 0, "http": 0}
         channel = grpc.insecure_channel(outer.grpc)
         slow = [threading.Thread(target=one) for _ in range(2)]
         for thread in slow:
@@ -158,7 +159,7 @@ def test_only_what_clients_need_is_offered(program, inner, server, tmp_path) -> 
         assert http(f"{outer.http}/v2/models/signal_fetch__r1/infer", data=b"{}") == 404
         user = {"name": "user_id", "shape": [1, 1], "datatype": "INT64", "data": [7]}
         assert http(f"{outer.http}/v2/models/pinrec/infer", data=json.dumps({"inputs": [user]}).encode()) == 200
-        assert http(outer.metrics) == 200
+        assert http(f"{outer.metrics}/front") == 200
 
 
 def test_who_has_no_key_gets_no_answer(program, inner, tmp_path) -> None:
@@ -229,7 +230,8 @@ def test_a_front_that_is_killed_comes_back(program, inner, tmp_path) -> None:
         front.keep_running()
         with triton_client.InferenceServerClient(outer.grpc) as client:
             assert ask(client) == b"r1"
-        assert b"haproxy_backend_http_responses_total" in urllib.request.urlopen(front.own_metrics).read()
+        with urllib.request.urlopen(f"{outer.metrics}/front") as answer:
+            assert b"haproxy_backend_http_responses_total" in answer.read()
 
 
 def test_a_server_that_is_gone_is_unavailable(program, tmp_path) -> None:

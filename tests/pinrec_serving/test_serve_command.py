@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,7 +33,7 @@ def service(world: Path, templates: Path) -> Iterator[Service]:
     point_current(world / "releases", "r1")
     started = Service(
         "--releases", world / "releases", "--signals", world / "signals", "--model-repository", templates,
-        "--log-dir", world / "log", endpoint=free_endpoint(),
+        "--log-dir", world / "log", "--log-format", "json", endpoint=free_endpoint(),
     )  # fmt: skip
     yield started
     started.process.kill()
@@ -42,6 +44,8 @@ def test_serve_swap_drain_stop(service: Service, world: Path) -> None:
     said = service.ready()
     assert said["release"] == service.release() == "r1"
     assert said["grpc"] == service.endpoint.grpc
+    with pytest.raises(InferenceServerException, match="request id 4f0c"):
+        service.release(surface="bug", request_id="4f0c")  # it is not traced: that must not be an error of its own
 
     point_current(world / "releases", "damaged")
     service.process.send_signal(signal.SIGHUP)
@@ -52,12 +56,26 @@ def test_serve_swap_drain_stop(service: Service, world: Path) -> None:
     service.process.send_signal(signal.SIGHUP)
     service.wait_for("serving r2")
     assert service.release() == "r2"
+    with urllib.request.urlopen(service.endpoint.metrics) as answer:
+        metrics = answer.read().decode()
+    assert 'pinrec_serving_since_timestamp_seconds{release="r2"}' in metrics
+    assert 'pinrec_swaps_total{result="ok"} 1.0' in metrics
+    assert 'pinrec_swaps_total{result="failed"} 1.0' in metrics
+    assert 'pinrec_requests_total{release="r1",result="internal",stage="signal_fetch"} 1.0' in metrics
+    assert 'pinrec_requests_total{release="r2",result="ok",stage="faiss_retrieval"} 1.0' in metrics
+    assert 'nv_inference_count{model="generator",release="r2",version="1"} 1' in metrics
+    assert 'model="generator__' not in metrics
 
     service.process.send_signal(signal.SIGTERM)
     status, progress = service.end()
     assert status == 0, progress
     assert "draining" in progress
     assert "Traceback" not in progress
+    assert all(json.loads(line)["stage"] == "owner" for line in progress.splitlines())
+    records = [json.loads(line) for line in (world / "log" / "triton.log").read_text().splitlines() if line[:1] == "{"]
+    (failed,) = (record for record in records if record["level"] == "error")
+    assert (failed["stage"], failed["release"], failed["request_id"]) == ("signal_fetch", "r1", "4f0c")
+    assert "ZeroDivisionError" in failed["traceback"]
 
 
 def test_when_triton_dies_the_service_ends_with_the_reason(service: Service) -> None:
@@ -65,7 +83,9 @@ def test_when_triton_dies_the_service_ends_with_the_reason(service: Service) -> 
     os.kill(service.child("tritonserver"), signal.SIGKILL)
     status, progress = service.end()
     assert status == 6, progress
-    assert "Triton ended with status -9" in progress
+    last = json.loads(progress.splitlines()[-1])
+    assert last["level"] == "critical"
+    assert "Triton ended with status -9" in last["message"]
     assert "Traceback" not in progress
 
 
@@ -175,6 +195,8 @@ def test_a_tuning_of_another_machine_is_one_warning_and_its_service_starts(world
         (["--release", "releases/r1", "--signals", "nowhere"], 3, "expected a prepared dataset's manifest"),
         (["--release", "releases/r1", "--signals", "."], 3, "expected the folder `signals` within it"),
         (["--release", "releases/r1", "--signals", "signals", "--triton", "moon"], 2, "image, wheel"),
+        (["--release", "releases/r1", "--signals", "signals", "--log-format", "xml"], 2, "text, json"),
+        (["--release", "releases/r1", "--signals", "signals", "--otlp", "127.0.0.1:4318"], 2, "http://"),
         (["--release", "releases/r1", "--signals", "signals", "--instances", "ranker=2"], 2, "ranker"),
         (["--release", "releases/r1", "--signals", "signals", "--model-repository", "nowhere"], 6, "config.pbtxt"),
         (["--release", "releases/damaged", "--signals", "signals"], 6, "sha256 does not fit"),

@@ -10,6 +10,7 @@ import pytest
 
 from pinrec_core.errors import ServerError
 from pinrec_serving.service import Event, RestartDue, _Service
+from pinrec_serving.service_metrics import ServiceMetrics
 from pinrec_serving.supervision import RestartPolicy, StageEnded
 
 
@@ -21,8 +22,8 @@ class Broken:
 
     def check_alive(self) -> None: ...
 
-    def process_ended(self, stage: str) -> bool:
-        return True
+    def process_ended(self, stage: str) -> str:
+        return "pinrec"
 
     def restart(self, stage: str) -> bool:
         self.attempts += 1
@@ -36,7 +37,7 @@ def test_a_stage_that_cannot_be_loaded_again_ends_the_service(monkeypatch: pytes
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     said: list[str] = []
     broken: Any = Broken()
-    service = _Service(broken, None, broken, events, lambda: Path("releases/r1"), said.append)
+    service = _Service(broken, None, broken, events, lambda: Path("releases/r1"), said.append, ServiceMetrics())
     service.stage_ended(StageEnded("generator__r1", 7, "has ended"))
     with pytest.raises(ServerError, match=r"generator__r1 does not stay alive: 3 restarts within 60 s did not help"):
         service.run_until_stopped()
@@ -48,7 +49,7 @@ def test_a_stage_that_cannot_be_loaded_again_ends_the_service(monkeypatch: pytes
 def test_a_restart_that_is_due_does_not_hold_up_a_stop() -> None:
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     broken: Any = Broken()
-    service = _Service(broken, None, broken, events, lambda: Path("releases/r1"), lambda _: None)
+    service = _Service(broken, None, broken, events, lambda: Path("releases/r1"), print, ServiceMetrics())
     events.put(RestartDue("generator__r1"))
     events.put(15)  # SIGTERM
     service.run_until_stopped()

@@ -19,8 +19,17 @@ from pinrec_core.config.sections import GpuPrecision
 from pinrec_core.contract import DType, StageSpec, TensorSpec
 from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError, ReleaseError, StoreError
 from pinrec_core.stages.base import RemoteServer, Tensors
+from pinrec_core.stages.metrics import BATCH_REQUESTS, COMPUTE_SECONDS, REQUESTS, RESULTS
 from pinrec_serving import triton_boundary
-from pinrec_serving.triton_boundary import NUMPY_TYPES, TRITON_CODES, bound_texts, execute, stage_parameters
+from pinrec_serving.triton_boundary import (
+    NUMPY_TYPES,
+    RESULT_OF,
+    TRITON_CODES,
+    bound_texts,
+    execute,
+    stage_parameters,
+)
+from tests.recorded import Recorded
 
 SPEC = StageSpec(
     "doubler",
@@ -45,12 +54,16 @@ class FakeTensor:
 class FakeRequest:
     tensors: dict[str, np.ndarray]
     id: str = ""
+    trace_context: str = ""
 
     def inputs(self) -> list[FakeTensor]:
         return [FakeTensor(name, values) for name, values in self.tensors.items()]
 
     def request_id(self) -> str:
         return self.id
+
+    def trace(self) -> SimpleNamespace:
+        return SimpleNamespace(get_context=lambda: self.trace_context)
 
 
 @dataclass
@@ -337,3 +350,35 @@ def test_a_message_is_cut_to_what_travels() -> None:
     (answer,) = execute(SPEC, Doubler(), [FakeRequest({"x" * 5000: np.zeros((1, 1), np.float32)}, "")])
     assert answer.error is not None
     assert len(answer.error.message.encode()) == 2048
+
+
+def test_how_requests_end_is_counted_by_class() -> None:
+    recorded = Recorded()
+    requests = [request(1), request(2), request(1, 2, 3, 4, 5), request(-1), request(float("nan"))]
+    execute(SPEC, Doubler(), requests, recorded)
+    counted = {result: recorded.total(REQUESTS, result) for result in RESULTS}
+    assert counted == {"ok": 2, "invalid": 1, "unavailable": 1, "internal": 1}
+    assert recorded.of(BATCH_REQUESTS) == [5]
+    assert len(recorded.of(COMPUTE_SECONDS)) == 1
+    assert {"ok", *RESULT_OF.values()} == set(RESULTS)
+    assert set(TRITON_CODES.values()) == set(RESULT_OF)
+
+
+def test_the_record_of_an_internal_error_carries_the_ids_of_request_and_trace(caplog: pytest.LogCaptureFixture) -> None:
+    failing = [request(float("nan"), id="4f0c"), request(float("nan"), id="4f0d")]
+    failing[1].trace_context = '{"traceparent":"00-0af7651916cd43dd8448eb211c80319c-3815de5b26d4ca63-01"}'
+    execute(SPEC, Doubler(), failing)
+    records = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert [(r.request_id, r.trace_id) for r in records] == [  # type: ignore[attr-defined]
+        ("4f0c", None), ("4f0d", "0af7651916cd43dd8448eb211c80319c"),
+    ]  # fmt: skip
+
+
+def test_recall_every_is_a_number(tmp_path: Path) -> None:
+    def parameters(value: str) -> dict[str, str]:
+        config = {"parameters": {"recall_every": {"string_value": value}}}
+        return {"model_name": "faiss_retrieval__r1", "model_config": json.dumps(config)}
+
+    assert stage_parameters(parameters("500")).recall_every == 500
+    with pytest.raises(ConfigError, match="recall_every='often'"):
+        stage_parameters(parameters("often"))

@@ -19,6 +19,17 @@ from pinrec_core.ids import IdKind, string_key
 from pinrec_core.representations.quantization import dequantize
 from pinrec_core.representations.text_encoder import text_encoder
 from pinrec_core.stages.base import StageParameters, Tensors, run_batch
+from pinrec_core.stages.metrics import (
+    BATCH_END,
+    CATCH_UP_SECONDS,
+    HISTORIES,
+    HISTORY_AGE_SECONDS,
+    HISTORY_INTERACTIONS,
+    NO_METRICS,
+    REALTIME_UP,
+    SOURCES,
+    Metrics,
+)
 from pinrec_core.stages.packing import decode_request
 from signal_service.batch_job import run_batch_job
 from signal_service.batch_view import BatchView, build_batch_view
@@ -28,6 +39,7 @@ from signal_service.request import RequestParser
 from signal_service.rocksdb_store import RocksDbEventStore
 from signal_service.store import Event
 from signal_service.user_histories import UserHistories
+from tests.recorded import Recorded
 from tests.signal_service.builders import ENCODER, EVENTS, expected_sequences, random_log, write_prepared
 
 pytestmark = pytest.mark.spark
@@ -51,13 +63,14 @@ def make_stage(
     realtime: Path | None = None,
     max_history: int = 512,
     variant: Variant = Variant.OC,
+    metrics: Metrics = NO_METRICS,
     **manifest_changes: object,
 ) -> SignalFetchStage:
     manifest = replace(DatasetManifest.load(signals), **manifest_changes)
     model = preset("tiny").model_for(variant=variant, num_outcomes=2, num_surfaces=3, feature_width=20)
-    histories = UserHistories.open(manifest, catalogue, signals=signals, realtime=realtime)
+    histories = UserHistories.open(manifest, catalogue, signals=signals, realtime=realtime, metrics=metrics)
     parser = RequestParser(manifest, model, GENERATION, lambda: NOW + 0.9)
-    return SignalFetchStage(parser, histories, max_history=max_history)
+    return SignalFetchStage(parser, histories, max_history=max_history, metrics=metrics)
 
 
 def save_as_string_users(signals: Path) -> None:
@@ -343,3 +356,27 @@ def test_a_string_id_that_the_real_time_store_cannot_hold_is_refused(signals, ca
 def test_weights_may_be_written_with_three_decimals(stage):
     answer = fetch(stage, budget=[0.333, 0.666])
     np.testing.assert_allclose(answer["resolved_budget"], [1 / 3, 2 / 3], rtol=1e-6)  # rounding of float32
+
+
+def test_what_it_measures(signals, catalogue, tmp_path):
+    recorded = Recorded()
+    realtime = tmp_path / "realtime"
+    stage = make_stage(signals, catalogue, realtime=realtime, metrics=recorded)
+    assert len(recorded.of(BATCH_END)) == 1
+    known = fetch(stage)
+    assert recorded.of(REALTIME_UP) == [0]  # there is no store yet
+    stage._histories._realtime._retry_at = 0
+    pin = {"item_type": ItemType.PIN, "surface": "home", "action": "save", "item_key": 101, "timestamp": NOW - 9}
+    with RocksDbEventStore.open_primary(realtime) as store:
+        store.append([
+            Event(event_id="e", user_key=(user + (1 << 63)).to_bytes(8, "big"), **pin) for user in (7, 999)
+        ])  # fmt: skip
+        run_batch(stage, [request(7), request(999), request(998)])
+    assert {source: recorded.total(HISTORIES, source) for source in SOURCES} == {
+        "batch": 1, "both": 1, "realtime": 1, "none": 1,
+    }  # fmt: skip
+    length = len(known["history_item_key"])
+    assert recorded.of(HISTORY_INTERACTIONS) == [length, length + 1, 1, 0]
+    assert recorded.of(HISTORY_AGE_SECONDS)[1:] == [9, 9]  # of nobody who is unknown
+    assert recorded.of(REALTIME_UP) == [0, 1]
+    assert len(recorded.of(CATCH_UP_SECONDS)) == 2  # once for each batch

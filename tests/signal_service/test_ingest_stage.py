@@ -12,8 +12,10 @@ from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError, St
 from pinrec_core.history import ItemType
 from pinrec_core.ids import IdKind, string_key, user_store_key
 from pinrec_core.stages.base import StageParameters, run_batch
+from pinrec_core.stages.metrics import EVENT_AGE_SECONDS, EVENTS_STORED
 from signal_service.ingest_stage import SignalIngestStage
 from signal_service.rocksdb_store import RocksDbEventStore
+from tests.recorded import Recorded
 from tests.signal_service.builders import EVENTS, make_manifest
 
 NOW = 1_000_000
@@ -159,3 +161,13 @@ def test_opened_by_its_parameters(tmp_path):
 def test_needs_a_store(tmp_path):
     with pytest.raises(ConfigError, match="realtime=None"):
         SignalIngestStage.open(StageParameters(release=None, signals=tmp_path, realtime=None, device="cpu", threads=1))
+
+
+def test_what_it_measures(tmp_path):
+    recorded = Recorded()
+    with RocksDbEventStore.open_primary(tmp_path / "realtime") as store:
+        manifest = make_manifest(IdKind.INT, EVENTS)
+        stage = SignalIngestStage(manifest, store, clock=lambda: float(NOW), metrics=recorded)
+        run_batch(stage, [events(PIN, SEARCH), events(("e3", 7, 101, "save", NOW + 60, "home", ""))])
+    assert recorded.total(EVENTS_STORED) == 3
+    assert recorded.of(EVENT_AGE_SECONDS) == [0, 5, 0]  # the last is dated ahead

@@ -23,9 +23,21 @@ from pinrec_core.stages import generator
 from pinrec_core.stages.base import StageParameters, run_batch
 from pinrec_core.stages.faiss_retrieval import FaissRetrievalStage
 from pinrec_core.stages.generator import GeneratorStage
+from pinrec_core.stages.metrics import (
+    EMBEDDINGS_GENERATED,
+    EMBEDDINGS_KEPT,
+    EMBEDDINGS_LOOKED_UP,
+    ITEMS_ASKED,
+    ITEMS_RETURNED,
+    PROGRAM,
+    RECALL_TARGET,
+    SECOND_LOOKS,
+    SHORT_ANSWERS,
+)
 from pinrec_core.stages.packing import decode_plan, decode_request, encode_request
 from tests.pinrec_core.builders import F, random_history
 from tests.pinrec_core.generation.rerun import Rerun
+from tests.recorded import Recorded
 
 TOLERANCE = 1e-5
 """float32 products in another batch size differ in the last bits; scores and embeddings are of order 1."""
@@ -189,3 +201,29 @@ def test_where_nothing_can_be_recorded_the_plain_model_serves_after_one_warning(
     one = [request(9, 3)]
     for made, expected in zip(through((stages[0], plain, stages[2]), one), through(stages, one), strict=True):
         assert_same_answer(made, expected)
+
+
+def test_what_the_stages_measure_is_what_they_did(stages, release, dataset):
+    recorded = Recorded()
+    parameters = StageParameters(
+        release=release.folder, signals=dataset / "signals", realtime=None, device="cpu", threads=1, metrics=recorded
+    )
+    measured = (stages[0], GeneratorStage(parameters), FaissRetrievalStage(parameters))
+    assert recorded.of(PROGRAM, "plain") == [1]
+    assert recorded.of(EMBEDDINGS_GENERATED) == []  # warming up is not counted
+    assert recorded.of(RECALL_TARGET) == [release.manifest.calibration.recall_target]
+    answers = through(measured, [request(24, 1, budget=(0.5, 0.3, 0.2)), request(3, 2, num_items=60, seen=100)])
+    generation, outcomes = release.manifest.generation, release.manifest.dataset.outcomes
+    plans = [decode_plan(answer["retrieval_plan"]) for answer in answers]
+    assert recorded.total(EMBEDDINGS_GENERATED) == 2 * len(outcomes) * generation.steps * len(generation.offsets)
+    assert recorded.total(EMBEDDINGS_LOOKED_UP) == sum(len(plan.quota) for plan in plans)
+    kept = recorded.total(EMBEDDINGS_KEPT)
+    assert recorded.total(EMBEDDINGS_LOOKED_UP) <= kept <= recorded.total(EMBEDDINGS_GENERATED)
+    # 120 items are in the catalogue and 100 of them were seen, so that one answer has 20 instead of 60.
+    returned = np.concatenate([answer["outcome"] for answer in answers])
+    assert len(returned) == 20 + 20
+    for place, name in enumerate(outcomes):
+        assert recorded.total(ITEMS_ASKED, name) == sum(int(p.quota[p.outcome == place].sum()) for p in plans)
+        assert recorded.total(ITEMS_RETURNED, name) == (returned == name.encode()).sum()
+    assert recorded.total(SHORT_ANSWERS) == 1
+    assert recorded.total(SECOND_LOOKS) >= 1

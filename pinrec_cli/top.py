@@ -1,0 +1,117 @@
+"""``pinrec top`` shows what a running service does, stage by stage, once a second."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+    from pinrec_cli.top_figures import Figures
+
+
+def top(
+    url: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="The metrics port of the service (`pinrec serve --metrics-port`).")
+    ] = "127.0.0.1:8002",
+    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two readings.")] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Two readings, one table, and an end.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="With --once: one JSON document.")] = False,
+) -> None:
+    """Watch a service: requests, queues, batches, errors, memory and restarts of each stage.
+
+    Example: pinrec top
+
+    Of another machine: pinrec top --url recommender-3:8002
+
+    For a script: pinrec top --once --json
+
+    Times and batch sizes are means over the last interval, `-` where there was no request. Failed, invalid and restarts
+    count from the start of the service. p50 and p99 are of whole requests over the last minute.
+    """
+    from contextlib import suppress
+    from dataclasses import asdict
+
+    from rich.live import Live
+
+    from pinrec_cli.console import print_json, stdout
+    from pinrec_cli.top_figures import Reading, figures
+    from pinrec_core.errors import ConfigError, ServerError, require
+
+    require(once or not json_, "--json", json_, "it with --once alone", error=ConfigError)
+    address = f"http://{url}/metrics"
+    before = Reading.of(address)
+    if once:
+        time.sleep(interval)
+        shown = figures(before, Reading.of(address))
+        if json_:
+            print_json(asdict(shown))
+        else:
+            stdout.print(table(shown, time.time()))
+        return
+    with suppress(KeyboardInterrupt), Live(console=stdout, auto_refresh=False, screen=True) as live:
+        while True:
+            time.sleep(interval)
+            picture: RenderableType
+            try:
+                now = Reading.of(address)
+                picture, before = table(figures(before, now), time.time()), now
+            except ServerError as error:  # it may come back
+                picture = str(error)
+            live.update(picture, refresh=True)
+
+
+SERVES = "serves"
+"""In the place of the release's long id, which the title has."""
+COLUMNS = (
+    "stage", "release", "processes", "req/s", "queue ms", "compute ms", "batch", "pending", "failed", "invalid",
+    "restarts", "memory",
+)  # fmt: skip
+
+
+def table(shown: Figures, now: float) -> Table:
+    """One line per stage, under a title that says what serves, since when. ``now`` is in Unix seconds."""
+    from rich.table import Table
+
+    since = "" if shown.since is None else f" for {_duration(now - shown.since)}"
+    title = f"release {shown.release or '?'}{since}" if shown.ready else "not ready"
+    summary = (
+        f"{shown.requests_per_second:.1f} req/s, p50 {_number(shown.p50_ms)} ms, p99 {_number(shown.p99_ms)} ms, "
+        f"refused {shown.refused_per_second:.1f}/s, failed swaps {shown.swaps_failed}"
+    )
+    made = Table(title=title, caption=summary, caption_justify="left")
+    for name in COLUMNS:
+        made.add_column(name, justify="left" if name in COLUMNS[:2] else "right", no_wrap=name in COLUMNS[:1])
+    for stage in shown.stages:
+        made.add_row(
+            stage.stage, SERVES if stage.release == shown.release else stage.release,
+            str(stage.processes), f"{stage.requests_per_second:.1f}",
+            _number(stage.queue_ms), _number(stage.compute_ms), _number(stage.batch), str(stage.pending),
+            _count(stage.failed), _count(stage.invalid), _count(stage.restarts),
+            f"{stage.memory_bytes / 2**20:.0f} MiB",
+            style="red" if stage.processes == 0 else None,
+        )  # fmt: skip
+    return made
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _count(value: int) -> str:
+    return f"[bold red]{value}[/]" if value else "0"
+
+
+def _duration(seconds: float) -> str:
+    """The two largest units: ``3d 4h``, ``2m 5s``."""
+    left = int(max(seconds, 0))
+    parts = []
+    for unit, size in (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)):
+        amount, left = divmod(left, size)
+        if amount or unit == "s":
+            parts.append(f"{amount}{unit}")
+    return " ".join(parts[:2])
