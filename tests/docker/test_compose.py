@@ -193,5 +193,7 @@ def test_the_gpu_override_adds_the_device_and_changes_nothing_else(cpu: Services
         for key in (cpu[name].keys() | gpu[name].keys()) - ours:
             assert gpu[name].get(key) == cpu[name].get(key), (name, key)
         cache = gpu[name]["environment"].pop("TORCHINDUCTOR_CACHE_DIR")
-        assert any(cache.startswith(volume["target"]) for volume in gpu[name]["volumes"]), "compiled once, not each time"
+        assert any(cache.startswith(volume["target"]) for volume in gpu[name]["volumes"]), (
+            "compiled once, not each time"
+        )
         assert gpu[name]["environment"] == cpu[name]["environment"]
