@@ -13,7 +13,7 @@ STUDIES ?= $(basename $(notdir $(wildcard benchmarks/quality/studies/*.toml)))
 JAVA    := $(shell command -v java >/dev/null 2>&1 || echo ,java)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check bench results load-test load-ramp load-spike soak clean
+.PHONY: help setup demo serve test check bench results load-test load-ramp load-spike soak fuzz drills audit clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +66,20 @@ load-spike: setup  ## five times the rate for ten seconds: what is refused, and 
 
 soak: setup  ## an hour of steady load: does memory grow?
 	$(LOAD) --shape soak --html $(DEMO)/soak.html
+
+fuzz: setup  ## 10,000 malformed requests against the demo's release, beside requests whose answers are known
+	$(BIN)/pinrec demo --out $(DEMO) --build-only
+	$(BIN)/pinrec serve --releases $(DEMO)/releases --signals $(DEMO)/dataset/signals --realtime $(DEMO)/fuzzed -- \
+	  $(CURDIR)/$(BIN)/python -m load_tests.fuzzing --dataset $(DEMO)/dataset --server-pid parent
+
+drills: setup  ## kills, overload, swaps, stops and a soak of half an hour on a real server; RELEASES= and SIGNALS= name others
+	$(BIN)/pinrec demo --out $(DEMO) --build-only
+	$(BIN)/python -m benchmarks.operation --releases $(or $(RELEASES),$(DEMO)/releases) --signals $(or $(SIGNALS),$(DEMO)/dataset/signals)
+
+audit: setup  ## known vulnerabilities of the pinned versions; an SBOM in build/sbom.json
+	test -x $(VENV)/audit/bin/pip-audit || { $(PYTHON) -m venv $(VENV)/audit && \
+	  $(VENV)/audit/bin/pip install --disable-pip-version-check -q $(PIP_ARGS) 'pip-audit>=2.9,<3' 'cyclonedx-bom>=7,<8'; }
+	$(BIN)/python -m tests.audit $(VENV)/audit/bin $(VENV) build/sbom.json
 
 clean:  ## remove the virtual environment, the demo and caches
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info client/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

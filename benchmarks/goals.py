@@ -1,7 +1,7 @@
-"""The goals of speed and scale, each beside what the committed results say: ``python -m benchmarks goals``.
+"""The goals of speed, scale and operation, each beside what the committed results say: ``python -m benchmarks goals``.
 
 It measures nothing. It reads this machine's results from ``benchmarks/results``, writes ``goals.json`` there and the
-table in ``docs/benchmarks.md``. A goal that nothing measured stays in both, with the reason.
+tables in ``docs/benchmarks.md`` and ``docs/operate.md``. A goal that nothing measured stays in both, with the reason.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from typing import Any
 from benchmarks.report import write_between
 from pinrec_core.errors import ConfigError
 
-PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+DOCS = Path(__file__).parent.parent / "docs"
+PAGE = DOCS / "benchmarks.md"
+RUNBOOK = DOCS / "operate.md"
 START, END = "<!-- goals: written by python -m benchmarks goals -->", "<!-- end of goals -->"
 
 RESULT_FOLDERS = {
@@ -33,6 +35,9 @@ COMMANDS = {
 }
 """Of benchmarks that have other names, or whose committed results were made with options. Two cores that do nothing
 else may spin."""
+
+DRILL = "operation_"
+"""What the names of results of drills begin with."""
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -51,6 +56,7 @@ class Goal:
     result: str = ""
     value: Callable[[Rows], float] | None = None
     missing: str = ""
+    operation: bool = False  # shown in the runbook instead
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +70,7 @@ class Reached:
     reached: bool | None
     command: str
     machine: str
+    operation: bool = False
 
 
 def field(name: str, /, **where: object) -> Callable[[Rows], float]:
@@ -75,8 +82,22 @@ def over(above: Callable[[Rows], float], below: Callable[[Rows], float]) -> Call
     return lambda rows: above(rows) / below(rows)
 
 
+def most(name: str, **where: object) -> Callable[[Rows], float]:
+    """The largest value of ``name`` in the rows that have it and all values of ``where``."""
+    return lambda rows: max(float(row[name]) for row in rows if name in row and _has(row, where))
+
+
+def total(name: str) -> Callable[[Rows], float]:
+    """The sum of ``name`` over all rows that have it."""
+    return lambda rows: sum(float(row[name]) for row in rows if name in row)
+
+
+def _has(row: Mapping[str, Any], where: Mapping[str, object]) -> bool:
+    return all(row.get(name) == value for name, value in where.items())
+
+
 def _row(rows: Rows, where: Mapping[str, object]) -> Mapping[str, Any]:
-    found = [row for row in rows if all(row.get(name) == value for name, value in where.items())]
+    found = [row for row in rows if _has(row, where)]
     if len(found) != 1:
         raise ConfigError(f"{len(found)} rows of results with {dict(where)}: expected one")
     return found[0]
@@ -100,6 +121,13 @@ def _served_share(rows: Rows, generator: str = "plain") -> float:
 
 def _further(stage: str, generator: str = "plain", count: int = 2) -> Callable[[Rows], float]:
     return field("of the first", generator=generator, what=f"{stage} × {count}")
+
+
+def _operation(drill: str, goal: str, *cases: tuple[str, float, Callable[[Rows], float]]) -> list[Goal]:
+    return [
+        Goal(goal=goal, case=case, target=target, result=f"{DRILL}{drill}", value=value, operation=True)
+        for case, target, value in cases
+    ]
 
 
 _REFERENCE = {"case": "6 x 512", "what": "compiled"}
@@ -186,6 +214,26 @@ GOALS = (
          result="memory", value=_further("generator", "compiled")),
     Goal(goal="p99 / p50 at 70% of saturation", case="the ensemble", target=3, result="scale_load",
          value=field("p99 / p50", load="70%", what="open loop")),
+    *_operation("kills", "`kill -9` of each stage process under load, 20 rounds",
+                ("noticed, s", 1, most("noticed s")), ("serving again, s", 20, most("serving again s")),
+                ("failed before or afterwards", 0, most("failed outside")), ("events lost", 0, most("events lost"))),
+    Goal(goal="`kill -9` of Triton, of `pinrec serve`, OOM of a stage in the container",
+         case="back without a person, events lost", target=0, operation=True, missing="`pytest tests/docker`"),
+    *_operation("overload", "4x overload for two minutes",
+                ("refused p99, ms", 50, field("refused p99 ms", load="4 x saturation")),
+                ("accepted p99 over the objective", 2, field("accepted p99 / SLO", load="4 x saturation")),
+                ("recovered, s", 10, field("recovered s", load="4 x saturation"))),
+    Goal(goal="4x overload for two minutes", case="goodput over saturation", target=0.95, at_most=False,
+         result="operation_overload", operation=True, value=field("goodput / saturation", load="4 x saturation")),
+    *_operation("swaps", "30 swaps and 5 bad releases under load at 50%",
+                ("failed", 0, most("failed")), ("mixed", 0, most("mixed")), ("p99 over before", 2, most("p99 ratio")),
+                ("bad ones that served", 0, lambda rows: rows[0]["bad releases"] - rows[0]["bad refused"])),
+    *_operation("stops", "SIGTERM under load, 20 rounds", ("accepted lost", 0, total("accepted lost"))),
+    *_operation("soak", "soak, 30 minutes at 70%", ("failed", 0, most("failed")),
+                ("lower end of the slope of memory, MiB/h", 0, most("from"))),
+    *_operation("fuzz", "10,000 malformed requests, half of them nearly valid",
+                ("findings: a crash, a hang, a leak, an answer that is wrong", 0, most("findings")),
+                ("changed neighbours", 0, most("changed neighbours"))),
 )  # fmt: skip
 
 
@@ -199,6 +247,8 @@ def _reached(goal: Goal, folder: Path, slug: str) -> Reached:
     if goal.value is not None:
         place, _, benchmark = goal.result.rpartition("/")
         command = COMMANDS.get(benchmark, f"python -m benchmarks {benchmark}")
+        if benchmark.startswith(DRILL):
+            command = f"python -m benchmarks.operation {benchmark.removeprefix(DRILL)}"
         command += RESULT_FOLDERS[f"{place}/" if place else ""]
         path = folder / f"{goal.result}-{slug}.json"
         if benchmark == "gpu":  # of whatever machine has one: its name is the GPU's
@@ -213,15 +263,17 @@ def _reached(goal: Goal, folder: Path, slug: str) -> Reached:
     reached = None if value is None else value <= goal.target if goal.at_most else value >= goal.target
     target = f"{'<=' if goal.at_most else '>='} {goal.target:g}"
     return Reached(
-        goal=goal.goal, case=goal.case, value=value, target=target, reached=reached, command=command, machine=machine
-    )
+        goal=goal.goal, case=goal.case, value=value, target=target, reached=reached, command=command, machine=machine,
+        operation=goal.operation,
+    )  # fmt: skip
 
 
-def write(lines: Sequence[Reached], folder: Path, page: Path = PAGE) -> None:
-    """``goals.json`` and the table of the page."""
+def write(lines: Sequence[Reached], folder: Path, page: Path = PAGE, runbook: Path = RUNBOOK) -> None:
+    """``goals.json`` and the tables of the two pages."""
     plain = [asdict(line) for line in lines]
     (folder / "goals.json").write_text(json.dumps(plain, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    write_between(page, START, END, _table(lines))
+    write_between(page, START, END, _table([line for line in lines if not line.operation]))
+    write_between(runbook, START, END, _table([line for line in lines if line.operation]))
 
 
 def _table(lines: Sequence[Reached]) -> str:

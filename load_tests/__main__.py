@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from locust.env import Environment  # noqa: F401  (patches the standard library, which has to be the first thing)
+from pinrec_client import PinRecClientError
 from rich.console import Console
-from tritonclient.utils import InferenceServerException
 
-from load_tests import server_statistics
 from load_tests.assembling import assemble, judged_step
+from load_tests.connection import connect
 from load_tests.driver import LEAD, drive
 from load_tests.options import parser, prepare
 from load_tests.recorder import Recorder
@@ -26,7 +26,7 @@ from load_tests.report import Report, document, tables
 from load_tests.results import TOTAL, StepResult, is_over
 from load_tests.shapes import Schedule, Shape, Step
 from load_tests.slo import Objectives
-from pinrec_core.errors import PinRecError
+from pinrec_core.errors import PinRecError, ServerError, require
 
 REPORT_WIDTH = 120  # columns, when the output is not a terminal
 INTERRUPTED = 130
@@ -40,11 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.width = REPORT_WIDTH
     try:
         schedule, objectives = prepare(options)
-        server_statistics.read(options.url, options.request_timeout)
+        with connect(options.url, options) as client:
+            require(client.is_ready(), "--url", options.url, "a service that is ready", error=ServerError)
     except PinRecError as error:
         command_line.error(str(error))
-    except InferenceServerException as error:
-        command_line.error(f"--url={options.url}: {error.message()}")
+    except PinRecClientError as error:  # such as a file of certificates that does not exist
+        command_line.error(f"--url={options.url}: {error}")
 
     try:
         report = _run(options, schedule, objectives, console)

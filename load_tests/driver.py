@@ -13,6 +13,7 @@ from locust.env import Environment  # patches the standard library, so it is imp
 from tritonclient.utils import InferenceServerException
 
 from load_tests import memory, server_statistics
+from load_tests.connection import tls
 from load_tests.locustfile import PinRecUser, start_probe, stop_probe
 from load_tests.memory import MemorySample
 from load_tests.recorder import Recorder
@@ -86,7 +87,7 @@ def drive(options: Namespace, schedule: Schedule, recorder: Recorder, stop_after
         stop_probe()
         runner.quit()
         runner.greenlet.join()
-    for _ in range(LAST_READING_ATTEMPTS):
+    for _ in range(LAST_READING_ATTEMPTS if observed.readings else 1):
         if _read_statistics(options, recorder.origin, observed):
             break
         gevent.sleep(STATISTICS_INTERVAL)
@@ -113,7 +114,7 @@ def _watch_statistics(options: Namespace, origin: float, observed: Observed) -> 
 def _read_statistics(options: Namespace, origin: float, observed: Observed) -> bool:
     now = time.monotonic() - origin
     try:
-        observed.readings.append((now, server_statistics.read(options.url, options.request_timeout)))
+        observed.readings.append((now, server_statistics.read(options.url, options.request_timeout, tls(options))))
     except InferenceServerException:
         observed.missed_readings += 1
         return False

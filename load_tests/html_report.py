@@ -11,7 +11,6 @@ from load_tests import report as texts
 from load_tests.charts import charts
 from load_tests.report import Report
 from load_tests.results import TOTAL
-from load_tests.server_statistics import stage_and_release
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
@@ -30,6 +29,5 @@ def html(report: Report) -> str:
         report=report,
         total=report.results[TOTAL],
         texts=texts,
-        stage_and_release=stage_and_release,
         charts=[(caption, Markup(svg)) for caption, svg in charts(report)],
     )

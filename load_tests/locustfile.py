@@ -89,8 +89,8 @@ def start_probe(environment: Environment, **_: Any) -> None:
     if not probes_wanted(options) or isinstance(environment.runner, MasterRunner):
         return
     probe = FreshnessProbe(
-        connect(str(environment.host), options.request_timeout),
-        Workload.load(Path(options.dataset)),
+        connect(str(environment.host), options),
+        Workload.load(Path(options.dataset), Mix.load(options.mix).draw),
         Random(),  # not seeded: its users have to be new in every run
         environment.events.request.fire,
     )
@@ -118,7 +118,7 @@ class PinRecUser(User):
         self._workload = Workload.load(Path(options.dataset), mix.draw)
         weights = mix.weighted_types(self._workload, writes=not options.no_writes)
         self._types, self._weights = list(weights), list(weights.values())
-        self._client = connect(str(self.environment.host or self.host), options.request_timeout)
+        self._client = connect(str(self.environment.host or self.host), options)
         self._in_flight = gevent.pool.Pool(MAX_IN_FLIGHT)
         # Only ``python -m load_tests`` has a schedule, which the users share, and a monotonic time at which it begins.
         schedule = getattr(options, "schedule", None) or constant(options.user_rate)

@@ -16,7 +16,7 @@ import psutil
 MIB = 1 << 20
 SECONDS_PER_HOUR = 3600.0
 FEWEST_SAMPLES = 30
-"""Below this number no slope is given: its interval would claim more than so few samples can say."""
+"""Below this number, in the second half of a run, no slope is given: so few samples cannot say how sure it is."""
 _NORMAL_975 = 1.96  # two-sided 95%
 
 
@@ -53,7 +53,8 @@ def sample(pid: int, time: float) -> MemorySample:
 class MemoryResult:
     """Mebibytes at the beginning, at the end and at most, and the slope in MiB per hour with its 95% interval.
 
-    The slope is None when there are fewer than ``FEWEST_SAMPLES`` samples.
+    The slope is that of the second half of the run, because a server that has just started grows until its caches are
+    full. It is None when there are fewer than ``FEWEST_SAMPLES`` samples in that half.
     """
 
     first: float
@@ -65,13 +66,15 @@ class MemoryResult:
 
 
 def memory_result(samples: Sequence[MemorySample]) -> MemoryResult | None:
-    """Least squares over the samples; None without any."""
+    """Least squares over the second half of the samples; None without any."""
     if not samples:
         return None
     pss = np.array([sample.pss_mib for sample in samples])
+    half = len(samples) // 2
     slope = low = high = None
-    if len(samples) >= FEWEST_SAMPLES:
-        slope, error = _slope(np.array([sample.time for sample in samples]) / SECONDS_PER_HOUR, pss)
+    if len(samples) - half >= FEWEST_SAMPLES:
+        hours = np.array([sample.time for sample in samples[half:]]) / SECONDS_PER_HOUR
+        slope, error = _slope(hours, pss[half:])
         low, high = slope - _NORMAL_975 * error, slope + _NORMAL_975 * error
     return MemoryResult(
         first=float(pss[0]), last=float(pss[-1]), highest=float(pss.max()), slope=slope, low=low, high=high

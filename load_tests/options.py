@@ -43,6 +43,7 @@ def parser() -> ArgumentParser:
     """The command line of ``python -m load_tests``."""
     parser = ArgumentParser(
         prog="python -m load_tests",
+        usage="%(prog)s --dataset FOLDER [options]",
         description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=RawDescriptionHelpFormatter,
@@ -81,6 +82,7 @@ def add_request_arguments(group: _ActionsContainer) -> None:
         help="uniform: every user as often as any other; log: users, surfaces and searches as often as in the log of "
         "the dataset; or a TOML file like load_tests/mix.toml (default %(default)s)",
     )
+    group.add_argument("--root-certificates", metavar="PEM", help="use TLS, trusting these certificates")
     group.add_argument("--request-timeout", type=float, default=2.0, help="seconds per request (default %(default)s)")
     group.add_argument("--no-writes", action="store_true", help="write no events; this leaves the freshness probe out")
     group.add_argument(

@@ -1,7 +1,7 @@
 """Keeps what became of every request: an outcome, a latency and how late it was sent.
 
 Locust has statistics of its own, but they round latencies to two digits, include the warm-up, and know no difference
-between a request that the service refused and one that it failed to answer. Half a gigabyte holds ten million requests.
+between a request that the service refused and one that it failed to answer. Ten million requests take 290 MB here.
 """
 
 from __future__ import annotations

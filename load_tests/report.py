@@ -121,6 +121,8 @@ def _type_document(figures: TypeResult) -> dict[str, Any]:
 def tables(report: Report) -> Iterator[Table | str]:
     """What a terminal shows, from the requests down to the verdict."""
     yield result_table(report.results)
+    if report.results[TOTAL].refused:
+        yield refused_sentence(report.results[TOTAL])
     if report.steps:
         yield step_table(report.steps)
     if report.saturation is not None:
@@ -178,21 +180,26 @@ def step_table(steps: Sequence[StepResult]) -> Table:
 
 
 def model_table(models: Mapping[str, ModelTime]) -> Table:
-    """One row per stage, and where several releases served during the run one more for each of them."""
     table = Table(title="inside the server", caption="mean milliseconds per request, and requests per execution")
     table.add_column("stage", no_wrap=True)
     table.add_column("release")
     for heading in ("requests", "queue", "compute", "batch"):
         table.add_column(heading, justify="right")
-    for stage, time in by_stage(models).items():
-        releases = [
-            (stage_and_release(name)[1], t) for name, t in models.items() if stage_and_release(name)[0] == stage
-        ]
-        for release, t in releases if len(releases) == 1 else [("all", time), *releases]:
-            table.add_row(
-                stage, release, str(t.requests), f"{t.queue_ms:.2f}", f"{t.compute_ms:.2f}", f"{t.batch_size:.2f}"
-            )
+    for stage, release, t in stage_rows(models):
+        table.add_row(
+            stage, release, str(t.requests), f"{t.queue_ms:.2f}", f"{t.compute_ms:.2f}", f"{t.batch_size:.2f}"
+        )
     return table
+
+
+def stage_rows(models: Mapping[str, ModelTime]) -> Iterator[tuple[str, str, ModelTime]]:
+    """Stage, release and times: one row per stage, and one more per release where several served during the run."""
+    for stage, together in by_stage(models).items():
+        named = ((*stage_and_release(name), time) for name, time in models.items())
+        rows = [row for row in named if row[0] == stage]
+        if len(rows) > 1:
+            yield stage, "all", together
+        yield from rows
 
 
 def error_table(errors: Counter[str]) -> Table:
@@ -215,6 +222,11 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
 
 def verdict_word(verdict: Verdict) -> str:
     return "not judged" if verdict.met is None else "yes" if verdict.met else "NO"
+
+
+def refused_sentence(figures: TypeResult) -> str:
+    times = f"p50 {number(figures.refused_p50)} ms, p99 {number(figures.refused_p99)} ms"
+    return f"refused: {figures.refused} requests ({figures.refused_share:.2%}), told so after {times}"
 
 
 def saturation_sentence(found: Saturation) -> str:

@@ -6,9 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from pinrec_client import Tls
 from pinrec_client.channel import Connection, channel_arguments
-
-from load_tests.connection import authorization
 
 _NS_PER_MS = 1e6
 _RELEASE_SEPARATOR = "__"  # ``generator__<release>`` is the model that serves a stage of a release
@@ -38,11 +37,11 @@ class _Counters:
 Reading = dict[str, _Counters]
 
 
-def read(url: str, timeout: float) -> Reading:
+def read(url: str, timeout: float, tls: Tls | None = None) -> Reading:
     """The counters of each model since the server loaded it. Raises ``InferenceServerException``."""
-    connection = Connection(**channel_arguments(url, tls=None))
+    connection = Connection(**channel_arguments(url, tls))
     try:
-        statistics = connection.get_inference_statistics(headers=authorization(), client_timeout=timeout)
+        statistics = connection.get_inference_statistics(client_timeout=timeout)
     finally:
         connection.close()
     return {

@@ -65,7 +65,11 @@ def serve(
     max_in_flight: Annotated[
         int,
         typer.Option(min=1, help="With a front: requests that are worked on at once. More wait, then are refused."),
-    ] = 32,
+    ] = 64,
+    latency_ms: Annotated[
+        float,
+        typer.Option(min=1.0, help="With a front: while it refuses requests, it lets in what is served within this."),
+    ] = 150.0,
     queue_ms: Annotated[
         int,
         typer.Option(min=1, help="With a front: milliseconds to wait for a place before a request is refused."),
@@ -230,6 +234,7 @@ def serve(
         raise ConfigError("--tls-client-ca: expected --tls-certificate with it")
     front_options = FrontOptions(
         max_in_flight=max_in_flight,
+        latency_ms=latency_ms,
         queue_ms=queue_ms,
         tls=None if tls_certificate is None else Tls(certificate=tls_certificate, client_ca=tls_client_ca),
         api_keys=api_keys,

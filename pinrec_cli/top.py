@@ -30,8 +30,9 @@ def top(
 
     For a script: pinrec top --once --json
 
-    Times and batch sizes are means over the last interval, `-` where there was no request. Failed, invalid and restarts
-    count from the start of the service. p50 and p99 are of whole requests over the last minute.
+    Times and batch sizes are means over the last interval, `-` where there was no request. "wait" is how many requests
+    are in the queue. Failed, invalid and restarts count from the start of the service. p50 and p99 are of whole
+    requests over the last minute.
     """
     from contextlib import suppress
     from dataclasses import asdict
@@ -65,12 +66,10 @@ def top(
             live.update(picture, refresh=True)
 
 
-SERVES = "serves"
-"""In the place of the release's long id, which the title has."""
 COLUMNS = (
-    "stage", "release", "processes", "req/s", "queue ms", "compute ms", "batch", "pending", "failed", "invalid",
-    "restarts", "memory",
+    "pro-\ncesses", "req/s", "queue\nms", "compute\nms", "batch", "wait", "failed", "in-\nvalid", "re-\nstarts", "MiB",
 )  # fmt: skip
+"""Beside stage and release. They fit into 80 columns."""
 
 
 def table(shown: Figures, now: float) -> Table:
@@ -83,16 +82,19 @@ def table(shown: Figures, now: float) -> Table:
         f"{shown.requests_per_second:.1f} req/s, p50 {_number(shown.p50_ms)} ms, p99 {_number(shown.p99_ms)} ms, "
         f"refused {shown.refused_per_second:.1f}/s, failed swaps {shown.swaps_failed}"
     )
-    made = Table(title=title, caption=summary, caption_justify="left")
+    several = any(stage.release not in ("", shown.release) for stage in shown.stages)  # as during a swap
+    made = Table(title=title, caption=summary, caption_justify="left", box=None, padding=(0, 1, 0, 0))
+    made.add_column("stage", no_wrap=True)
+    if several:
+        made.add_column("release", no_wrap=True)
     for name in COLUMNS:
-        made.add_column(name, justify="left" if name in COLUMNS[:2] else "right", no_wrap=name in COLUMNS[:1])
+        made.add_column(name, justify="right")
     for stage in shown.stages:
         made.add_row(
-            stage.stage, SERVES if stage.release == shown.release else stage.release,
+            stage.stage, *([stage.release] if several else []),
             str(stage.processes), f"{stage.requests_per_second:.1f}",
             _number(stage.queue_ms), _number(stage.compute_ms), _number(stage.batch), str(stage.pending),
-            _count(stage.failed), _count(stage.invalid), _count(stage.restarts),
-            f"{stage.memory_bytes / 2**20:.0f} MiB",
+            _count(stage.failed), _count(stage.invalid), _count(stage.restarts), f"{stage.memory_bytes / 2**20:.0f}",
             style="red" if stage.processes == 0 else None,
         )  # fmt: skip
     return made

@@ -80,7 +80,13 @@ class StageSpec:
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    takes_timeout: bool = False
+    """Whether the stage gets ``TIMEOUT_US`` beside its inputs."""
 
+
+TIMEOUT_US = "timeout_us"
+"""Not a tensor of a model, but the field ``timeout`` of a request: int64 ``[1]``, the microseconds after which its
+caller stops waiting. It is absent where the caller does not say."""
 
 REQUEST = (
     TensorSpec("user_id", DType.USER_ID, (1,)),
@@ -122,7 +128,7 @@ RESPONSE = (
     TensorSpec("release", DType.BYTES, (1,)),
 )
 
-SIGNAL_FETCH = StageSpec("signal_fetch", REQUEST, (HISTORY_KEY, PACKED_REQUEST, SEEN))
+SIGNAL_FETCH = StageSpec("signal_fetch", REQUEST, (HISTORY_KEY, PACKED_REQUEST, SEEN), takes_timeout=True)
 ID_EMBEDDER = StageSpec("id_embedder", (HISTORY_KEY,), (ID_EMBEDDING,))
 GENERATOR = StageSpec("generator", (PACKED_REQUEST, ID_EMBEDDING), (RETRIEVAL_PLAN,))
 FAISS_RETRIEVAL = StageSpec("faiss_retrieval", (RETRIEVAL_PLAN, SEEN), RESPONSE)

@@ -65,6 +65,12 @@ class ServerError(PinRecError):
     exit_code = 6
 
 
+class ExpiredError(PinRecError):
+    """The caller of a request has stopped waiting, so it was not worked on."""
+
+    code = "CANCELLED"
+
+
 class BrokenStageError(PinRecError):
     """A stage cannot serve any request again in this process, as after an error of its GPU. A new process can."""
 

@@ -102,8 +102,8 @@ TEXTS = Limit(
     why="each becomes an object of its own before the request is looked at, which takes most of a second for a million",
 )  # fmt: skip
 REQUEST = Limit(
-    fields=("request",), unit="bytes", most=16 << 20,
-    why="all tensors of one request together; room for 10,000 events of 1.6 kB each",
+    fields=("request",), unit="bytes", most=1 << 20,
+    why="the whole message, or its tensors together where there is no front; room for 10,000 events of 100 bytes each",
 )  # fmt: skip
 HISTORY = ReleaseLimit(
     fields=("packed_request", "history_item_key"), unit="positions",

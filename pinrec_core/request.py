@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pinrec_core.deadline import NEVER, Deadline
 from pinrec_core.history import History
 
 
@@ -22,5 +23,7 @@ class Request:
     seed: int  # of the random numbers for this request, so that its answer does not depend on its batch
     budget: np.ndarray  # float [O], with sum 1; a single 1 if the model is not conditioned on outcomes
     num_items: int  # N
+    deadline: Deadline = NEVER
+    """After which nobody waits for the answer."""
     seen_row: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     """The catalogue rows, int64 ``[X]``, of items that the user has seen and that must not be recommended again."""

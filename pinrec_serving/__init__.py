@@ -1,11 +1,15 @@
 """The owner of a Triton process. ``installation`` finds the server, ``runtime`` runs it, ``model_repository`` writes
-the models that it loads, and ``deployment`` deploys and swaps releases through ``model_control``. ``service`` puts
-these together from start to stop; ``companion`` runs a command beside the service and stops the service when the
-command ends. ``triton_boundary`` runs on the other side, in the process of a stage: it translates between Triton and
-the stage. There, ``remote_model`` calls a model of another server, and ``stage_metrics`` records what the stage
-measures. ``stage_files`` reads that in the owner, ``service_metrics`` is what the owner itself measures, and
-``metrics`` serves both with Triton's own. ``logs`` is the format of records on either side, ``model_names`` how a
-stage's model is called.
+the models that it loads, and ``deployment`` deploys and swaps releases through ``model_control``, each after a
+``smoke_test``. ``front`` runs HAProxy between the clients and Triton, with as much in flight as ``admission`` finds
+right. ``supervision`` sees a stage process die, from what that writes as its ``heartbeat``. ``service`` puts these
+together from start to stop, as ``options`` say; ``log_rotation`` keeps logs small, and ``companion`` runs a command
+beside the service and stops the service when the command ends.
+
+``stage_process`` is the other side, the process of one stage, where ``triton_boundary`` translates between Triton and
+the stage. There, ``remote_stage`` stands for a stage that runs on another server, whose model ``remote_model`` calls,
+and ``stage_metrics`` records what the stage measures. ``stage_files`` reads that in the owner, ``service_metrics`` is
+what the owner itself measures, and ``metrics`` serves both with Triton's own. ``logs`` is the format of records on
+either side, ``model_names`` how a stage's model is called.
 
 This package may not know what a stage computes, nor the command line.
 """

@@ -110,19 +110,18 @@ class Deployment:
         with self._lock:
             self._entrance_of[SIGNAL_INGEST.name] = SIGNAL_INGEST.name
 
-    def process_ended(self, stage: str) -> str | None:
+    def process_ended(self, stage: str) -> bool:
         """Take back what clients call, if ``stage`` serves it; to be called once its process has ended.
 
-        Returns what it was, and None where the stage serves nothing and need not be restarted. Raises ``ServerError``
-        when Triton does not answer.
+        Returns whether it serves, so that it has to be restarted. Raises ``ServerError`` when Triton does not answer.
         """
         with self._lock:
             self._ended.add(stage)  # also of one that is only being loaded: it must not begin to serve
             entrance = self._entrance_of.get(stage)
             if entrance is None or self._draining:
-                return None
+                return False
             self._control.unload(entrance)
-            return entrance
+            return True
 
     def restart(self, stage: str) -> bool:
         """Load a stage whose process has ended again, and what clients call. False when it serves no longer.

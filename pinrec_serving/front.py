@@ -11,6 +11,7 @@ import os
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,16 +21,21 @@ from typing import Self
 
 from pinrec_core.errors import ConfigError, ServerError, require
 from pinrec_core.files.temporary_folder import TemporaryFolder
+from pinrec_serving.admission import InFlightLimit
 from pinrec_serving.installation import check_ports
 from pinrec_serving.runtime import Endpoint, end_with_parent
 
 CONFIGURATION = Path(__file__).with_name("haproxy.cfg")
+GUARD = Path(__file__).with_name("request_guard.lua")
 FOLDER_PREFIX = "pinrec-front-"
 START_TIMEOUT = 10.0
 STOP_TIMEOUT = 5.0
 POLL_INTERVAL = 0.05
 ANSWER_TIMEOUT = 2.0
-REFUSING = {"grpc_recommendations": "recommendations", "grpc_events": "events", "http_inference": "http"}
+LIMIT_INTERVAL = 0.25  # seconds between two readings; at most so long is a sudden flood let in by the old limit
+RECOMMENDATIONS = "recommendations"
+BOUNDED = "grpc_recommendations/triton"
+REFUSING = {"grpc_recommendations": RECOMMENDATIONS, "grpc_events": "events", "http_inference": "http"}
 """Backends of ``haproxy.cfg`` with a bound, and what they are for."""
 PROGRAM_FOLDERS = ("/usr/local/sbin", "/usr/sbin")  # where packages put it, on nobody's PATH but root's
 
@@ -63,12 +69,14 @@ class FrontOptions:
     """What the front is asked to do.
 
     ``max_in_flight`` bounds the recommendations that Triton works on at the same time, and in the same way the calls
-    that write events. A request above the bound waits at most ``queue_ms`` milliseconds for a place and is then
-    refused, with the hint to come again after ``pushback_ms``. ``api_keys`` is a file of the SHA-256 of the keys that
-    may ask, one per line, each followed by a name. Raises ``ConfigError``.
+    that write events. While requests are refused, no more recommendations are in flight than are served within
+    ``latency_ms`` (``admission``). A request above the bound waits at most ``queue_ms`` milliseconds for a place and is
+    then refused, with the hint to come again after ``pushback_ms``. ``api_keys`` is a file of the SHA-256 of the keys
+    that may ask, one per line, each followed by a name. Raises ``ConfigError``.
     """
 
-    max_in_flight: int = 32
+    max_in_flight: int = 64
+    latency_ms: float = 150.0
     queue_ms: int = 20
     pushback_ms: int = 100
     tls: Tls | None = None
@@ -76,6 +84,7 @@ class FrontOptions:
 
     def __post_init__(self) -> None:
         require(self.max_in_flight >= 1, "--max-in-flight", self.max_in_flight, "at least 1", error=ConfigError)
+        require(self.latency_ms > 0, "--latency-ms", self.latency_ms, "milliseconds above 0", error=ConfigError)
         require(self.queue_ms >= 1, "--queue-ms", self.queue_ms, "at least 1 millisecond", error=ConfigError)
         if self.api_keys is not None:
             _check_keys(self.api_keys)
@@ -102,6 +111,14 @@ def find_haproxy(choice: FrontChoice, options: FrontOptions) -> Path | None:
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Requests that were answered, and that were refused."""
+
+    served: float
+    refused: float
+
+
 class Front:
     """A running HAProxy, as a context manager. It listens on ``outer`` and passes requests on to ``inner``.
 
@@ -126,6 +143,9 @@ class Front:
         self.log_file = Path(log_folder) / "front.log"
         self._folder: TemporaryFolder | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._limit = InFlightLimit(most=options.max_in_flight, target_seconds=options.latency_ms / 1e3)
+        self._closing = threading.Event()
+        self._limiter = threading.Thread(target=self._keep_limit, name="front-limit", daemon=True)
 
     def __enter__(self) -> Self:
         check_ports(self._outer.ports)
@@ -138,12 +158,16 @@ class Front:
             if checked.returncode != 0:
                 raise ServerError(f"HAProxy refuses its configuration:\n{checked.stderr.strip()}")
             self._start()
+            self._limiter.start()
         except BaseException:
             self.__exit__()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._closing.set()
+        if self._limiter.is_alive():
+            self._limiter.join()
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             try:
@@ -156,6 +180,10 @@ class Front:
 
     def refusals(self) -> dict[str, float]:
         """How many requests it has refused since it was started, by what they were for; empty while it starts."""
+        return {what: counted.refused for what, counted in self._counted().items()}
+
+    def _counted(self) -> dict[str, Counted]:
+        """Of each backend with a bound, since HAProxy was started; empty while it starts."""
         try:
             answer = self._ask("show stat")
         except OSError:
@@ -163,10 +191,29 @@ class Front:
         rows = csv.DictReader(answer.lstrip("# ").splitlines())
         # Triton's own refusals have the status 200 of HTTP over gRPC, and one of 400 over HTTP.
         return {
-            REFUSING[row["pxname"]]: float(row["hrsp_5xx"] or 0)
+            REFUSING[row["pxname"]]: Counted(float(row["hrsp_2xx"] or 0), float(row["hrsp_5xx"] or 0))
             for row in rows
             if row["svname"] == "BACKEND" and row["pxname"] in REFUSING
         }
+
+    def _keep_limit(self) -> None:
+        """Set the bound of recommendations in flight, again and again, after what was served and refused."""
+        before, at, limit = Counted(0.0, 0.0), time.monotonic(), self._limit.limit
+        while not self._closing.wait(LIMIT_INTERVAL):
+            now, read = time.monotonic(), self._counted().get(RECOMMENDATIONS)
+            if read is None or read.served < before.served:  # it was started again, with the bound of the options
+                before, at, limit = Counted(0.0, 0.0), now, self._options.max_in_flight
+                continue
+            wanted = self._limit.after(
+                served=read.served - before.served, refused=read.refused - before.refused, seconds=now - at
+            )
+            before, at = read, now
+            if wanted != limit:
+                try:
+                    self._ask(f"set maxconn server {BOUNDED} {wanted}")
+                    limit = wanted
+                except OSError:  # it has just ended
+                    continue
 
     def keep_running(self) -> None:
         """Start it again if it has ended. Raises ``ServerError`` when that fails."""
@@ -223,6 +270,7 @@ class Front:
             "TRITON_GRPC": f"{inner.host}:{inner.grpc_port}",
             "TRITON_HTTP": f"{inner.host}:{inner.http_port}",
             "EXPORTER": f"{inner.host}:{inner.metrics_port}",
+            "GUARD": str(GUARD),
             "MAX_IN_FLIGHT": str(options.max_in_flight),
             "QUEUE_MS": str(options.queue_ms),
             "PUSHBACK_MS": str(options.pushback_ms),

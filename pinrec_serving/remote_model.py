@@ -14,14 +14,16 @@ from concurrent.futures import Future
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from pinrec_core.contract import StageSpec
-from pinrec_core.errors import InvalidRequestError, PinRecError, ServerError
+from pinrec_core.contract import TIMEOUT_US, StageSpec
+from pinrec_core.errors import ExpiredError, InvalidRequestError, PinRecError, ServerError
 from pinrec_core.stages.base import START_SECONDS, RemoteServer, Tensors
 from pinrec_serving.model_control import input_tensor
 
-NOT_THERE = "that server is stopping, or not swapped to this release yet"
+NOT_THERE = "that server is starting or stopping, or not swapped to this release yet"
 ENDED_PROCESS = "is not healthy"
 """Words of Triton about a stage whose process has ended. Its owner is about to load it again."""
+STOPPED_WAITING = "stopped waiting"
+"""Words of a stage about a request that has expired. A call is also CANCELLED by a server that stops."""
 
 CHANNEL_ARGUMENTS = [
     ("grpc.max_send_message_length", -1),
@@ -71,7 +73,9 @@ class RemoteModel:
         """
         deadline = self._server.deadline_ms / 1e3 if seconds is None else seconds
         try:
-            answer = self._client.infer(self._name, self._inputs(tensors), client_timeout=deadline)
+            answer = self._client.infer(
+                self._name, self._inputs(tensors), timeout=_timeout_us(tensors), client_timeout=deadline
+            )
         except InferenceServerException as error:
             raise self._failure(error, deadline) from error
         return self._outputs(answer)
@@ -93,7 +97,7 @@ class RemoteModel:
     def _ask(self, tensors: Tensors, seconds: float) -> Future[Answer]:
         future: Future[Answer] = Future()
         self._client.async_infer(
-            self._name, self._inputs(tensors), client_timeout=seconds,
+            self._name, self._inputs(tensors), timeout=_timeout_us(tensors), client_timeout=seconds,
             callback=lambda result, error: future.set_result((result, error)),
         )  # fmt: skip
         return future
@@ -114,9 +118,11 @@ class RemoteModel:
         match status:
             case "INVALID_ARGUMENT":
                 return InvalidRequestError(message)
+            case "CANCELLED" if STOPPED_WAITING in message:
+                return ExpiredError(message)
             case "INTERNAL" if ENDED_PROCESS not in message:
                 return PinRecError(f"{self._name} of {self._server.address}: {message}")
-            case "DEADLINE_EXCEEDED":
+            case "DEADLINE_EXCEEDED" | "CANCELLED":  # the other side may be the first to see that it has passed
                 return self._away(f"no answer within {deadline * 1e3:g} ms")
             case "NOT_FOUND":
                 return self._away(NOT_THERE)
@@ -128,3 +134,7 @@ class RemoteModel:
             self._answers = False
             log.warning("%s", failure)
         return failure
+
+
+def _timeout_us(tensors: Tensors) -> int | None:
+    return int(tensors[TIMEOUT_US][0]) if TIMEOUT_US in tensors else None

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from pinrec_core.contract import ENSEMBLE
 from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.errors import PinRecError, ServerError
 from pinrec_core.release.manifest import ReleaseManifest, verify_files
@@ -126,9 +125,8 @@ class _Service:
 
     def stage_ended(self, ended: StageEnded) -> None:
         """Called by the watch: refuse requests at once, even while the main thread is busy with a swap."""
-        if entrance := self._deployment.process_ended(ended.model):
-            if entrance == ENSEMBLE.name:
-                self._metrics.ready(False)
+        if self._deployment.process_ended(ended.model):
+            self._metrics.ready(self._deployment.ready)
             self._report(f"{ended.model}: process {ended.pid} {ended.reason}; not ready")
             self._events.put(ended)
 

@@ -48,6 +48,7 @@ class ServedStage:
         self, spec: StageSpec, args: Mapping[str, str], build: Build, *, remote: BuildRemote | None = None
     ) -> None:
         prepare_process(args["model_name"])
+        bound_texts()
         parameters = stage_parameters(args)
         # Threads that are counted by another thread than the one that serves count for that thread alone; so it has to
         # stand here, before OpenMP is loaded.
@@ -79,7 +80,6 @@ def prepare_process(model: str) -> None:
     locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
     stage, release = stage_and_release(model)
     start_logging(inherited_format(), stage=stage, release=release)
-    bound_texts()
 
 
 def at_low_priority(build: Build) -> Build:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import struct
 import time
 import uuid
 from collections import Counter
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from pinrec_core.config.sections import GpuPrecision
-from pinrec_core.contract import DType, StageSpec, TensorSpec
+from pinrec_core.contract import TIMEOUT_US, DType, StageSpec, TensorSpec
 from pinrec_core.errors import BrokenStageError, ConfigError, InvalidRequestError, PinRecError, require
 from pinrec_core.limits import TEXTS, cut_message
 from pinrec_core.stages.base import RemoteServer, Stage, StageParameters, Tensors, run_batch
@@ -31,15 +32,23 @@ from pinrec_serving.stage_metrics import open_metrics
 
 log = logging.getLogger(__name__)
 
+_INT64_MAX = (1 << 63) - 1
+
 TRITON_CODES: dict[str, str] = {
     "INVALID_ARGUMENT": "INVALID_ARG",
     "UNAVAILABLE": "UNAVAILABLE",
+    "CANCELLED": "CANCELLED",
     "FAILED_PRECONDITION": "INTERNAL",  # Triton has no such code, and a caller can do nothing about it
     "INTERNAL": "INTERNAL",
 }
 """``PinRecError.code`` → name of the ``TritonError`` code. A test checks that every error class has its code here."""
 
-RESULT_OF = {"INVALID_ARG": "invalid", "UNAVAILABLE": "unavailable", "INTERNAL": "internal"}
+RESULT_OF = {
+    "INVALID_ARG": "invalid",
+    "UNAVAILABLE": "unavailable",
+    "CANCELLED": "expired",
+    "INTERNAL": "internal",
+}
 """Name of the ``TritonError`` code → the result under which the request is counted."""
 
 NUMPY_TYPES: dict[DType, tuple[np.dtype, ...]] = {
@@ -62,13 +71,17 @@ def bound_texts() -> None:
     """Keep Triton from decoding a BYTES tensor of more elements than ``limits.TEXTS``.
 
     It makes an object of every element before it calls ``execute``: of 25 million in a request of 100 MB it did so for
-    18 seconds, in which no other request was answered. Instead such a tensor becomes a view of one empty text, in its
-    shape, and ``check_inputs`` refuses it. Call it once in a process.
+    18 seconds, in which no other request was answered. Instead such a tensor becomes a view of one empty text, which
+    ``check_inputs`` refuses for its size. So does one that cannot be decoded: an error there would end the process.
+    Call it once in a process.
     """
     import triton_python_backend_utils as pb_utils
 
     decode = pb_utils.deserialize_bytes_tensor
     pb_utils.deserialize_bytes_tensor = lambda encoded: _EncodedTexts(encoded, decode)
+
+
+_TOO_MANY = np.broadcast_to(np.array(b"", np.object_), (1, TEXTS.most + 1))
 
 
 class _EncodedTexts:
@@ -80,8 +93,11 @@ class _EncodedTexts:
 
     def reshape(self, shape: Sequence[int]) -> np.ndarray:
         if math.prod(shape) > TEXTS.most:
-            return np.broadcast_to(np.array(b"", np.object_), shape)
-        return self._decode(self._encoded).reshape(shape)
+            return _TOO_MANY
+        try:
+            return self._decode(self._encoded).reshape(shape)
+        except (struct.error, ValueError):
+            return _TOO_MANY
 
 
 def stage_parameters(args: Mapping[str, str]) -> StageParameters:
@@ -191,7 +207,10 @@ class _Checked:
 
     def parse(self, request: Any) -> Any:
         tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-        return self._stage.parse(check_inputs(self._spec, tensors))
+        checked = check_inputs(self._spec, tensors)
+        if self._spec.takes_timeout and (timeout := request.timeout()):
+            checked[TIMEOUT_US] = np.array([min(timeout, _INT64_MAX)], np.int64)  # Triton's has no sign
+        return self._stage.parse(checked)
 
     def run(self, rows: Sequence[Any]) -> Sequence[Tensors | PinRecError]:
         return [a if isinstance(a, PinRecError) else check_outputs(self._spec, a) for a in self._stage.run(rows)]

@@ -78,6 +78,7 @@ class SignalFetchStage:
             seed=request.seed,
             budget=request.budget,
             num_items=request.num_items,
+            deadline=request.deadline,
         )
         return {
             "history_item_key": history.item_key,

@@ -13,8 +13,9 @@ import numpy as np
 
 from pinrec_core import limits
 from pinrec_core.config.sections import GenerationConfig, ModelConfig
-from pinrec_core.contract import BUDGET_TOLERANCE
+from pinrec_core.contract import BUDGET_TOLERANCE, TIMEOUT_US
 from pinrec_core.dataset.manifest import UNKNOWN_SURFACE, DatasetManifest
+from pinrec_core.deadline import NEVER, Deadline
 from pinrec_core.errors import InvalidRequestError, one_of, require, shown
 from pinrec_core.ids import IdKind, user_store_key
 from pinrec_core.stages.base import Tensors, scalar, text
@@ -35,6 +36,7 @@ class RecommendRequest:
     exclude_seen: bool
     time: int
     seed: int
+    deadline: Deadline
 
 
 class RequestParser:
@@ -68,6 +70,7 @@ class RequestParser:
             exclude_seen=bool(_integer(tensors, "exclude_seen", 0)),
             time=self._time(tensors),
             seed=self._seed(tensors),
+            deadline=self._deadline(tensors),
         )
 
     def _user_key(self, tensors: Tensors) -> bytes:
@@ -174,6 +177,10 @@ class RequestParser:
         least, most = limits.REQUEST_TIME.least, limits.REQUEST_TIME.most
         require(least <= time <= most, "request_time", time, f"Unix seconds, above 0 and at most {most}")
         return time
+
+    def _deadline(self, tensors: Tensors) -> Deadline:
+        timeout = _integer(tensors, TIMEOUT_US, None)
+        return NEVER if timeout is None else Deadline.within(timeout / 1e6)
 
     def _seed(self, tensors: Tensors) -> int:
         seed = _integer(tensors, "seed", DEFAULT_SEED)

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import machine_card
-from benchmarks.operation.drill import Row, Setting, save
+from benchmarks.operation.drill import Row, Setting, releases_in, save
 from benchmarks.report import RESULTS
 from pinrec_core.errors import PinRecError
 
@@ -28,6 +28,7 @@ class Drill(StrEnum):
     OVERLOAD = "overload"
     SWAPS = "swaps"
     STOPS = "stops"
+    FUZZ = "fuzz"
     SOAK = "soak"
 
 
@@ -50,7 +51,10 @@ def main(
     stdout, stderr = Console(width=160), Console(stderr=True)
     card = machine_card()
     try:
-        for drill in drills or list(Drill):
+        named = drills or [drill for drill in Drill if drill is not Drill.SWAPS or len(releases_in(releases)) > 1]
+        if Drill.SWAPS not in named and not drills:
+            stderr.print(f"swaps: left out, {releases} holds no two releases (of two training runs)", soft_wrap=True)
+        for drill in named:
             setting = Setting(
                 releases=releases, signals=signals, options=serve_option or [], quick=quick,
                 progress=partial(_say, stderr, drill),

@@ -25,7 +25,7 @@ from pinrec_core.contract import ENSEMBLE
 from pinrec_core.dataset.sequences import iter_histories
 from pinrec_core.errors import ServerError
 from pinrec_core.release.current import current_release
-from pinrec_core.release.manifest import open_manifest
+from pinrec_core.release.manifest import MANIFEST_FILE, open_manifest
 
 USERS = 256
 NUM_ITEMS = 100
@@ -57,6 +57,11 @@ class Setting:
         folders = Folders(release=self.releases, signals=self.signals)
         with served(folders, self.options) as server:
             yield server
+
+
+def releases_in(folder: Path) -> list[Path]:
+    """The releases of a folder, by name, which begins with the time at which each was made."""
+    return sorted(path.parent for path in folder.glob(f"*/{MANIFEST_FILE}"))
 
 
 def ready(server: Served, model: str = ENSEMBLE.name) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pinrec_client import PinRecClient, Recommendations, RecommendRequest
 
-from benchmarks.operation.drill import Row, Setting, swap, wait_until
+from benchmarks.operation.drill import Row, Setting, releases_in, swap, wait_until
 from benchmarks.operation.load import OK, Load, Sent, p99
 from benchmarks.server import Served
 from pinrec_core.errors import ConfigError
@@ -98,7 +98,7 @@ def run(setting: Setting) -> list[Row]:
 
 def _two_releases(given: Path, releases: Path) -> list[str]:
     """Link the two newest releases of ``given`` into ``releases``; the newest serves first."""
-    found = sorted(path.parent for path in given.glob(f"*/{MANIFEST_FILE}"))[-2:]
+    found = releases_in(given)[-2:]
     if len(found) < 2:
         raise ConfigError(f"{given}: expected two releases, of two training runs of one dataset")
     for release in found:

@@ -49,7 +49,7 @@ def run(options: Options, progress: Progress) -> Result:
     progress("starting the server")
     histories = iter_histories(options.prepared.signals / "sequences")
     users = [user for user, _ in islice(histories, USERS)]
-    with served(options.prepared.folders, ["--threads", options.threads]) as server:
+    with served(options.prepared.folders, ["--front", "none", "--threads", options.threads]) as server:
         target = Target(url=server.url, users=users, num_items=NUM_ITEMS, timeout=DEFAULT_TIMEOUT)
         rows, saturation = _measure(target, QUICK_SHARES if options.quick else SHARES, options, progress)
     release = options.prepared.release.manifest

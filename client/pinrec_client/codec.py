@@ -14,8 +14,13 @@ from pinrec_client.errors import ServerError, require
 from pinrec_client.types import Event, ItemId, Recommendations, RecommendedItem, RecommendRequest
 
 
-def encode_request(request: RecommendRequest, request_id: str = "") -> ModelInferRequest:
-    """The message of one request; its tensors are [1, n]. A field that is None is not sent."""
+def encode_request(
+    request: RecommendRequest, request_id: str = "", *, timeout: float | None = None
+) -> ModelInferRequest:
+    """The message of one request; its tensors are [1, n]. A field that is None is not sent.
+
+    With ``timeout``, in seconds, the service does not begin what nobody waits for any more.
+    """
     values: dict[str, Sequence | np.ndarray | None] = {
         "user_id": [request.user_id],
         "num_items": _one(request.num_items),
@@ -30,7 +35,10 @@ def encode_request(request: RecommendRequest, request_id: str = "") -> ModelInfe
         values["budget"] = list(request.budget.values())
         values["budget_outcome"] = list(request.budget)
     given = {name: value for name, value in values.items() if value is not None}
-    return _message(ENSEMBLE, REQUEST, given, request_id)
+    message = _message(ENSEMBLE, REQUEST, given, request_id)
+    if timeout is not None:
+        message.parameters["timeout"].int64_param = int(timeout * 1e6)  # Triton's own name, in microseconds
+    return message
 
 
 def decode_recommendations(response: ModelInferResponse, request_id: str) -> Recommendations:

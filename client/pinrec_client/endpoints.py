@@ -1,7 +1,7 @@
 """The endpoints of a service: which of them gets the next attempt, and which are left out for a while.
 
-Calls take turns. An endpoint that failed several times without a success in between is left out (outlier ejection):
-first for half a second, then twice as long each time, up to half a minute. Afterwards one attempt tries it, and the
+Calls take turns. An endpoint that fails several times without a success in between is left out (outlier ejection): for
+half a second at first, then for twice as long each time, up to half a minute. Afterwards one attempt tries it, and the
 others follow when that one has succeeded. When every endpoint is left out, all of them take turns as if none were.
 
 Each endpoint has a channel of its own. gRPC can spread the calls of one channel over several addresses as well, but it
@@ -22,6 +22,11 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 FAILURES = 3
 """Failures in a row after which an endpoint is left out: enough that a stray one does not move load to the others."""
 
+LIGHT_FAILURES = 20
+"""The same of refusals for overload and of attempts that a hedge has overtaken. An endpoint that is merely overloaded
+or slow answers some calls in between and keeps its turn. One that answers none, such as a proxy without a server behind
+it or a machine that hangs, is left out before retries and hedges have spent their budget."""
+
 FIRST_ABSENCE = 0.5  # seconds
 LONGEST_ABSENCE = 30.0  # seconds
 
@@ -33,7 +38,7 @@ class Endpoint:
         self.url = url
         self.channel = channel
         self.stub = GRPCInferenceServiceStub(channel)
-        self.failures = 0  # since the last success
+        self.blame = 0.0  # since the last success; from 1 on the endpoint is left out
         self.absences = 0  # since the last success
         self.absent_until = 0.0  # monotonic seconds
         self.on_trial = False  # absent, except that one attempt tries it
@@ -66,20 +71,20 @@ class Endpoints:
 
     def succeeded(self, endpoint: Endpoint) -> None:
         """Note that an attempt was answered."""
-        if endpoint.failures or endpoint.absences:
+        if endpoint.blame:
             with self._lock:
-                endpoint.failures = endpoint.absences = 0
-                endpoint.absent_until = 0.0
+                endpoint.blame = endpoint.absent_until = 0.0
+                endpoint.absences = 0
                 endpoint.on_trial = False
 
-    def failed(self, endpoint: Endpoint) -> None:
-        """Note that an attempt failed through the endpoint's fault."""
+    def failed(self, endpoint: Endpoint, *, lightly: bool = False) -> None:
+        """Note that an attempt failed through the endpoint's fault; ``lightly`` if it was refused or overtaken."""
         with self._lock:
             now = time.monotonic()
             if endpoint.absent_until > now and not endpoint.on_trial:
                 return  # one of many attempts that were in flight when it failed: they make the absence no longer
-            endpoint.failures += 1
-            if endpoint.failures >= FAILURES:
+            endpoint.blame += 1 / (LIGHT_FAILURES if lightly else FAILURES)
+            if endpoint.blame > 1 - 1e-6:  # sums of fractions fall short of 1 by rounding
                 endpoint.absences += 1
                 endpoint.absent_until = now + _absence(endpoint.absences)
                 endpoint.on_trial = False

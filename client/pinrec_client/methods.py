@@ -128,7 +128,7 @@ class ClientMethods:
         by default. ``traceparent`` is the W3C trace context that the service joins.
         """
         call = self._start(timeout, request_id=request_id, metadata=of_user(request.user_id) + trace(traceparent))
-        message = codec.encode_request(request, call.request_id)
+        message = codec.encode_request(request, call.request_id, timeout=call.remaining())
         answer = await self._complete(call, "ModelInfer", message, hedge_after=self._hedge_after)
         return codec.decode_recommendations(answer, call.request_id)
 
@@ -230,13 +230,15 @@ class ClientMethods:
         """
         runners: dict[Any, Endpoint] = {}
 
-        def enter() -> None:
+        def enter() -> Any:
             endpoint = self._next_endpoint(call)
             method = getattr(endpoint.stub, rpc)
-            runners[race.start(method, message, timeout=call.remaining(), metadata=call.metadata)] = endpoint
+            attempt = race.start(method, message, timeout=call.remaining(), metadata=call.metadata)
+            runners[attempt] = endpoint
+            return attempt
 
         with self._transport.race() as race:
-            enter()
+            first = enter()
             ended = await race.next_end(hedge_after)
             if ended is None and self._budget.take():
                 enter()
@@ -252,6 +254,8 @@ class ClientMethods:
                         raise error from error.__cause__
                     ended = None
                 else:
+                    if first in runners:  # overtaken
+                        self._endpoints.failed(runners[first], lightly=True)
                     self._succeeded(endpoint)
                     return answer
 
@@ -270,9 +274,8 @@ class ClientMethods:
         error = from_rpc(failure, request_id=call.request_id, endpoint=endpoint.url)
         if isinstance(error, UnavailableError):
             self._budget.failed()
-            # A refusal with a time after which to come back is a bound on the load of a healthy endpoint.
-            if error.retry_after is None:
-                self._endpoints.failed(endpoint)
+            # With a time after which to come back it bounds its load, and most probably works.
+            self._endpoints.failed(endpoint, lightly=error.retry_after is not None)
         elif isinstance(error, (DeadlineExceededError, ServerError)):
             self._endpoints.failed(endpoint)
         return error

@@ -30,9 +30,9 @@ class RetryPolicy:
     After the first attempt there are at most ``retries`` further ones. The pause before retry n = 0, 1, … is drawn
     uniformly from [0, min(first_pause · 2ⁿ, longest_pause)] seconds, and is added to what the service asked for.
 
-    ``budget`` is the size of the client's retry budget, a bucket of tokens that is full at the beginning
-    (``RetryBudget``). With the defaults, 25 attempts that fail at once are tried again, and in the long run one attempt
-    in ten. Raises ``InvalidRequestError``.
+    ``budget`` is the size of the client's retry budget, a bucket of tokens that is full at first (``RetryBudget``).
+    With the defaults, 24 attempts that fail at once are tried again, and in the long run there is one retry for ten
+    successes. Raises ``InvalidRequestError``.
     """
 
     retries: int = 2

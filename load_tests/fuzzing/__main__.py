@@ -11,6 +11,7 @@ Events are written for users whom no log holds. Still, use a store whose content
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from argparse import ArgumentParser, Namespace
@@ -26,10 +27,10 @@ from rich.console import Console
 from rich.table import Table
 from tritonclient.utils import InferenceServerException
 
-from load_tests.fuzzing.messages import Caller, Case
+from load_tests.fuzzing.messages import Answer, Caller, Case
 from load_tests.fuzzing.mutations import mutated, random_case
 from load_tests.fuzzing.neighbours import CHANGED, FAILED, Neighbours
-from load_tests.fuzzing.processes import Processes
+from load_tests.fuzzing.processes import Processes, triton_address
 from load_tests.fuzzing.valid import ValidRequests
 from load_tests.fuzzing.verdict import explanation, finding, left_out
 from pinrec_core.errors import PinRecError
@@ -57,7 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--requests={options.requests}: expected a number of at least 1")
     console = Console(stderr=options.json == "-", width=None if sys.stdout.isatty() else 120)
     try:
-        valid = ValidRequests(Path(options.dataset), options.url, options.deadline)
+        if options.stage_url is None and options.server_pid is not None:
+            options.stage_url = triton_address(options.server_pid)
+        valid = ValidRequests(Path(options.dataset), options.url, options.deadline, stage_url=options.stage_url)
         neighbours = Neighbours(valid, options.url, options.deadline)
         tally, before, after = _run(options, valid, neighbours)
     except PinRecError as error:
@@ -65,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InferenceServerException as error:
         parser.error(f"--url={options.url}: {error.message()}")
     except psutil.NoSuchProcess:
-        parser.error(f"--pid={options.pid}: expected the number of a process that runs")
+        parser.error(f"--server-pid={options.server_pid}: expected the number of a process that runs")
     tally.findings += [f"neighbour: {fault}" for fault in neighbours.faults]
     tally.findings += _process_findings(before, after, options.max_growth_mib)
     _print(console, tally, neighbours, before, after)
@@ -87,7 +90,7 @@ def _run(
 ) -> tuple[Tally, Processes | None, Processes | None]:
     """Send all requests. The processes are looked at after the first tenth of them, and at the end."""
     tally = Tally()
-    callers = [Caller(options.url, options.deadline) for _ in range(options.clients)]
+    callers = [_Callers(options, valid) for _ in range(options.clients)]
     neighbours.start()
     try:
         with ThreadPoolExecutor(options.clients) as pool:
@@ -97,23 +100,44 @@ def _run(
                 for _ in pool.map(lambda caller, part: _send(caller, part, options, valid, tally), callers, parts):
                     pass
                 if first == 0:
-                    before = None if options.pid is None else Processes.of(options.pid)
+                    before = None if options.server_pid is None else Processes.of(options.server_pid)
     finally:
         neighbours.stop()
         for caller in callers:
             caller.close()
     _still_answers(options, valid, tally)
-    return tally, before, None if options.pid is None else Processes.of(options.pid)
+    return tally, before, None if options.server_pid is None else Processes.of(options.server_pid)
 
 
-def _send(caller: Caller, numbers: range, options: Namespace, valid: ValidRequests, tally: Tally) -> None:
+class _Callers:
+    """One client: a connection for the models that are offered, and one to Triton itself for the stages."""
+
+    def __init__(self, options: Namespace, valid: ValidRequests) -> None:
+        self._stages = valid.stages
+        self._offered = Caller(options.url, options.deadline)
+        self._inner = Caller(options.stage_url or options.url, options.deadline)
+        self._front = options.stage_url not in (None, options.url)
+
+    def send(self, case: Case) -> Answer | None:
+        """None where the request is left out."""
+        direct = case.model in self._stages
+        if (direct or not self._front) and left_out(case):
+            return None
+        return (self._inner if direct else self._offered).send(case.encode())
+
+    def close(self) -> None:
+        self._offered.close()
+        self._inner.close()
+
+
+def _send(caller: _Callers, numbers: range, options: Namespace, valid: ValidRequests, tally: Tally) -> None:
     for number in numbers:
         case = case_of(number, options.seed, valid)
-        if left_out(case):
+        started = time.monotonic()
+        answer = caller.send(case)
+        if answer is None:
             tally.left_out += 1
             continue
-        started = time.monotonic()
-        answer = caller.send(case.encode())
         tally.slowest = max(tally.slowest, time.monotonic() - started)
         name = case.model.partition("__")[0] if case.model in valid.models else "(another name)"
         tally.statuses[name, answer.code] += 1
@@ -126,16 +150,16 @@ def _send(caller: Caller, numbers: range, options: Namespace, valid: ValidReques
 
 def _still_answers(options: Namespace, valid: ValidRequests, tally: Tally) -> None:
     """Every model still answers a valid request."""
-    caller = Caller(options.url, options.deadline)
+    caller = _Callers(options, valid)
     random = Random(options.seed)
     left = set(valid.models)
     while left:
         case = valid.draw(random)
         if case.model in left:
             left.remove(case.model)
-            answer = caller.send(case.encode())
-            if answer.code != "OK":
-                tally.findings.append(f"afterwards {case.model} answers {answer.code}: {answer.message[:300]}")
+            answer = caller.send(case)
+            if answer is None or answer.code != "OK":
+                tally.findings.append(f"afterwards {case.model} answers a valid request with {answer}")
     caller.close()
 
 
@@ -161,7 +185,7 @@ def _print(
     for why, count in tally.explained.items():
         console.print(f"{count:,} of them {why}")
     if tally.left_out:
-        console.print(f"{tally.left_out:,} of no rows and no bytes were left out: see docs/operate/limits.md")
+        console.print(f"{tally.left_out:,} were left out: Triton alone does not survive them (docs/operate/limits.md)")
     counts = ", ".join(f"{count:,} {word}" for word, count in neighbours.counts.items())
     console.print(f"neighbours: {counts}; the slowest took {neighbours.slowest:.2f} s")
     if before is not None and after is not None:
@@ -201,11 +225,15 @@ def _document(
     }
 
 
+def _pid(text: str) -> int:
+    return os.getppid() if text == "parent" else int(text)
+
+
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m load_tests.fuzzing",
         description="Send malformed requests to a running PinRec service, beside requests whose answers are known.",
-        epilog="example: python -m load_tests.fuzzing --dataset demo/dataset --requests 1000 --pid $(pgrep -xo pinrec)",
+        epilog="example: python -m load_tests.fuzzing --dataset demo/dataset --server-pid $(pgrep -xo pinrec)",
     )
     parser.add_argument("--url", default="127.0.0.1:8001", help="gRPC endpoint (default %(default)s)")
     parser.add_argument("--dataset", metavar="FOLDER", required=True, help="prepared dataset whose service is tested")
@@ -221,7 +249,14 @@ def _parser() -> ArgumentParser:
         help="seconds within which each has to be answered (default %(default)s)",
     )
     parser.add_argument(
-        "--pid", type=int, help="of `pinrec serve` on this machine: watch its processes and their memory"
+        "--stage-url",
+        help="where Triton listens behind the front: fuzz its stages too (default: of --server-pid)",
+    )
+    parser.add_argument(
+        "--server-pid",
+        metavar="PID",
+        type=_pid,
+        help="of `pinrec serve` on this machine, or `parent`: watch its processes",
     )
     parser.add_argument(
         "--max-growth-mib", type=int, default=256, help="growth of memory that is no finding (default %(default)s)"

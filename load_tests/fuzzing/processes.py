@@ -44,6 +44,15 @@ class Processes:
         return Processes(serving=serving, private_bytes=private, shared_bytes=sum(regions.values()))
 
 
+def triton_address(pid: int) -> str | None:
+    """Where the Triton below ``pid`` listens for gRPC, by its command line: behind the front, where there is one."""
+    for process in _tree(psutil.Process(pid)):
+        words = dict(word.partition("=")[::2] for word in process.cmdline())
+        if process.name() == TRITON[0]:
+            return f"{words.get('--grpc-address', '127.0.0.1')}:{words['--grpc-port']}".replace("0.0.0.0", "127.0.0.1")
+    return None
+
+
 def _tree(process: psutil.Process) -> Iterator[psutil.Process]:
     if process.pid == os.getpid():
         return

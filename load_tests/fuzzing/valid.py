@@ -25,27 +25,27 @@ KNOWN_REQUESTS = 12  # users whose tensors between the stages are taken
 
 
 class ValidRequests:
-    """Draws valid requests for ``models``. Raises ``DataError`` for a dataset that is none, and ``ServerError`` for a
+    """Draws valid requests for ``models``: those of ``url``, and the ``stages``, where Triton listens at ``stage_url``.
+
+    Raises ``DataError`` for a dataset that is none, and ``ServerError`` for a
     service that does not answer a valid request."""
 
-    def __init__(self, dataset: Path, url: str, deadline: float) -> None:
+    def __init__(self, dataset: Path, url: str, deadline: float, *, stage_url: str | None = None) -> None:
         self.workload = Workload.load(dataset)
         self.manifest = DatasetManifest.load(dataset)
         self.request_time = self.manifest.last_timestamp
         """Of the requests whose answers have to stay the same: what is written now does not count for them."""
-        stages = _stages(url, deadline)
-        caller = Caller(url, deadline)
+        loaded = sorted(server_statistics.read(url, deadline))
+        stages = {} if stage_url is None else _stages(loaded)
+        caller = Caller(stage_url or url, deadline)
         self._known: dict[str, list[tuple[Tensor, ...]]] = {}
         try:
             for number in range(KNOWN_REQUESTS if len(stages) == len(PIPELINE) else 0):
                 self._walk(caller, stages, Random(number))
         finally:
             caller.close()
-        entrances = [
-            ENSEMBLE,
-            *([SIGNAL_INGEST.name] if SIGNAL_INGEST.name in server_statistics.read(url, deadline) else []),
-        ]
-        self.models: tuple[str, ...] = (*entrances, *stages.values())
+        self.stages = tuple(stages.values())
+        self.models = (ENSEMBLE, *(name for name in loaded if name == SIGNAL_INGEST.name), *self.stages)
         self._stage_of = {name: stage for stage, name in stages.items()}
 
     def draw(self, random: Random) -> Case:
@@ -112,9 +112,8 @@ class ValidRequests:
             made |= {tensor.name: tensor for tensor in answer.tensors}
 
 
-def _stages(url: str, deadline: float) -> dict[str, str]:
-    """Stage → the name of its model in the release that serves, as far as the service tells the names of its models."""
-    loaded = sorted(server_statistics.read(url, deadline))
+def _stages(loaded: Sequence[str]) -> dict[str, str]:
+    """Stage → the name of its model in the newest release of ``loaded``, the names of all models in order."""
     stages = {}
     for spec in PIPELINE:
         names = [name for name in loaded if name.startswith(f"{spec.name}__")]

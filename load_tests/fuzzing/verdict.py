@@ -19,6 +19,7 @@ EXPLAINED: tuple[tuple[str, str, str], ...] = (
         "max allowed is 32",
         "have more rows than a batch: Triton refuses those of some shapes only in the backend",
     ),
+    ("CANCELLED", "the caller has stopped waiting", "carry a deadline that is over"),
 )
 """Other answers that are right: status, what the message contains, and why."""
 
@@ -27,14 +28,15 @@ _MOST_MESSAGE_BYTES = 4096
 
 
 def left_out(case: Case) -> bool:
-    """Whether a request is one that Triton 2.51 never answers: all its tensors have no rows, and none has a byte.
+    """Whether Triton 2.51 cannot cope with a request, so that it is sent only where the front refuses it.
 
-    Its Python backend drops such a request, whose model then never unloads, so that the server cannot be drained. It is
-    not sent, but to the ensembles, which answer it.
+    Of tensors that all have no rows and no bytes it never answers, nor unloads a model that was sent them. A shape
+    whose bytes exceed 64 bits ends the process of the stage that is given it.
     """
-    if case.raw is not None or case.model == ENSEMBLE or not case.tensors:
+    if case.raw is not None or not case.tensors:
         return False
-    return all(tensor.shape[:1] == (0,) and not tensor.raw for tensor in case.tensors)
+    empty = all(tensor.shape[:1] == (0,) and not tensor.raw for tensor in case.tensors)
+    return empty or any(math.prod(map(abs, tensor.shape)) >= 1 << 60 for tensor in case.tensors)
 
 
 def finding(case: Case, answer: Answer) -> str | None:

@@ -16,6 +16,7 @@ import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -56,6 +57,7 @@ class EvaluationCase:
         self, budget: np.ndarray = ANY_BUDGET, *, num_items: int = SERVED_ITEMS, exclude_seen: bool = False
     ) -> Request:
         """The request that asks for the targets. Its random draws are seeded by the user."""
+        seen: dict[str, Any] = {"seen_row": self.seen_row} if exclude_seen else {}
         return Request(
             history=self.history,
             surface=self.request_surface,
@@ -63,7 +65,7 @@ class EvaluationCase:
             seed=xxhash.xxh32_intdigest(str(self.user_id).encode("utf-8")),
             budget=budget,
             num_items=num_items,
-            **({"seen_row": self.seen_row} if exclude_seen else {}),
+            **seen,
         )
 
 

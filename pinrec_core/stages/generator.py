@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pinrec_core.config.sections import GpuPrecision
-from pinrec_core.errors import BrokenStageError, PinRecError
+from pinrec_core.errors import BrokenStageError, ExpiredError, PinRecError
 from pinrec_core.generation.captured import CapturedGenerator
 from pinrec_core.generation.cuda_graphs import CudaGraphs
 from pinrec_core.generation.generate import RequestContext, generate
@@ -82,6 +82,14 @@ class GeneratorStage:
         return GeneratorRow(request=request, id_embedding=id_embedding)
 
     def run(self, rows: Sequence[GeneratorRow]) -> Sequence[Tensors | PinRecError]:
+        """Rows whose caller has stopped waiting while they were in the queue are not generated for."""
+        expired = [row.request.deadline.has_passed() for row in rows]
+        answers = iter(self._plans([row for row, late in zip(rows, expired, strict=True) if not late]))
+        return [ExpiredError("the caller has stopped waiting") if late else next(answers) for late in expired]
+
+    def _plans(self, rows: Sequence[GeneratorRow]) -> Sequence[Tensors]:
+        if not rows:
+            return []
         requests = [row.request for row in rows]
         histories = [request.history for request in requests]
         history = packed_histories(histories, [row.id_embedding for row in rows], requests)

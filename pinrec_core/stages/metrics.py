@@ -61,8 +61,9 @@ POWERS_OF_TWO = tuple(float(2**i) for i in range(12))
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 AGES = (1.0, 10.0, 60.0, 600.0, HOUR, 6 * HOUR, DAY, 7 * DAY, 30 * DAY, 365 * DAY)
 
-RESULTS = ("ok", "invalid", "unavailable", "internal")
-"""How a request ended at a stage: answered, malformed, refused for now, or failed by a fault of the service."""
+RESULTS = ("ok", "invalid", "unavailable", "expired", "internal")
+"""How a request ended at a stage: answered, malformed, refused for now, given up by its caller before its turn came, or
+failed by a fault of the service."""
 SOURCES = ("batch", "realtime", "both", "none")
 """Where the interactions of a history come from. ``none`` is a cold start: nothing is known of the user."""
 PROGRAMS = ("compiled", "plain", "cuda_graphs")

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
+from pinrec_core.deadline import Deadline
 from pinrec_core.errors import InvalidRequestError
 from pinrec_core.generation.retrieval_plan import RetrievalPlan
 from pinrec_core.history import DTYPES, NO_OUTCOME, History
 from pinrec_core.request import Request
 
-VERSION = 1
-_REQUEST = struct.Struct("<BxHIIiqqh6x")  # version, O, T, F, N, time, seed, surface; a multiple of 8 bytes
+VERSION = 2
+_REQUEST = struct.Struct("<BxHIIiqqdqh6x")
+"""Version, O, T, F, N, time, seed, deadline (moment and clock), surface; a multiple of 8 bytes."""
 _PLAN = struct.Struct("<B7xII")  # version, M, D
 
 Shape = tuple[np.dtype, tuple[int, ...]]
@@ -31,7 +34,11 @@ def encode_request(request: Request) -> np.ndarray:
     """
     history = request.history
     T, F = history.feature.shape
-    header = (VERSION, len(request.budget), T, F, request.num_items, request.time, request.seed, request.surface)
+    deadline = request.deadline
+    header = (
+        VERSION, len(request.budget), T, F, request.num_items, request.time, request.seed,
+        deadline.moment, deadline.clock, request.surface,
+    )  # fmt: skip
     columns = {
         "timestamp": history.timestamp,
         "budget": request.budget,
@@ -48,7 +55,7 @@ def decode_request(data: np.ndarray) -> Request:
 
     Raises ``InvalidRequestError`` for bytes that ``encode_request`` did not make.
     """
-    _, O, T, F, num_items, time, seed, surface = _header(_REQUEST, data, "packed_request")
+    _, O, T, F, num_items, time, seed, moment, clock, surface = _header(_REQUEST, data, "packed_request")
     columns = _decode(_REQUEST, data, _request_columns(O, T, F), f"packed_request of T={T}, F={F}, O={O}")
     budget = columns.pop("budget")
     return Request(
@@ -60,6 +67,7 @@ def decode_request(data: np.ndarray) -> Request:
         seed=seed,
         budget=budget.astype(np.float64),
         num_items=num_items,
+        deadline=Deadline(moment, clock),
     )
 
 
@@ -91,7 +99,7 @@ def _plan_columns(M: int, D: int) -> dict[str, Shape]:
 
 
 def _encode(
-    header: struct.Struct, values: tuple[int, ...], shapes: Mapping[str, Shape], columns: Mapping[str, np.ndarray]
+    header: struct.Struct, values: tuple[float, ...], shapes: Mapping[str, Shape], columns: Mapping[str, np.ndarray]
 ) -> np.ndarray:
     data = np.empty(_size(header, shapes), np.uint8)
     header.pack_into(data.data, 0, *values)
@@ -100,7 +108,7 @@ def _encode(
     return data
 
 
-def _header(header: struct.Struct, data: np.ndarray, name: str) -> tuple[int, ...]:
+def _header(header: struct.Struct, data: np.ndarray, name: str) -> tuple[Any, ...]:
     if len(data) < header.size:
         raise InvalidRequestError(f"{name} has {len(data)} bytes: expected at least {header.size}")
     values = header.unpack_from(data.data)

@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 from pinrec_client import InvalidRequestError
 from pinrec_client.channel import open_channel, split_urls
-from pinrec_client.endpoints import FAILURES, FIRST_ABSENCE, LONGEST_ABSENCE, Endpoint, Endpoints
+from pinrec_client.endpoints import FAILURES, FIRST_ABSENCE, LIGHT_FAILURES, LONGEST_ABSENCE, Endpoint, Endpoints
 
 
 class Clock:
@@ -71,6 +71,20 @@ def test_an_endpoint_that_fails_in_a_row_is_left_out(clock: Clock):
     assert _chosen(endpoints, 6)[down] == 2  # never enough of them in a row
     _fail(endpoints, down, 1)
     assert _chosen(endpoints, 6) == dict.fromkeys(endpoints.all[1:], 3)
+
+
+def test_refusals_and_overtaken_attempts_count_less(clock: Clock):
+    endpoints = _endpoints(2)
+    busy = endpoints.all[0]
+    for _ in range(3):
+        for _ in range(LIGHT_FAILURES - 1):
+            endpoints.failed(busy, lightly=True)
+        endpoints.succeeded(busy)
+    assert busy.absent_until == 0
+    for _ in range(LIGHT_FAILURES):
+        assert busy.absent_until == 0
+        endpoints.failed(busy, lightly=True)
+    assert busy.absent_until == clock.now + FIRST_ABSENCE
 
 
 def test_one_attempt_tries_an_endpoint_that_returns(clock: Clock):

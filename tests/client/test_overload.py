@@ -21,7 +21,7 @@ from pinrec_client import (
     user_share,
 )
 from pinrec_client.__main__ import main
-from pinrec_client.endpoints import FAILURES, Endpoints
+from pinrec_client.endpoints import FAILURES, LIGHT_FAILURES, Endpoints
 
 from tests.client.conftest import Connect
 from tests.client.scripted import DRAINING, Refusal, ScriptedService, ready, recommendations, scripted_service, stored
@@ -125,6 +125,16 @@ def test_a_retry_goes_to_another_endpoint(pair: Pair, connect: Connect):
     assert [len(client.recommend(user).items) for user in range(10)] == [1] * 10
     assert len(second.received) == 10
     assert len(first.received) == 5  # every other call begins there and goes on elsewhere
+
+
+def test_an_endpoint_that_only_refuses_is_left_out_before_the_budget_is_spent(pair: Pair, connect: Connect):
+    """As a proxy does that has no server behind it."""
+    first, second = pair
+    first.answer = lambda _: Refusal("1")
+    client = connect([first.url, second.url], timeout=PATIENCE, retry=EAGER)
+    assert [len(client.recommend(user).items) for user in range(200)] == [1] * 200
+    # Without being left out it would have had half of the calls. It may return for a trial while the test is slow.
+    assert LIGHT_FAILURES <= len(first.received) < 60
 
 
 def test_an_endpoint_that_drains_is_left_out(pair: Pair, connect: Connect):

@@ -74,13 +74,16 @@ class Server:
 def serving(prepared: Prepared, folder: Path, *options: object) -> Iterator[Server]:
     """``pinrec serve`` on free ports with a real-time store of its own, stopped at the end.
 
-    With ``--only`` among the options there are no signals.
+    Where ``signal_fetch`` is elsewhere there are no signals.
     """
     ports = _free_ports(3)
     log = folder / "serve.log"
+    elsewhere = any(str(option).startswith("--remote=signal_fetch=") for option in options) or (
+        "--only" in options and "signal_fetch" not in options
+    )
     command = [
         PINREC, "serve", "--releases", prepared.releases, "--json", "--threads", 1,
-        *([] if "--only" in options else ["--signals", prepared.signals]),
+        *([] if elsewhere else ["--signals", prepared.signals]),
         "--grpc-port", ports[0], "--http-port", ports[1], "--metrics-port", ports[2], "--log-dir", folder, *options,
     ]  # fmt: skip
     bare = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"} | {"PATH": os.defpath}

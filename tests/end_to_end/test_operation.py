@@ -6,9 +6,10 @@ import shutil
 import signal
 import threading
 import time
+from contextlib import ExitStack
 
 import pytest
-from pinrec_client import PinRecClientError, UnavailableError
+from pinrec_client import Event, InvalidRequestError, PinRecClientError, UnavailableError
 
 from load_tests import server_statistics
 from pinrec_core.release.current import current_release, point_current
@@ -87,26 +88,53 @@ def test_a_swap_under_load_loses_no_request_and_a_bad_release_changes_nothing(ml
         assert server.stop() == 0
 
 
-def test_an_ensemble_over_a_service_of_the_id_tables_answers_as_one_that_holds_them(ml100k, ml100k_server, tmp_path):
-    folders = [tmp_path / name for name in ("ids", "ensemble")]
-    for folder in folders:
-        folder.mkdir()
-    with (
-        serving(ml100k, folders[0], "--only", "id_embedder") as ids,
-        serving(ml100k, folders[1], "--batch-only", "--id-embedder", ids.url,
-                "--id-embedder-deadline-ms", 10_000) as ensemble,
-        ml100k_server.client() as here, ensemble.client() as there,
-    ):  # fmt: skip
-        for user in (1, 13, 405, 655, 10**9):  # the last one is nobody
-            asked = {"num_items": 50, "request_time": 900_000_000, "seed": 3}
+def test_stages_on_servers_of_their_own_answer_as_those_of_one_server(ml100k, ml100k_server, tmp_path):
+    """The signals, the ID tables and the index are elsewhere; the generator is in the server of the ensemble."""
+    with ExitStack() as stack:
+
+        def started(name, *options):
+            (tmp_path / name).mkdir()
+            return stack.enter_context(serving(ml100k, tmp_path / name, *options))
+
+        services = {
+            name: started(name, "--only", name, *options)
+            for name, *options in (
+                ("signal_fetch", "--realtime", tmp_path / "store"), ("id_embedder",), ("faiss_retrieval",)
+            )
+        }  # fmt: skip
+        remotes = [f"--remote={name}={service.url},10000" for name, service in services.items()]
+        ensemble = started("ensemble", *remotes)
+        here, there = (stack.enter_context(server.client()) for server in (ml100k_server, ensemble))
+
+        def alike(user, **asked):
+            asked = {"num_items": 50, "request_time": 900_000_000, "seed": 3} | asked
             a, b = here.recommend(user, **asked), there.recommend(user, **asked)
             # Each request is alone in its batch, on one thread: the same sums in the same order, so the same bits. What
             # other tests have logged lies after the request's time.
             assert [(i.item_id, i.outcome, i.score) for i in a.items] == [
                 (i.item_id, i.outcome, i.score) for i in b.items
             ]
-        counted = server_statistics.read(ids.url, 30.0)
-        assert sum(model.requests for model in counted.values()) > 4, "the service was asked"
+
+        for user in (1, 13, 405, 655, 10**9):  # the last one is nobody
+            alike(user)
+        alike(405, budget={"like": 0.7, "neutral": 0.3}, exclude_seen=True)
+        for name, service in services.items():
+            counted = server_statistics.read(service.url, 30.0)
+            assert sum(model.requests for model in counted.values()) > 4, f"{name} was asked"
+
+        said = []
+        for client in (here, there):
+            with pytest.raises(InvalidRequestError) as caught:
+                client.recommend(1, surface="moon")
+            said.append(str(caught.value).partition("surface=")[2])
+        assert said[0] == said[1] != ""
+
+        now = int(time.time())
+        before = there.recommend(13, num_items=50, request_time=now)
+        with services["signal_fetch"].client() as signals:
+            signals.log_events([Event(user_id=13, item_id=before.items[0].item_id, action="like", timestamp=now - 1)])
+        after = there.recommend(13, num_items=50, request_time=now)
+        assert [i.score for i in after.items] != [i.score for i in before.items], "the event counts at once"
 
 
 def test_sigterm_under_load_answers_what_was_accepted(ml100k, tmp_path):

@@ -118,10 +118,11 @@ def test_only_known_faults_of_others_are_explained():
     assert explanation(Answer(code="UNKNOWN", message="Unable to parse request")) is None
 
 
-def test_what_is_never_answered_is_left_out_and_nothing_else():
+def test_what_triton_does_not_survive_is_left_out_and_nothing_else():
     none = Tensor("event_id", "BYTES", (0, 0), b"")
     assert left_out(Case(model="signal_ingest", tensors=(none, none)))
-    assert not left_out(Case(model="pinrec", tensors=(none,)))
+    assert left_out(Case(model="pinrec", tensors=(VALID.tensors[0], Tensor("budget", "FP32", (1, 1 << 62), b""))))
+    assert not left_out(VALID)
     assert not left_out(Case(model="signal_ingest", tensors=(none, VALID.tensors[0])))
     assert not left_out(Case(model="signal_ingest", tensors=(Tensor("event_id", "BYTES", (1, 0), b""),)))
     assert not left_out(Case(model="signal_ingest"))

@@ -89,7 +89,12 @@ def test_the_interval_of_correlated_noise_covers_the_slope():
     assert covered >= 32
 
 
+def test_growth_in_the_first_half_is_a_server_that_warms_up():
+    found = memory_result(_series(np.concatenate([np.linspace(500, 700, 100), np.full(100, 700.0)])))
+    assert (found.first, found.last, found.slope) == (500.0, 700.0, pytest.approx(0, abs=1e-6))
+
+
 def test_few_samples_have_no_slope():
-    found = memory_result(_series(np.arange(FEWEST_SAMPLES - 1.0)))
+    found = memory_result(_series(np.arange(2 * FEWEST_SAMPLES - 2.0)))
     assert (found.first, found.slope, found.low) == (0.0, None, None)
     assert memory_result([]) is None

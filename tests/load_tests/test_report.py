@@ -25,6 +25,7 @@ def _text(shown) -> str:
 
 def test_a_terminal_shows_every_part():
     text = _text(report())
+    assert "refused: 10 requests (50.00%), told so after p50 1.0 ms, p99 1.0 ms" in text
     assert "held: up to 10.0 requests/s; saturated at 20.0 requests/s: p99 300 ms, allowed 250 ms" in text
     assert "freshness: 3 writes, visible after p50 15.0 ms, p99 25.0 ms; 0 invisible, 1 undecided" in text
     assert "600 → 610 MiB, at most 611 MiB; +2.0 MiB/h (95% interval -1.0 to +5.0)" in text
@@ -39,6 +40,8 @@ def test_the_releases_of_a_stage_are_shown_together_and_apart():
     assert re.search(r"generator +│ all +│ +40 │ +2.00 │ +6.00 │ +1.60 ", text)
     assert re.search(r"generator +│ r1 +│ +30 │ +1.00 │ +5.00 │ +2.00 ", text)
     assert re.search(r"generator +│ r2 +│ +10 │ +5.00 │ +9.00 │ +1.00 ", text)
+    for release in ("all", "r1", "r2"):
+        assert f'<td class="t">generator</td><td class="t">{release}</td>' in html(report())
 
 
 def test_a_late_driver_is_a_warning():

@@ -114,5 +114,5 @@ def test_what_cannot_be_run_is_refused_in_a_sentence(tmp_path: Path, write_datas
     assert "run `pinrec prepare` first" in no_dataset.stderr
     no_server = _run(f"load_tests --dataset {write_dataset()} --url 127.0.0.1:1")
     assert no_server.returncode == 2
-    assert "--url=127.0.0.1:1" in no_server.stderr
+    assert "--url='127.0.0.1:1': expected a service that is ready" in no_server.stderr
     assert "Traceback" not in no_dataset.stderr + no_server.stderr

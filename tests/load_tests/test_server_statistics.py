@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
-from load_tests.connection import KEY_VARIABLE, authorization
 from load_tests.server_statistics import ModelTime, _Counters, between, by_stage, stage_and_release
 
 
@@ -43,10 +40,3 @@ def test_releases_of_a_stage_are_weighted_by_their_requests():
         "generator": ModelTime(requests=40, queue_ms=2.0, compute_ms=6.0, batch_size=1.6),
         "pinrec": models["pinrec"],
     }
-
-
-def test_the_key_of_the_environment_goes_with_every_call(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delenv(KEY_VARIABLE, raising=False)
-    assert authorization() is None
-    monkeypatch.setenv(KEY_VARIABLE, "k")
-    assert authorization() == {"authorization": "Bearer k"}

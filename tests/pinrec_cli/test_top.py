@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 
 from pinrec_cli.main import app
 from pinrec_cli.top import table
-from pinrec_cli.top_figures import Reading, figures
+from pinrec_cli.top_figures import Figures, Reading, figures
 from pinrec_core.errors import ConfigError, ServerError
 
 STAGE = 'stage="generator",release="r1"'
@@ -75,16 +76,25 @@ def test_a_service_that_was_started_anew_has_no_negative_figures():
     assert shown.stages[0].queue_ms is None
 
 
-def test_the_table_says_what_serves_for_how_long_and_marks_what_is_missing():
-    console = Console(file=io.StringIO(), width=160)
-    console.print(table(figures(BEFORE, NOW), now=1000 + 2 * 86_400 + 3 * 3600 + 5))
-    printed = console.file.getvalue()
-    assert "release r1 for 2d 3h" in printed
-    assert "10.0 req/s, p50 12.0 ms, p99 - ms" in printed
-    (generator,) = (line for line in printed.splitlines() if "generator" in line)
-    assert [cell.strip() for cell in generator.split("│")[1:-1]] == [
-        "generator", "serves", "2", "11.0", "2.0", "50.0", "2.0", "5", "3", "4", "3", "3 MiB",
-    ]  # fmt: skip
+def printed(shown: Figures, width: int) -> list[str]:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(table(shown, now=1000 + 2 * 86_400 + 3 * 3600 + 5))
+    return console.file.getvalue().splitlines()
+
+
+def test_the_table_says_what_serves_for_how_long_and_fits_into_80_columns():
+    lines = printed(figures(BEFORE, NOW), 80)
+    assert lines[0].strip() == "release r1 for 2d 3h"
+    assert any("10.0 req/s, p50 12.0 ms, p99 - ms" in line for line in lines)
+    (generator,) = (line.split() for line in lines if "generator" in line)
+    assert generator == ["generator", "2", "11.0", "2.0", "50.0", "2.0", "5", "3", "4", "3", "3"]
+
+
+def test_during_a_swap_the_table_tells_the_releases_apart():
+    shown = figures(BEFORE, NOW)
+    other = replace(shown.stages[0], release="r2")
+    lines = printed(replace(shown, stages=[*shown.stages, other]), 100)
+    assert [line.split()[1] for line in lines if "generator" in line] == ["r1", "r2"]
 
 
 def test_nobody_there_is_a_sentence():

@@ -2,12 +2,13 @@
 
 The answers show which release made them. The generator writes the number of its release into every quota, and the last
 stage returns that as the score, beside the name of its own release. In an answer made by two releases these would
-differ. A request can ask for a fault by its ``surface``: "malformed", "bug", "slow" or "stuck".
+differ. A request can ask for a fault by its ``surface``: "malformed", "bug", "expired", "slow" or "stuck".
 """
 
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -16,10 +17,11 @@ import numpy as np
 
 from pinrec_core import contract
 from pinrec_core.contract import DType, TensorSpec
-from pinrec_core.errors import InvalidRequestError, PinRecError, ReleaseError
+from pinrec_core.deadline import Deadline
+from pinrec_core.errors import ExpiredError, InvalidRequestError, PinRecError, ReleaseError
 from pinrec_core.generation.retrieval_plan import RetrievalPlan
 from pinrec_core.history import History
-from pinrec_core.limits import NAME
+from pinrec_core.limits import REQUEST
 from pinrec_core.request import Request
 from pinrec_core.stages.base import StageParameters, Tensors, scalar, text
 from pinrec_core.stages.packing import decode_plan, decode_request, encode_plan, encode_request
@@ -42,11 +44,13 @@ class StandIn:
             raise ReleaseError("model.safetensors: sha256 does not fit")
 
     def parse(self, tensors: Tensors) -> Tensors:
-        surface = text(scalar(tensors, "surface") or b"", "surface", NAME)
+        surface = text(scalar(tensors, "surface") or b"", "surface", REQUEST)
         if surface == "malformed":
             raise InvalidRequestError(f"surface={surface!r}: expected a known surface")
         if surface == "bug":
             raise ZeroDivisionError
+        if surface == "expired":
+            raise ExpiredError("the caller has stopped waiting")
         return tensors
 
     def run(self, rows: Sequence[Tensors]) -> Sequence[Tensors | PinRecError]:
@@ -63,7 +67,8 @@ class StandIn:
         quota = decode_plan(row["retrieval_plan"]).quota if "retrieval_plan" in row else np.empty(0, np.int32)
         match tensor.name:
             case "packed_request":
-                return encode_request(_request(int(row.get("num_items", [DEFAULT_NUM_ITEMS])[0])))
+                timeout = row.get(contract.TIMEOUT_US, [math.inf])[0] / 1e6
+                return encode_request(_request(int(row.get("num_items", [DEFAULT_NUM_ITEMS])[0]), timeout))
             case "retrieval_plan":
                 return encode_plan(_plan(decode_request(row["packed_request"]).num_items, self.release))
         sizes = {"T": history, "X": history, "N": len(quota), "Q": 1}
@@ -84,8 +89,11 @@ class StandIn:
         return values
 
 
-def _request(num_items: int) -> Request:
-    return Request(history=History.empty(4), surface=0, time=0, seed=0, budget=np.ones(1), num_items=num_items)
+def _request(num_items: int, timeout: float) -> Request:
+    return Request(
+        history=History.empty(4), surface=0, time=0, seed=0, budget=np.ones(1), num_items=num_items,
+        deadline=Deadline.within(timeout),
+    )  # fmt: skip
 
 
 def _plan(num_items: int, release: str) -> RetrievalPlan:

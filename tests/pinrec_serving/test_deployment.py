@@ -16,11 +16,12 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from pinrec_core.contract import SIGNAL_INGEST
+from pinrec_core.contract import GENERATOR, SIGNAL_FETCH, SIGNAL_INGEST
 from pinrec_core.errors import ConfigError, ServerError
 from pinrec_core.ids import IdKind
+from pinrec_core.stages.base import RemoteServer
 from pinrec_serving.deployment import Deployment
-from pinrec_serving.options import ServingOptions, parse_instances
+from pinrec_serving.options import ServingOptions, parse_instances, parse_remotes
 from pinrec_serving.runtime import TritonServer
 from tests.pinrec_serving.conftest import manifest, stand_in_release
 
@@ -298,8 +299,27 @@ def test_instances_are_parsed() -> None:
         {"threads": 0},
         {"queue_delays": {"ranker": 0}},
         {"queue_delays": {"generator": -1}},
+        {"remotes": {"ranker": RemoteServer(address="ids:8001")}},
+        {"remotes": {"signal_fetch": RemoteServer(address="signals:8001")}},
+        {"only": GENERATOR},
     ],
 )
 def test_options_out_of_range_are_refused(options: dict) -> None:
     with pytest.raises(ConfigError):
         ServingOptions(signals=Path("signals"), **options)
+
+
+def test_a_stage_elsewhere_alone_is_told_where_and_signals_are_needed_where_they_are_read() -> None:
+    server = RemoteServer(address="signals:8001", deadline_ms=0.1 + 0.2)
+    options = ServingOptions(remotes={"signal_fetch": server})
+    assert RemoteServer.parse(options.parameters(SIGNAL_FETCH, release=Path("r1"))["remote"]) == server
+    assert "remote" not in options.parameters(GENERATOR, release=Path("r1"))
+    with pytest.raises(ConfigError, match="signals=None"):
+        ServingOptions(only=SIGNAL_FETCH)
+
+
+def test_servers_are_given_as_texts() -> None:
+    assert parse_remotes(["generator=gpu:8001", "id_embedder=ids:8001,20"]) == {
+        "generator": RemoteServer(address="gpu:8001"),
+        "id_embedder": RemoteServer(address="ids:8001", deadline_ms=20.0),
+    }

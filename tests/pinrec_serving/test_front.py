@@ -21,8 +21,10 @@ import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton_client
+from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse
 from tritonclient.utils import InferenceServerException
 
+from load_tests.fuzzing.messages import Case, Tensor
 from pinrec_core.errors import ConfigError, ServerError
 from pinrec_serving import front as module
 from pinrec_serving.deployment import Deployment
@@ -107,7 +109,7 @@ def test_what_is_too_much_is_refused_at_once_with_a_hint(program, inner, tmp_pat
         hints: dict[str, str] = {}
         while not hints and any(thread.is_alive() for thread in slow):
             try:
-                channel.unary_unary(INFER)(b"\x0a\x06pinrec" + bytes(80), timeout=5)
+                channel.unary_unary(INFER)(b"\x0a\x06pinrec\x1a\x50" + b"i" * 80, timeout=5)
             except grpc.RpcError as error:
                 if error.code() is grpc.StatusCode.UNAVAILABLE:
                     hints = dict(error.trailing_metadata())
@@ -178,6 +180,70 @@ def test_who_has_no_key_gets_no_answer(program, inner, tmp_path) -> None:
         assert http(f"{outer.http}/v2/models/pinrec/infer", data=b"{}") == 401
         assert http(f"{outer.http}/v2/models/pinrec/ready") == 200
     assert KEY not in (tmp_path / "front.log").read_text()
+
+
+def test_a_message_that_triton_does_not_survive_never_reaches_it(program, inner, tmp_path) -> None:
+    """Without a front the first of them ends the process of a stage, and the second is never answered."""
+    user = Tensor.of("user_id", "INT64", [7])
+    known = Case(model="pinrec", tensors=(user,)).encode()
+    huge, negative, product = (Tensor("budget", "FP32", s, b"") for s in ((1, 1 << 62), (1, -1), (1, *[1 << 16] * 4)))
+    version, region = ModelInferRequest(model_version="1"), ModelInferRequest.FromString(known)
+    region.inputs[0].parameters["shared_memory_region"].string_param = "none"
+    compressed = grpc.Compression.Gzip
+    refused = [
+        (Case(model="pinrec", tensors=(user, huge)).encode(), "shape: expected sizes"),
+        (Case(model="pinrec", tensors=(user, negative)).encode(), "shape: expected sizes"),
+        (Case(model="pinrec", tensors=(user, product)).encode(), "shape: expected sizes"),
+        (
+            Case(model="signal_ingest", tensors=(Tensor("event_id", "BYTES", (0, 0), b""),)).encode(),
+            "shape: expected 1 row",
+        ),
+        (known + Case(model="signal_ingest").encode(), "model_name: expected one name"),
+        (Case(model="signal_fetch__r1", tensors=(user,)).encode(), "model_name: expected pinrec or signal_ingest"),
+        (known + version.SerializeToString(), "model_version: expected none"),
+        (region.SerializeToString(), "parameters: expected none"),
+        (known[:-1], "request: expected a message"),
+        (b"\x0a\x06pinrec\x2a\xff\xff\xff\xff\x0f", "request: expected a message"),  # an input of 4 GiB
+        (b"\x00" * 64, "request: expected a message"),
+    ]
+    with fronted(program, inner, tmp_path) as (_, outer), grpc.insecure_channel(outer.grpc) as channel:
+        infer = channel.unary_unary(INFER)
+        for message, words in refused:
+            with pytest.raises(grpc.RpcError) as caught:
+                infer(message, timeout=20)
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT, words
+            assert caught.value.details().startswith(words)
+        with pytest.raises(grpc.RpcError) as caught:
+            infer(known + known, timeout=20, compression=compressed)
+        assert caught.value.details().startswith("request: expected all of an uncompressed message")
+        with pytest.raises(grpc.RpcError) as caught:
+            infer(Case(model="pinrec", tensors=(Tensor.of("user_id", "BYTES", [bytes(2 << 20)]),)).encode(), timeout=20)
+        assert caught.value.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.CANCELLED)
+        large = Case(model="pinrec", tensors=(user, Tensor.of("surface", "BYTES", [bytes(1_000_000)]))).encode()
+        assert ModelInferResponse.FromString(infer(large, timeout=20)).outputs  # the stand-in takes any surface
+        assert ModelInferResponse.FromString(infer(known, timeout=20)).outputs
+
+
+def test_over_http_too(program, inner, tmp_path) -> None:
+    good = '{"name": "user_id", "shape": [1, 1], "datatype": "INT64", "data": [7]}'
+    said = r'{"name": "surface", "shape": [1, 1], "datatype": "BYTES", "data": ["\"shape\": [9] \\"]}'
+    wrong = '{"name": "budget", "datatype": "FP32", "data": [], '
+    with fronted(program, inner, tmp_path) as (_, outer):
+
+        def ask_http(*inputs: str) -> int:
+            return http(f"{outer.http}/v2/models/pinrec/infer", f'{{"inputs": [{", ".join(inputs)}]}}'.encode())
+
+        assert ask_http(good, said) == 200
+        for member in (
+            '"shape": [1, 4611686018427387904]',
+            r'"sh\u0061pe": [1, 2]',
+            '"shape": [1, 4e18]',
+            '"shape": [0]',
+        ):
+            assert ask_http(good, wrong + member + "}") == 400, member
+        assert ask_http(good[:5]) == 400  # it ends within a text
+        assert ask_http(good, " " * (1 << 20)) == 413
+        assert ask_http(good) == 200
 
 
 @pytest.fixture(scope="module")

@@ -87,7 +87,8 @@ def test_a_release_that_the_service_does_not_have_is_refused_by_name(
     with pytest.raises(ServerError) as caught:
         remote("r9")
     assert str(caught.value) == (
-        f"id_embedder__r9 of {server.endpoint.grpc}: that server is stopping, or not swapped to this release yet"
+        f"id_embedder__r9 of {server.endpoint.grpc}: "
+        "that server is starting or stopping, or not swapped to this release yet"
     )
 
 
@@ -133,6 +134,7 @@ def test_an_address_without_host_or_port_is_refused(address: str) -> None:
         RemoteServer(address=address, deadline_ms=20.0)
 
 
-def test_a_deadline_has_to_be_above_zero() -> None:
-    with pytest.raises(ConfigError, match="deadline_ms=0"):
-        RemoteServer(address="localhost:8001", deadline_ms=0)
+@pytest.mark.parametrize("deadline", ["0", "-1", "nan", "inf", "soon", ""])
+def test_a_deadline_is_a_number_above_zero(deadline: str) -> None:
+    with pytest.raises(ConfigError, match="deadline_ms="):
+        RemoteServer.parse(f"localhost:8001,{deadline}")

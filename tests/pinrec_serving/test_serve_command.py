@@ -62,8 +62,10 @@ def test_serve_swap_drain_stop(service: Service, world: Path) -> None:
     assert 'pinrec_swaps_total{result="ok"} 1.0' in metrics
     assert 'pinrec_swaps_total{result="failed"} 1.0' in metrics
     assert 'pinrec_requests_total{release="r1",result="internal",stage="signal_fetch"} 1.0' in metrics
-    assert 'pinrec_requests_total{release="r2",result="ok",stage="faiss_retrieval"} 1.0' in metrics
-    assert 'nv_inference_count{model="generator",release="r2",version="1"} 1' in metrics
+    assert (
+        'pinrec_requests_total{release="r2",result="ok",stage="faiss_retrieval"} 2.0' in metrics
+    )  # and the smoke test
+    assert 'nv_inference_count{model="generator",release="r2",version="1"} 2' in metrics
     assert 'model="generator__' not in metrics
 
     service.process.send_signal(signal.SIGTERM)
@@ -189,9 +191,17 @@ def test_a_tuning_of_another_machine_is_one_warning_and_its_service_starts(world
         (["--release", "nowhere", "--signals", "signals"], 4, "nowhere: not a release"),
         (["--releases", "nowhere", "--signals", "signals"], 4, "expected the id of a release"),
         (["--release", "releases/r1"], 2, "--signals is missing"),
-        (["--release", "releases/r1", "--only", "ranker"], 2, "--only='ranker': expected 'id_embedder'"),
-        (["--release", "releases/r1", "--only", "id_embedder", "--batch-only"], 2, "expected none of them with --only"),
-        (["--release", "releases/r1", "--signals", "signals", "--id-embedder", "ids"], 2, "expected HOST:PORT"),
+        (["--release", "releases/r1", "--only", "ranker"], 2, "--only='ranker': expected one of signal_fetch, id_emb"),
+        (["--release", "releases/r1", "--only", "signal_fetch"], 2, "--signals is missing"),
+        (["--release", "releases/r1", "--only", "id_embedder", "--batch-only"], 2, "where signal_fetch is elsewhere"),
+        (["--release", "releases/r1", "--only", "generator", "--remote", "generator=gpu:8001"], 2, "none with --only"),
+        (["--release", "releases/r1", "--signals", "signals", "--remote", "generator=gpu"], 2, "expected HOST:PORT"),
+        (
+            ["--release", "releases/r1", "--signals", "signals", "--remote", "ranker=gpu:8001"],
+            2,
+            "remote stage='ranker'",
+        ),
+        (["--release", "releases/r1", "--signals", "signals", "--remote", "gpu:8001"], 2, "expected STAGE=HOST:PORT"),
         (["--release", "releases/r1", "--signals", "nowhere"], 3, "expected a prepared dataset's manifest"),
         (["--release", "releases/r1", "--signals", "."], 3, "expected the folder `signals` within it"),
         (["--release", "releases/r1", "--signals", "signals", "--triton", "moon"], 2, "image, wheel"),

@@ -18,12 +18,13 @@ class Broken:
     """In place of server and deployment: a stage that serves, and whose loading fails every time."""
 
     attempts = 0
+    ready = False
     log_file = Path("triton.log")
 
     def check_alive(self) -> None: ...
 
-    def process_ended(self, stage: str) -> str:
-        return "pinrec"
+    def process_ended(self, stage: str) -> bool:
+        return True
 
     def restart(self, stage: str) -> bool:
         self.attempts += 1

@@ -8,7 +8,7 @@ import logging
 import sys
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from pinrec_core.config.sections import GpuPrecision
-from pinrec_core.contract import DType, StageSpec, TensorSpec
+from pinrec_core.contract import TIMEOUT_US, DType, StageSpec, TensorSpec
 from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError, ReleaseError, StoreError
 from pinrec_core.stages.base import RemoteServer, Tensors
 from pinrec_core.stages.metrics import BATCH_REQUESTS, COMPUTE_SECONDS, REQUESTS, RESULTS
@@ -55,6 +55,10 @@ class FakeRequest:
     tensors: dict[str, np.ndarray]
     id: str = ""
     trace_context: str = ""
+    timeout_us: int = 0
+
+    def timeout(self) -> int:
+        return self.timeout_us
 
     def inputs(self) -> list[FakeTensor]:
         return [FakeTensor(name, values) for name, values in self.tensors.items()]
@@ -278,18 +282,18 @@ def test_parameters_of_a_stage() -> None:
     assert stage_parameters(arguments(signals="/s", gpu_precision="bf16")).gpu_precision is GpuPrecision.BF16
     bare = stage_parameters(arguments(signals="/s"))
     assert (bare.release, bare.realtime, bare.device, bare.threads) == (None, None, "cpu", 1)
-    assert bare.id_embedder is None
-    alone = stage_parameters(arguments(release="/r/1", id_embedder="ids:8001", id_embedder_deadline_ms="2.5"))
-    assert alone.signals is None
-    assert alone.id_embedder == RemoteServer(address="ids:8001", deadline_ms=2.5)
+    assert bare.remote is None
+    elsewhere = stage_parameters(arguments(release="/r/1", remote="ids:8001,2.5"))
+    assert elsewhere.signals is None
+    assert elsewhere.remote == RemoteServer(address="ids:8001", deadline_ms=2.5)
 
 
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
         ({}, "there are no parameters; models are loaded by `pinrec serve`"),
-        ({"id_embedder": "ids:8001"}, "parameters.id_embedder_deadline_ms=''"),
-        ({"id_embedder": "ids", "id_embedder_deadline_ms": "20"}, "address='ids': expected HOST:PORT"),
+        ({"remote": "ids:8001,soon"}, "parameters.remote='ids:8001,soon': deadline_ms='soon': expected a number"),
+        ({"remote": "ids,20"}, "address='ids': expected HOST:PORT"),
         ({"signals": "/s", "threads": "0"}, "parameters.threads='0'"),
         ({"signals": "/s", "compiled": "no"}, "parameters.compiled='no': expected true or false"),
         (
@@ -322,8 +326,10 @@ def test_texts_are_decoded_unless_there_are_too_many(backend: SimpleNamespace) -
     assert decoded == [10]
     many = backend.deserialize_bytes_tensor(encoded).reshape([1, 25_000_000])
     assert decoded == [10]
+    backend.deserialize_bytes_tensor(encoded).reshape([4, 1 << 62])  # beyond what NumPy can hold
+    backend.deserialize_bytes_tensor(encoded).reshape([1, 3])  # of two texts
     refused, good = execute(SPEC, Doubler(), [request(1, label=many), request(3)])
-    assert refused.error.message == "label has 25000000 texts: expected at most 10000"
+    assert refused.error.message == "label has 10001 texts: expected at most 10000"
     assert refused.error.code == FakeError.INVALID_ARG
     assert good.arrays()["doubled"].tolist() == [[6]]
 
@@ -357,7 +363,7 @@ def test_how_requests_end_is_counted_by_class() -> None:
     requests = [request(1), request(2), request(1, 2, 3, 4, 5), request(-1), request(float("nan"))]
     execute(SPEC, Doubler(), requests, recorded)
     counted = {result: recorded.total(REQUESTS, result) for result in RESULTS}
-    assert counted == {"ok": 2, "invalid": 1, "unavailable": 1, "internal": 1}
+    assert counted == {"ok": 2, "invalid": 1, "unavailable": 1, "expired": 0, "internal": 1}
     assert recorded.of(BATCH_REQUESTS) == [5]
     assert len(recorded.of(COMPUTE_SECONDS)) == 1
     assert {"ok", *RESULT_OF.values()} == set(RESULTS)
@@ -382,3 +388,19 @@ def test_recall_every_is_a_number(tmp_path: Path) -> None:
     assert stage_parameters(parameters("500")).recall_every == 500
     with pytest.raises(ConfigError, match="recall_every='often'"):
         stage_parameters(parameters("often"))
+
+
+@pytest.mark.parametrize(("sent", "got"), [(0, None), (1, 1), (1 << 62, 1 << 62), ((1 << 64) - 1, (1 << 63) - 1)])
+def test_the_timeout_of_a_request_has_no_sign(sent: int, got: int | None) -> None:
+    seen: list[Tensors] = []
+
+    class Noting(Doubler):
+        def parse(self, tensors: Tensors) -> Tensors:
+            seen.append(tensors)
+            return super().parse(tensors)
+
+    asked = request(1)
+    asked.timeout_us = sent
+    (answer,) = execute(replace(SPEC, takes_timeout=True), Noting(), [asked])
+    assert answer.error is None
+    assert seen[0].get(TIMEOUT_US, np.array([None])).tolist() == [got]

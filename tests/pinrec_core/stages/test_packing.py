@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pinrec_core.deadline import NEVER
 from pinrec_core.errors import InvalidRequestError
 from pinrec_core.generation.retrieval_plan import RetrievalPlan
 from pinrec_core.history import DTYPES, NO_OUTCOME, History
@@ -36,6 +37,7 @@ def test_a_request_comes_back_without_what_the_generator_does_not_read(T, F, O):
         np.testing.assert_array_equal(values, getattr(request.history, name))
         assert values.dtype == DTYPES[name]
         assert np.shares_memory(values, data) or T == 0
+    assert decoded.deadline == request.deadline == NEVER
     assert (decoded.history.item_key == 0).all()
     assert (decoded.history.outcome == NO_OUTCOME).all()
     np.testing.assert_array_equal(decoded.budget, request.budget.astype(np.float32))
@@ -73,8 +75,8 @@ def test_foreign_bytes_are_refused():
     data = encode_request(random_request())
     plan = encode_plan(RetrievalPlan(embedding=np.ones((1, 2)), outcome=np.zeros(1), quota=np.ones(1)))
     for decode, broken, message in [
-        (decode_request, data[:0], "packed_request has 0 bytes: expected at least 40"),
-        (decode_request, changed(data, 0, 9), "packed_request has version 9: expected 1"),
+        (decode_request, data[:0], "packed_request has 0 bytes: expected at least 56"),
+        (decode_request, changed(data, 0, 9), "packed_request has version 9: expected 2"),
         (
             decode_request,
             data[:-1],

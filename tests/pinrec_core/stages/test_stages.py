@@ -13,7 +13,8 @@ import torch
 from id_embedder.stage import IdEmbedderStage
 from pinrec_core import contract
 from pinrec_core.config.sections import GpuPrecision
-from pinrec_core.errors import InvalidRequestError, PinRecError
+from pinrec_core.deadline import NEVER, Deadline
+from pinrec_core.errors import ExpiredError, InvalidRequestError, PinRecError
 from pinrec_core.generation.captured import CapturedGenerator
 from pinrec_core.release.format import Release
 from pinrec_core.release.manifest import HeldOut
@@ -67,7 +68,7 @@ def stages(release, dataset):
 
 
 def request(
-    length: int, seed: int, budget=(0.5, 0.3, 0.2), num_items: int = 20, seen: int = 0
+    length: int, seed: int, budget=(0.5, 0.3, 0.2), num_items: int = 20, seen: int = 0, deadline: Deadline = NEVER
 ) -> dict[str, np.ndarray]:
     """The tensors of one request as ``signal_fetch`` answers them."""
     history = random_history(length, seed)
@@ -75,7 +76,13 @@ def request(
         "history_item_key": history.item_key,
         "packed_request": encode_request(
             Request(
-                history=history, surface=1, time=1_650_000_000, seed=seed, budget=np.array(budget), num_items=num_items
+                history=history,
+                surface=1,
+                time=1_650_000_000,
+                seed=seed,
+                budget=np.array(budget),
+                num_items=num_items,
+                deadline=deadline,
             )
         ),
         "seen_item_key": np.arange(1000, 1000 + seen),
@@ -108,6 +115,23 @@ def test_a_batch_gives_each_request_what_it_gets_alone(stages):
     for together, one in zip(through(stages, requests), requests, strict=True):
         (alone,) = through(stages, [one])
         assert_same_answer(together, alone)
+
+
+def test_nothing_is_generated_for_a_caller_that_has_stopped_waiting(stages, monkeypatch):
+    requests = [request(3, 1), request(24, 2, deadline=Deadline.within(-1.0)), request(9, 3)]
+    generated: list[int] = []
+    generate = stages[1].generate
+    monkeypatch.setattr(stages[1], "generate", lambda h, c: generated.append(len(c.surface)) or generate(h, c))
+    embedded = [r | e for r, e in zip(requests, run_batch(stages[0], requests), strict=True)]
+    answers = run_batch(stages[1], embedded)
+    assert isinstance(answers[1], ExpiredError)
+    assert generated == [2]
+    for kept in (0, 2):
+        (alone,) = run_batch(stages[1], [embedded[kept]])
+        plan, expected = (decode_plan(answer["retrieval_plan"]) for answer in (answers[kept], alone))
+        np.testing.assert_array_equal(plan.quota, expected.quota)
+    (late,) = run_batch(stages[1], [embedded[1]])
+    assert isinstance(late, ExpiredError)
 
 
 def test_answers_follow_the_contract(stages):
