@@ -239,6 +239,8 @@ def serve(
         tls=None if tls_certificate is None else Tls(certificate=tls_certificate, client_ca=tls_client_ca),
         api_keys=api_keys,
     )
+    if only is not None and (front_options.needed or front == FrontChoice.HAPROXY):
+        raise ConfigError("--front, --tls-certificate, --api-keys: expected none with --only, which has no front")
     endpoint = Endpoint(host=host, grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port)
     log_folder = log_dir or Path(tempfile.gettempdir()) / f"pinrec-serve-{grpc_port}"
     program = find_haproxy(FrontChoice.NONE if only else FrontChoice(front), front_options)

@@ -7,7 +7,10 @@ import sys
 
 import pytest
 
-CODE = "import sys, {module}; print([name for name in ('torch', 'faiss', 'pyarrow', 'pyspark') if name in sys.modules])"
+CODE = """
+import sys, {module}
+print([name for name in ("torch", "faiss", "pyarrow", "pyspark", "grpc") if name in sys.modules])
+"""
 
 
 @pytest.mark.parametrize(
@@ -18,6 +21,9 @@ CODE = "import sys, {module}; print([name for name in ('torch', 'faiss', 'pyarro
         ("pinrec_core.stages.generator", ["torch"]),
         ("signal_service.ingest_stage", []),
         ("signal_service.fetch_stage", ["pyarrow"]),
+        ("pinrec_serving.stage_process", []),
+        ("id_embedder.remote_stage", []),
+        ("pinrec_serving.remote_stage", ["grpc"]),
     ],
 )
 def test_a_stage_imports_the_libraries_that_it_needs(module, libraries):

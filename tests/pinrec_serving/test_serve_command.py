@@ -195,6 +195,7 @@ def test_a_tuning_of_another_machine_is_one_warning_and_its_service_starts(world
         (["--release", "releases/r1", "--only", "signal_fetch"], 2, "--signals is missing"),
         (["--release", "releases/r1", "--only", "id_embedder", "--batch-only"], 2, "where signal_fetch is elsewhere"),
         (["--release", "releases/r1", "--only", "generator", "--remote", "generator=gpu:8001"], 2, "none with --only"),
+        (["--release", "releases/r1", "--only", "generator", "--front", "haproxy"], 2, "--only, which has no front"),
         (["--release", "releases/r1", "--signals", "signals", "--remote", "generator=gpu"], 2, "expected HOST:PORT"),
         (
             ["--release", "releases/r1", "--signals", "signals", "--remote", "ranker=gpu:8001"],
