@@ -86,7 +86,7 @@ class Project:
         return json.loads(said("docker", "inspect", self.containers(service)[0]))[0]
 
     def execute(self, service: str, program: str, *arguments: object) -> str:
-        """Run a Python program in the first container of a service, as its user."""
+        """Run a Python program in the first container of a service, as its user. Returns what it prints."""
         return self("exec", "-T", service, "python3", "-c", program, *arguments)
 
     def get(self, purpose: str, path: str) -> Any:

@@ -26,19 +26,22 @@ for folder in Path("/proc").glob("[0-9]*"):
 KILL = "import os, sys; os.kill(int(sys.argv[1]), 9)"
 
 EAT = """
-import sys
+import os, sys
 from pathlib import Path
 victim = Path("/proc", sys.argv[1])
 (victim / "oom_score_adj").write_text("1000")  # the kernel takes this process first
+if os.fork():  # whoever waits for this program does not wait for a child that the kernel may take as well
+    os.wait()
+    sys.exit()
 eaten = []
 try:
-    while (victim / "statm").read_text().split()[0] != "0" and len(eaten) < 160:
+    while (victim / "statm").read_text().split()[0] != "0" and len(eaten) < 128:
         eaten.append(b"x" * (16 << 20))
 except (FileNotFoundError, ProcessLookupError):
     pass
 """
 """Takes memory until the kernel has killed the victim for want of it: it then has none left, or is gone altogether. It
-takes at most 2.5 GiB, which is more than the container may have."""
+takes at most 2 GiB, which is more than the container may have."""
 
 OOM_KILLS = """
 from pathlib import Path
@@ -88,7 +91,7 @@ class Writer:
 @pytest.fixture(scope="module")
 def project(images, data, tmp_path_factory) -> Iterator[Project]:
     folder = tmp_path_factory.mktemp("project")
-    project = Project("pinrec-test-recovery", data, folder, PINREC_MEMORY="2g", **images)
+    project = Project("pinrec-test-recovery", data, folder, PINREC_MEMORY="1536m", **images)
     try:
         project.up("tritonserver")
         yield project
