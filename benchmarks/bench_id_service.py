@@ -1,8 +1,8 @@
 """The ID embedder as a service of its own: the stage that calls it, against the stage that holds the tables.
 
 Both are asked through gRPC, each on a real Triton, for the embeddings of a history of fresh Zipf keys; the difference
-is what a request of the ensemble pays for the other form. The floor is a call that does nothing, once for the client, and
-once more for the stage that calls the service.
+is what a request of the ensemble pays for the other form. The floor is a call that does nothing, once for the client,
+and once more for the stage that calls the service.
 """
 
 from __future__ import annotations

@@ -77,7 +77,10 @@ class RemoteModel:
                 self._name, self._inputs(tensors), timeout=_timeout_us(tensors), client_timeout=deadline
             )
         except InferenceServerException as error:
-            raise self._failure(error, deadline) from error
+            failure = self._failure(error, deadline)
+            self._note(failure)
+            raise failure from error
+        self._note(None)
         return self._outputs(answer)
 
     def each(self, requests: Sequence[Tensors]) -> list[Tensors | PinRecError]:
@@ -92,6 +95,7 @@ class RemoteModel:
         for future in asked:
             answer, error = future.result()
             answers.append(self._outputs(answer) if error is None else self._failure(error, deadline))
+        self._note(next((answer for answer in answers if isinstance(answer, ServerError)), None))
         return answers
 
     def _ask(self, tensors: Tensors, seconds: float) -> Future[Answer]:
@@ -107,9 +111,6 @@ class RemoteModel:
         return [input_tensor(spec.name, tensors[spec.name][None]) for spec in self._spec.inputs if spec.name in tensors]
 
     def _outputs(self, answer: triton.InferResult) -> Tensors:
-        if not self._answers:
-            self._answers = True
-            log.info("%s of %s answers again", self._name, self._server.address)
         return {spec.name: answer.as_numpy(spec.name)[0] for spec in self._spec.outputs}
 
     def _failure(self, error: InferenceServerException, deadline: float) -> PinRecError:
@@ -129,11 +130,16 @@ class RemoteModel:
         return self._away(f"{status}: {message}")
 
     def _away(self, reason: str) -> ServerError:
-        failure = ServerError(f"{self._name} of {self._server.address}: {reason}")
-        if self._answers:  # said once, not by every request until it is back
-            self._answers = False
+        return ServerError(f"{self._name} of {self._server.address}: {reason}")
+
+    def _note(self, failure: PinRecError | None) -> None:
+        """Log that the server is away and that it is back: once, and not with every request in between."""
+        away = isinstance(failure, ServerError)
+        if away and self._answers:
             log.warning("%s", failure)
-        return failure
+        elif not away and not self._answers:
+            log.info("%s of %s answers again", self._name, self._server.address)
+        self._answers = not away
 
 
 def _timeout_us(tensors: Tensors) -> int | None:
