@@ -49,14 +49,13 @@ class Project:
 
     def __init__(self, name: str, data: Path, folder: Path, **environment: str) -> None:
         need_engine()
-        self.name = name
         ports = ("GRPC", "HTTP", "METRICS", "PROMETHEUS", "ALERTMANAGER", "LOCUST")
         self.ports = dict(zip(ports, free_ports(len(ports)), strict=True))
         override = folder / "compose.test.yaml"
         volume = {"driver_opts": {"type": "none", "o": "bind", "device": str(data)}}
         override.write_text(json.dumps({"volumes": {"data": volume}}), "utf-8")
         self._environment = environment | {f"PINREC_{purpose}_PORT": str(n) for purpose, n in self.ports.items()}
-        self._files = ["-p", name, "-f", ROOT / "compose.yaml", "-f", override, "--profile", "*"]
+        self._files = ["-p", f"{name}-{os.getpid()}", "-f", ROOT / "compose.yaml", "-f", override, "--profile", "*"]
 
     def __call__(self, *arguments: object, timeout: float = 300) -> str:
         return compose(*self._files, *arguments, environment=self._environment, timeout=timeout)
