@@ -77,17 +77,24 @@ def serve(
     tls_certificate: Annotated[
         Path | None,
         typer.Option(
-            help="Serve all ports over TLS: a PEM file of certificate, chain and private key.", show_default=False
+            help="Serve all ports over TLS: a PEM file of certificate, chain and private key.",
+            envvar="PINREC_TLS_CERTIFICATE",
+            show_default=False,
         ),
     ] = None,
     tls_client_ca: Annotated[
         Path | None,
-        typer.Option(help="With TLS: take only clients with a certificate of these authorities.", show_default=False),
+        typer.Option(
+            help="With TLS: take only clients with a certificate of these authorities.",
+            envvar="PINREC_TLS_CLIENT_CA",
+            show_default=False,
+        ),
     ] = None,
     api_keys: Annotated[
         Path | None,
         typer.Option(
             help="Answer only calls with a key: a file of SHA-256 sums and names, one per line, as sha256sum writes.",
+            envvar="PINREC_API_KEYS",
             show_default=False,
         ),
     ] = None,

@@ -3,43 +3,37 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.main import get_command
 
 from pinrec_cli.main import app
-from pinrec_core.contract import ENSEMBLE
+from pinrec_core.contract import ENSEMBLE, PIPELINE, SIGNAL_INGEST
 from pinrec_serving.installation import MIN_SHARED_MEMORY
+from tests.docker.project import ROOT, compose, need_compose
 
-ROOT = Path(__file__).resolve().parents[2]
+Services = dict[str, dict[str, Any]]
+EDGE = (ROOT / "docker" / "scale-out" / "haproxy.cfg").read_text("utf-8")
 
 
-def services(*files: str, **environment: str) -> dict[str, dict[str, Any]]:
+def services(*files: str, profiles: tuple[str, ...] = ("*",), **environment: str) -> Services:
     """The services of the merged files; variables of the caller's own environment play no part."""
-    if (
-        shutil.which("docker") is None
-        or subprocess.run(["docker", "compose", "version"], capture_output=True).returncode
-    ):
-        pytest.skip("no `docker compose` on this machine")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PINREC_", "TORCH_", "TRITON_"))}
-    command = ["docker", "compose", *(part for file in files for part in ("-f", file)), "config", "--format", "json"]
-    answer = subprocess.run(command, cwd=ROOT, env=kept | environment, capture_output=True, text=True)
-    assert answer.returncode == 0, answer.stderr
-    return json.loads(answer.stdout)["services"]
+    need_compose()
+    chosen = [part for file in files for part in ("-f", file)] + [p for name in profiles for p in ("--profile", name)]
+    return json.loads(compose(*chosen, "config", "--format", "json", environment=environment))["services"]
 
 
 @pytest.fixture(scope="module")
-def cpu() -> dict[str, dict[str, Any]]:
+def cpu() -> Services:
     return services("compose.yaml")
 
 
 @pytest.fixture(scope="module")
-def gpu() -> dict[str, dict[str, Any]]:
+def gpu() -> Services:
     return services("compose.yaml", "compose.gpu.yaml")
 
 
@@ -50,56 +44,156 @@ def options_of(service: dict[str, Any]) -> dict[str, Any]:
     return command.make_context(name, arguments).params
 
 
-def test_serves_what_the_demo_builds(cpu: dict[str, dict[str, Any]]) -> None:
+def servers(cpu: Services) -> Services:
+    return {name: service for name, service in cpu.items() if (service["command"] or [""])[0] == "serve"}
+
+
+def test_the_profiles_have_what_their_names_say() -> None:
+    started = {
+        "single": {"tritonserver"},
+        "observe": {"tritonserver", "prometheus", "alertmanager", "grafana"},
+        "scale-out": {"ids", "index", "signals", "replica", "edge", "prometheus", "alertmanager", "grafana"},
+        "canary": {"ids", "index", "signals", "canary"},
+    }
+    for profile, names in started.items():
+        assert set(services("compose.yaml", profiles=(profile,))) == names | {"demo-release"}, profile
+    assert set(services("compose.yaml", profiles=("load",))) == {"load"}
+
+
+def test_serves_what_the_demo_builds(cpu: Services) -> None:
     built = options_of(cpu["demo-release"])
-    served = options_of(cpu["tritonserver"])
     assert built["build_only"]
-    assert Path(served["releases"]) == Path(built["out"]) / "releases"
-    assert Path(served["signals"]) == Path(built["out"]) / "dataset" / "signals"
-    assert cpu["tritonserver"]["depends_on"]["demo-release"]["condition"] == "service_completed_successfully"
-    for service in cpu.values():
-        assert [volume["target"] for volume in service["volumes"]] == [str(built["out"])]
+    for name, service in servers(cpu).items():
+        served = options_of(service)
+        assert Path(served["releases"]) == Path(built["out"]) / "releases", name
+        assert str(built["out"]) in [volume["target"] for volume in service["volumes"]], name
+        first = next(iter(service["depends_on"]))  # the release, or a stage that waits for the release
+        waits = service["depends_on"] if first == "demo-release" else cpu[first]["depends_on"]
+        assert waits["demo-release"]["condition"] == "service_completed_successfully", name
+    for name in ("tritonserver", "signals"):
+        assert Path(options_of(cpu[name])["signals"]) == Path(built["out"]) / "dataset" / "signals"
 
 
-def test_reached_from_this_machine_only_unless_told_otherwise(cpu: dict[str, dict[str, Any]]) -> None:
+def test_one_service_of_several_writes(cpu: Services) -> None:
+    """The real-time store has one writer, and no other service could change a release or a history."""
+    for name in servers(cpu).keys() - {"tritonserver", "signals"}:
+        (data,) = [volume for volume in cpu[name]["volumes"] if volume["target"] == "/data"]
+        assert data.get("read_only"), name
+        assert options_of(cpu[name])["signals"] is None
+
+
+def test_replicas_ask_the_stages_that_are_services(cpu: Services) -> None:
+    alone = {name: options_of(service)["only"] for name, service in servers(cpu).items()}
+    for name in ("replica", "canary"):
+        asked = dict(remote.split("=") for remote in options_of(cpu[name])["remote"])
+        for stage, server in asked.items():
+            host, port = server.split(",")[0].split(":")
+            assert (alone[host], port) == (stage, "8001")
+        assert len(asked) == len([stage for stage in alone.values() if stage])
+        assert asked.keys() < {stage.name for stage in PIPELINE}
+        assert set(cpu[name]["depends_on"]) == {server.split(":")[0] for server in asked.values()}
+
+
+def test_the_edge_knows_the_services_and_models(cpu: Services) -> None:
+    hosts = re.findall(r'server-template \w+ \d+ "\$\{PINREC_EDGE_\w+-(\w+)\}:', EDGE)
+    assert set(hosts) == {"replica", "canary", "signals"} <= set(cpu)
+    assert int(re.findall(r"server-template replica (\d+)", EDGE)[0]) >= int(cpu["replica"]["deploy"]["replicas"])
+    for model in (ENSEMBLE.name, SIGNAL_INGEST.name):
+        assert f"/v2/models/{model}/ready" in EDGE
+    # A message of Triton's protocol begins with the name of the model.
+    assert (b"\x0a" + bytes([len(SIGNAL_INGEST.name)]) + SIGNAL_INGEST.name.encode()).hex().upper() in EDGE
+    assert set(cpu["edge"]["environment"]) < set(re.findall(r"\$\{(\w+)", EDGE))
+
+
+def test_reached_from_this_machine_only_unless_told_otherwise(cpu: Services) -> None:
     def published(service: dict[str, Any]) -> set[tuple[str, int, int]]:
-        return {(port["host_ip"], int(port["published"]), int(port["target"])) for port in service["ports"]}
+        return {(port["host_ip"], int(port["published"]), int(port["target"])) for port in service.get("ports", ())}
 
     served = options_of(cpu["tritonserver"])
     ports = [served["http_port"], served["grpc_port"], served["metrics_port"]]
     assert served["host"] == "0.0.0.0"
-    assert published(cpu["tritonserver"]) == {("127.0.0.1", port, port) for port in ports}
+    for name in ("tritonserver", "edge"):  # one of the two, under the same name
+        assert published(cpu[name]) == {("127.0.0.1", port, port) for port in ports}
+        assert "pinrec" in cpu[name]["networks"]["default"]["aliases"]
+    for name, service in cpu.items():
+        assert {host for host, _, _ in published(service)} <= {"127.0.0.1"}, name
 
     changed = services("compose.yaml", PINREC_BIND="0.0.0.0", PINREC_GRPC_PORT="9001")["tritonserver"]
     assert ("0.0.0.0", 9001, served["grpc_port"]) in published(changed)
 
 
-def test_time_and_memory_suffice(cpu: dict[str, dict[str, Any]]) -> None:
-    service = cpu["tritonserver"]
-    assert int(service["stop_grace_period"].rstrip("s")) > options_of(service)["drain_timeout"]
-    assert int(service["shm_size"]) >= 2 * MIN_SHARED_MEMORY
-    assert service["init"], "without init, a signal that comes before its handler is lost"
+def test_no_service_can_do_more_than_it_has_to(cpu: Services) -> None:
+    for name, service in cpu.items():
+        assert service["read_only"], name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["user"].split(":")[0] not in ("0", "root"), name
+        assert int(service["mem_limit"]) > 0, name
+        assert service["pids_limit"] > 0, name
+        assert service["logging"]["options"].keys() == {"max-size", "max-file"}, name
+        assert service["restart"] == ("no" if name == "demo-release" else "unless-stopped"), name
+        assert not service.get("privileged"), name
 
 
-def test_health_is_that_of_the_ensemble(cpu: dict[str, dict[str, Any]]) -> None:
-    assert f"/v2/models/{ENSEMBLE.name}/ready" in cpu["tritonserver"]["healthcheck"]["test"][-1]
+def test_versions_are_pinned(cpu: Services) -> None:
+    built = {service["image"] for service in cpu.values() if "build" in service}
+    for name, service in cpu.items():
+        tag = service["image"].rpartition(":")[2]
+        assert service["image"] in built or re.fullmatch(r"\d+\.\d+\.\d+", tag), name
 
 
-def test_one_service_builds_the_image_of_both(cpu: dict[str, dict[str, Any]], gpu: dict[str, dict[str, Any]]) -> None:
+def test_time_and_memory_suffice(cpu: Services) -> None:
+    for name, service in servers(cpu).items():
+        seconds = service["stop_grace_period"]
+        assert int(seconds.rstrip("s")) > options_of(service)["drain_timeout"], name
+        assert int(service["shm_size"]) >= 2 * MIN_SHARED_MEMORY, name
+        assert service["init"], "without init, a signal that comes before its handler is lost"
+
+
+def test_health_is_that_of_the_ensemble(cpu: Services) -> None:
+    for name in ("tritonserver", "replica", "canary", "edge"):
+        assert f"/v2/models/{ENSEMBLE.name}/ready" in cpu[name]["healthcheck"]["test"][-1]
+    for name in ("ids", "index", "signals"):
+        assert "/v2/models/stats" in cpu[name]["healthcheck"]["test"][-1]
+
+
+def test_one_service_builds_the_image_of_all(cpu: Services, gpu: Services) -> None:
     for merged in (cpu, gpu):
-        assert [name for name, service in merged.items() if "build" in service] == ["demo-release"]
-        assert len({service["image"] for service in merged.values()}) == 1
-    assert (ROOT / cpu["demo-release"]["build"]["dockerfile"]).is_file()
-    assert (ROOT / gpu["demo-release"]["build"]["dockerfile"]).is_file()
+        assert [name for name, s in merged.items() if "build" in s] == ["demo-release", "load", "prometheus"]
+        assert len({service["image"] for service in servers(merged).values()}) == 1
+        for name in ("demo-release", "load", "prometheus"):
+            build = merged[name]["build"]
+            assert (Path(build["context"]) / build["dockerfile"]).is_file()
+    assert cpu["alertmanager"]["image"] == cpu["prometheus"]["image"]
 
 
-def test_the_gpu_override_adds_the_device_and_changes_nothing_else(
-    cpu: dict[str, dict[str, Any]], gpu: dict[str, dict[str, Any]]
-) -> None:
-    ours = {"command", "deploy", "image"}
-    assert gpu["tritonserver"]["command"] == [*cpu["tritonserver"]["command"], "--triton=image", "--device=cuda"]
-    assert options_of(gpu["tritonserver"])["device"] == "cuda"
-    (device,) = gpu["tritonserver"]["deploy"]["resources"]["reservations"]["devices"]
-    assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
-    for key in (cpu["tritonserver"].keys() | gpu["tritonserver"].keys()) - ours:
-        assert gpu["tritonserver"].get(key) == cpu["tritonserver"].get(key), key
+def test_what_is_mounted_from_the_project_exists(cpu: Services) -> None:
+    for name, service in cpu.items():
+        for volume in service.get("volumes", ()):
+            if volume["type"] == "bind":
+                assert Path(volume["source"]).exists(), name
+                assert volume["read_only"], name
+
+
+def test_prometheus_looks_up_the_names_of_the_services(cpu: Services) -> None:
+    configuration = yaml.safe_load((ROOT / "docker" / "observe" / "prometheus.yml").read_text("utf-8"))
+    looked_up = {n for job in configuration["scrape_configs"] for c in job["dns_sd_configs"] for n in c["names"]}
+    assert looked_up == {*servers(cpu), "edge"}
+    (manager,) = configuration["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"]
+    assert manager.split(":")[0] in cpu
+
+
+def test_the_gpu_override_adds_the_device_and_changes_nothing_else(cpu: Services, gpu: Services) -> None:
+    ours = {"command", "deploy", "image", "environment"}
+    for name in ("tritonserver", "replica", "canary"):
+        assert gpu[name]["command"] == [*cpu[name]["command"], "--triton=image", "--device=cuda"]
+        assert options_of(gpu[name])["device"] == "cuda"
+        (device,) = gpu[name]["deploy"]["resources"]["reservations"]["devices"]
+        assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+        for key in (cpu[name].keys() | gpu[name].keys()) - ours:
+            assert gpu[name].get(key) == cpu[name].get(key), (name, key)
+        cache = gpu[name]["environment"].pop("TORCHINDUCTOR_CACHE_DIR")
+        assert any(cache.startswith(volume["target"]) for volume in gpu[name]["volumes"]), (
+            "compiled once, not each time"
+        )
+        assert gpu[name]["environment"] == cpu[name]["environment"]

@@ -61,3 +61,10 @@ def test_the_image_does_not_run_as_root(dockerfile: Path) -> None:
     users = re.findall(r"^USER (.+)$", dockerfile.read_text("utf-8"), re.MULTILINE)
     assert users
     assert users[-1] not in ("root", "0")
+
+
+def test_the_front_is_installed_in_a_pinned_series(dockerfile: Path) -> None:
+    last = dockerfile.read_text("utf-8").rpartition("\nFROM ")[2].partition("\n")[0]
+    whole = dockerfile.read_text("utf-8")
+    stage = whole[whole.index("AS image") if last == "image" else whole.rindex("\nFROM ") :]
+    assert re.search(r'"haproxy=\d+\.\d+\.\*"', stage), "without HAProxy nothing bounds the requests in flight"

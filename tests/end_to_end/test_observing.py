@@ -15,6 +15,7 @@ import urllib.request
 import numpy as np
 import pytest
 import tritonclient.grpc as triton_client
+import yaml
 from pinrec_client import Event, InvalidRequestError
 
 from pinrec_core.contract import PIPELINE
@@ -49,10 +50,13 @@ def prometheus(ml100k_server, tmp_path):
     if shutil.which("prometheus") is None:
         pytest.skip("no prometheus: apt-get install prometheus")
     target = urllib.parse.urlsplit(ml100k_server.ready["metrics"]).netloc
-    configuration = (OBSERVE / "prometheus.yml").read_text("utf-8")
-    assert "tritonserver:8002" in configuration
-    configuration = configuration.replace("tritonserver:8002", target).replace("15s", "1s")
-    (tmp_path / "prometheus.yml").write_text(configuration, "utf-8")
+    configuration = yaml.safe_load((OBSERVE / "prometheus.yml").read_text("utf-8"))
+    (ours,) = [job for job in configuration["scrape_configs"] if job["job_name"] == "pinrec"]
+    ours.pop("dns_sd_configs")
+    ours["static_configs"] = [{"targets": [target]}]
+    configuration["scrape_configs"] = [ours]
+    configuration["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(configuration), "utf-8")
     shutil.copy(OBSERVE / "rules.yml", tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as chosen:
         port = chosen.getsockname()[1]
