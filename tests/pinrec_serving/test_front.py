@@ -15,6 +15,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 
 import grpc
@@ -103,7 +104,7 @@ def test_what_is_too_much_is_refused_at_once_with_a_hint(program, inner, tmp_pat
         assert outcomes == {"r1": 2, "StatusCode.UNAVAILABLE": 6}
         assert front.refusals() == {"recommendations": 6, "events": 0, "http": 0}
         channel = grpc.insecure_channel(outer.grpc)
-        slow = [threading.Thread(target=one) for _ in range(2)]
+        slow = [threading.Thread(target=one) for _ in range(6)]  # enough to fill both places, whoever comes first
         for thread in slow:
             thread.start()
         hints: dict[str, str] = {}
@@ -252,7 +253,12 @@ def test_over_http_too(program, inner, tmp_path) -> None:
         ):
             assert ask_http(good, wrong + member + "}") == 400, member
         assert ask_http(good[:5]) == 400  # it ends within a text
-        assert ask_http(good, " " * (1 << 20)) == 413
+        announced = HTTPConnection(outer.host, outer.http_port, timeout=10)
+        announced.putrequest("POST", "/v2/models/pinrec/infer")
+        announced.putheader("Content-Length", str((1 << 20) + 1))
+        announced.endheaders()  # refused before any of the bytes is sent
+        assert announced.getresponse().status == 413
+        announced.close()
         assert ask_http(good) == 200
 
 
