@@ -155,14 +155,25 @@ def test_only_what_clients_need_is_offered(program, inner, server, tmp_path) -> 
             assert refusal(lambda call=call: call(headers=server.admin_headers))[0] == "UNIMPLEMENTED"
         assert client.is_server_live()
         assert client.get_model_metadata("pinrec").name == "pinrec"
-        # To a client, a model that is being loaded or drained is a server that cannot answer now.
+        # To a client, a model that is being loaded or drained is a server that cannot answer now; to a proxy before
+        # several servers it is one of the statuses on which another server is asked.
+        before = errors_of(outer)
         assert refusal(lambda: client.get_model_metadata("nobody"))[0] == "UNAVAILABLE"
+        assert errors_of(outer) == before + 1
         assert http(f"{outer.http}/v2/models/pinrec/ready") == 200
         assert http(f"{outer.http}/v2/repository/index", data=b"{}") == 404
         assert http(f"{outer.http}/v2/models/signal_fetch__r1/infer", data=b"{}") == 404
         user = {"name": "user_id", "shape": [1, 1], "datatype": "INT64", "data": [7]}
         assert http(f"{outer.http}/v2/models/pinrec/infer", data=json.dumps({"inputs": [user]}).encode()) == 200
         assert http(f"{outer.metrics}/front") == 200
+
+
+def errors_of(outer: Endpoint) -> int:
+    """Answers of the front to gRPC calls whose HTTP status is 5xx."""
+    with urllib.request.urlopen(f"{outer.metrics}/front", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    (found,) = [li for li in lines if li.startswith('haproxy_frontend_http_responses_total{proxy="grpc",code="5xx"}')]
+    return int(float(found.split()[-1]))
 
 
 def test_who_has_no_key_gets_no_answer(program, inner, tmp_path) -> None:
