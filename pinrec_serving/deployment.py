@@ -24,6 +24,7 @@ from pinrec_core.contract import ENSEMBLE, SIGNAL_INGEST, StageSpec
 from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.errors import ServerError
 from pinrec_core.release.in_use import using_release
+from pinrec_serving.heartbeat import stage_processes
 from pinrec_serving.model_control import UNLOAD_TIMEOUT, ModelControl
 from pinrec_serving.model_names import qualified_name
 from pinrec_serving.model_repository import IdKinds, write_ensemble, write_stage
@@ -48,6 +49,7 @@ class Deployment:
         progress: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._repository = server.repository
+        self._heartbeats = server.heartbeats
         self._templates = Path(templates)
         self._options = options
         self._progress = progress
@@ -214,6 +216,9 @@ class Deployment:
         with self._lock:
             for name in loaded:
                 self._entrance_of.pop(name, None)
+        for process in stage_processes(self._heartbeats):
+            if process.model in loaded:
+                process.stand_back()
         try:
             for name in loaded:
                 self._control.unload(name)

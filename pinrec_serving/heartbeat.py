@@ -18,6 +18,7 @@ from pathlib import Path
 
 FOLDER_VARIABLE = "PINREC_HEARTBEATS"
 IDLE = 0.0
+LEAST_PRIORITY = 19
 _MOMENT = struct.Struct("=d")  # aligned and of one machine word, so that a reader never sees half of it
 
 
@@ -53,6 +54,14 @@ class StageProcess:
     pid: int
     model: str
     file: Path
+
+    def stand_back(self) -> None:
+        """Let everything else on the machine go first, from now on: ending a process takes time, too."""
+        try:
+            for task in Path(f"/proc/{self.pid}/task").iterdir():
+                os.setpriority(os.PRIO_PROCESS, int(task.name), LEAST_PRIORITY)
+        except OSError:  # it, or one of its threads, has ended meanwhile
+            return
 
     def busy_seconds(self) -> float:
         """For how long it has been working on one batch; 0 while it waits for one."""

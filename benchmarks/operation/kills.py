@@ -48,6 +48,9 @@ def run(setting: Setting) -> list[Row]:
         lost = writer.lost(server)
     failed = [s for s in load.sent if s.status != OK]
     outside = [s for s in failed if all(s.ended < killed or s.due > again for killed, again in outages)]
+    for s in outside:  # they should not be; so that somebody can find out why
+        again = max((again for _, again in outages if again < s.due), default=s.due)
+        setting.progress(f"failed outside: {s.status}, {s.due - again:.2f} s after the last stage was back")
     return [
         *rows,
         {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pinrec_serving.heartbeat import FOLDER_VARIABLE, stage_processes
+from pinrec_serving.heartbeat import FOLDER_VARIABLE, LEAST_PRIORITY, stage_processes
 from pinrec_serving.supervision import RestartPolicy, StageEnded, StageWatch, process_state
 
 STAGE = """
@@ -127,3 +128,13 @@ def test_restarts_come_at_once_then_slower_then_not_at_all() -> None:
     assert [policy.next_pause() for _ in range(6)] == [0.0, 1.0, 2.0, 3.0, 3.0, None]
     now[0] = 101.0  # all of them are forgotten
     assert policy.next_pause() == 0.0
+
+
+def test_a_process_that_is_about_to_end_stands_back(stage: Stage, tmp_path: Path) -> None:
+    (process,) = stage_processes(tmp_path)
+    before = os.getpriority(os.PRIO_PROCESS, process.pid)
+    process.stand_back()
+    assert os.getpriority(os.PRIO_PROCESS, process.pid) == LEAST_PRIORITY > before
+    stage.process.kill()
+    stage.process.wait()
+    process.stand_back()  # nothing is left to do, and nothing goes wrong
