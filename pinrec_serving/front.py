@@ -189,9 +189,10 @@ class Front:
         except OSError:
             return {}
         rows = csv.DictReader(answer.lstrip("# ").splitlines())
-        # Triton's own refusals have the status 200 of HTTP over gRPC, and one of 400 over HTTP.
+        # Failed connections are those that got no place in time, and those that found no Triton. Statuses would count
+        # what Triton refuses, too: it must not look like too much work that a stage is away.
         return {
-            REFUSING[row["pxname"]]: Counted(float(row["hrsp_2xx"] or 0), float(row["hrsp_5xx"] or 0))
+            REFUSING[row["pxname"]]: Counted(float(row["hrsp_2xx"] or 0), float(row["econ"] or 0))
             for row in rows
             if row["svname"] == "BACKEND" and row["pxname"] in REFUSING
         }
