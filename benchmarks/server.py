@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.demo import Folders, pinrec_command
 from pinrec_core.errors import ServerError
 from pinrec_core.release.current import CURRENT_FILE
-from pinrec_serving.front import free_ports
+from pinrec_serving.installation import free_ports
 
 STOP_TIMEOUT = 90.0
 

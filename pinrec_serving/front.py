@@ -22,7 +22,7 @@ from typing import Self
 from pinrec_core.errors import ConfigError, ServerError, require
 from pinrec_core.files.temporary_folder import TemporaryFolder
 from pinrec_serving.admission import InFlightLimit
-from pinrec_serving.installation import check_ports
+from pinrec_serving.installation import check_ports, free_ports
 from pinrec_serving.runtime import Endpoint, end_with_parent
 
 CONFIGURATION = Path(__file__).with_name("haproxy.cfg")
@@ -288,15 +288,6 @@ def private_endpoint() -> Endpoint:
     """An endpoint of free ports that only this machine reaches, for a server behind a front."""
     grpc, http, metrics = free_ports(3)
     return Endpoint(grpc_port=grpc, http_port=http, metrics_port=metrics)
-
-
-def free_ports(n: int) -> list[int]:
-    """Ports of this machine on which nobody listens. All are held until each is known, so that they differ."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(n)]
-    ports = [held.getsockname()[1] for held in sockets]
-    for held in sockets:
-        held.close()
-    return ports
 
 
 def _tls_words(tls: Tls) -> str:

@@ -78,6 +78,15 @@ def check_ports(ports: Sequence[tuple[str, str, int]]) -> None:
                 ) from error
 
 
+def free_ports(n: int) -> list[int]:
+    """Ports of this machine on which nobody listens. All are held until each is known, so that they differ."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(n)]
+    ports = [held.getsockname()[1] for held in sockets]
+    for held in sockets:
+        held.close()
+    return ports
+
+
 def check_shared_memory() -> None:
     """Check that there is enough of it for the stages. Raises ``ServerError``."""
     free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else 0

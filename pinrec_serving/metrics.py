@@ -26,7 +26,7 @@ from prometheus_client.core import Metric as Family
 from pinrec_core.errors import ServerError
 from pinrec_serving.model_names import SEPARATOR
 from pinrec_serving.service_metrics import TRITON_UP, Disks, Processes, ServiceMetrics
-from pinrec_serving.stage_files import StageFiles, StageProcess
+from pinrec_serving.stage_files import MeasuredProcess, StageFiles
 
 log = logging.getLogger(__name__)
 
@@ -94,10 +94,10 @@ class MetricsServer:
         with self._lock:
             self._files.clean()
 
-    def _processes(self) -> Iterable[StageProcess]:
-        yield StageProcess(getpid(), "owner", "")
+    def _processes(self) -> Iterable[MeasuredProcess]:
+        yield MeasuredProcess(getpid(), "owner", "")
         if (pid := self._triton_pid()) is not None:
-            yield StageProcess(pid, "triton", "")
+            yield MeasuredProcess(pid, "triton", "")
         yield from self._files.processes()
 
 

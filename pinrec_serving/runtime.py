@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import secrets
 import signal
-import socket
 import subprocess
 import time
 import urllib.error
@@ -28,6 +27,7 @@ from pinrec_serving.installation import (
     check_ports,
     check_shared_memory,
     find_installation,
+    free_ports,
 )
 from pinrec_serving.logs import LOG_FORMAT_VARIABLE, LogFormat
 from pinrec_serving.stage_metrics import METRICS_VARIABLE
@@ -227,7 +227,7 @@ class TritonServer:
         self.repository.mkdir()
         self.heartbeats.mkdir()
         self.metrics_folder.mkdir()
-        self._metrics_port = _free_port()
+        (self._metrics_port,) = free_ports(1)
         try:
             self.log_file.parent.mkdir(parents=True, exist_ok=True)
             log = self.log_file.open("ab")
@@ -293,11 +293,6 @@ class TritonServer:
 def end_with_parent() -> None:
     """Runs in the child: the kernel sends it SIGTERM when its parent dies, so that a killed owner leaves no server."""
     _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as chosen:
-        return chosen.getsockname()[1]
 
 
 def _answers(url: str) -> bool:

@@ -16,7 +16,7 @@ from prometheus_client.core import Metric as Family
 from pinrec_core.contract import PIPELINE, SIGNAL_INGEST, StageSpec
 from pinrec_core.release.format import ReleaseManifest
 from pinrec_core.stages.metrics import Kind, Metric
-from pinrec_serving.stage_files import StageProcess
+from pinrec_serving.stage_files import MeasuredProcess
 
 READY = Metric("pinrec_ready", Kind.GAUGE, "", "1 while the service answers requests, 0 while it starts or drains.")
 RELEASE_INFO = Metric(
@@ -135,7 +135,7 @@ class ServiceMetrics:
 class Processes:
     """A collector: what the processes of the service use. ``listed`` names them, whenever it is asked."""
 
-    def __init__(self, listed: Callable[[], Iterable[StageProcess]]) -> None:
+    def __init__(self, listed: Callable[[], Iterable[MeasuredProcess]]) -> None:
         self._listed = listed
 
     def collect(self) -> Iterable[Family]:

@@ -19,6 +19,8 @@ from prometheus_client import Metric
 from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from pinrec_serving.processes import has_ended
+
 ENDED = "ended"
 """Stands in the place of the process id in the names of the files for processes that ended."""
 COUNTED = ("counter", "histogram")
@@ -27,8 +29,8 @@ KEPT_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True)
-class StageProcess:
-    """A living process of a stage. ``release`` is empty where the stage belongs to none."""
+class MeasuredProcess:
+    """A living process that records metrics. ``release`` is empty where the stage belongs to none."""
 
     pid: int
     stage: str
@@ -49,7 +51,7 @@ class StageFiles:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder = Path(folder)
-        self._alive = alive or is_running
+        self._alive = alive or (lambda pid: not has_ended(pid))
         self._clock = clock
         self._last_seen: dict[str, float] = {}  # release → when a process of it was alive
 
@@ -57,7 +59,7 @@ class StageFiles:
         self.clean()
         return MultiProcessCollector.merge([str(path) for path in self._files()], accumulate=True)
 
-    def processes(self) -> list[StageProcess]:
+    def processes(self) -> list[MeasuredProcess]:
         """The living processes that have recorded something, by process id."""
         found = {}
         for path in self._files():
@@ -65,7 +67,7 @@ class StageFiles:
             if owner == ENDED or not self._alive(int(owner)):
                 continue
             if (labels := _first_labels(path)) is not None:
-                found[int(owner)] = StageProcess(int(owner), labels["stage"], labels["release"])
+                found[int(owner)] = MeasuredProcess(int(owner), labels["stage"], labels["release"])
         return [found[pid] for pid in sorted(found)]
 
     def _files(self) -> list[Path]:
@@ -107,15 +109,6 @@ class StageFiles:
                 values.write_value(key, value, 0.0)
         values.close()
         os.replace(unfinished, whole)
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process exists and has not ended. One that has ended stays in the list until its parent asks for it."""
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text("utf-8", errors="replace")
-    except OSError:
-        return False
-    return status.rpartition(")")[2].split()[0] not in ("Z", "X")
 
 
 def _owner(path: Path) -> str:

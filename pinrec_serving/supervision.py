@@ -20,15 +20,13 @@ from pathlib import Path
 from typing import Self
 
 from pinrec_serving.heartbeat import StageProcess, stage_processes
+from pinrec_serving.processes import ENDED, STOPPED, process_state
 
 INTERVAL = 0.2  # seconds between two looks
 STALL_TIMEOUT = 30.0
 """Seconds for which a process may work on one batch. The slowest batch that is known, 32 requests of `base` on two
 cores, takes four."""
 STOPPED_TIMEOUT = 5.0  # seconds for which a process may be stopped, as by SIGSTOP
-
-ENDED = "ZX"  # states of a process in /proc: a zombie, dead
-STOPPED = "T"
 
 log = logging.getLogger(__name__)
 
@@ -94,14 +92,6 @@ class StageWatch:
         self._stopped_since.pop(process.pid, None)
         busy = process.busy_seconds()
         return f"worked on one batch for {busy:.0f} s" if busy > self._stall_timeout else None
-
-
-def process_state(pid: int) -> str:
-    """The state of a process as in /proc/PID/stat: R, S, D, T, Z …; X when there is none."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
-    except (FileNotFoundError, ProcessLookupError):
-        return "X"
 
 
 class RestartPolicy:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import tritonclient.grpc
 from pinrec_client import AsyncPinRecClient, PinRecClient
 
 from pinrec_core.contract import ENSEMBLE, SIGNAL_INGEST, DType, StageSpec, TensorSpec
+from pinrec_serving.installation import free_ports
 from tests.client.scripted import ScriptedService, recommendations, scripted_service
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
@@ -116,7 +116,7 @@ def _service(folder: Path, id_type: str) -> Iterator[StandIn]:
     # Imported here: the tests that need no server also run where the server's requirements are not installed.
     from pinrec_serving.runtime import Endpoint, TritonServer
 
-    grpc_port, http_port, metrics_port = _free_ports(3)
+    grpc_port, http_port, metrics_port = free_ports(3)
     endpoint = Endpoint(grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port)
     with TritonServer(endpoint=endpoint, log_folder=folder) as server:
         _write_model(server.repository, STAGE, ENSEMBLE, id_type)
@@ -156,11 +156,3 @@ def _tensors(spec: StageSpec, id_type: str) -> str:
 
     inputs, outputs = (", ".join(map(tensor, side)) for side in (spec.inputs, spec.outputs))
     return f"max_batch_size: 8\ninput [ {inputs} ]\noutput [ {outputs} ]\n"
-
-
-def _free_ports(n: int) -> list[int]:
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(n)]
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports

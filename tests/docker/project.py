@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import time
 import urllib.request
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from pinrec_serving.installation import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 VARIABLES = ("PINREC_", "COMPOSE_", "GRAFANA_", "TRITON_")
@@ -100,11 +101,3 @@ def wait_until(holds: Callable[[], bool], what: str, seconds: float = 120) -> No
     while not holds():
         assert time.monotonic() < end, f"in vain: {what}"
         time.sleep(0.2)
-
-
-def free_ports(n: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(n)]
-    ports = [held.getsockname()[1] for held in sockets]
-    for held in sockets:
-        held.close()
-    return ports

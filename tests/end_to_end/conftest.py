@@ -10,7 +10,6 @@ import json
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -23,6 +22,7 @@ from typing import Any
 import pytest
 from pinrec_client import PinRecClient
 
+from pinrec_serving.installation import free_ports
 from tests.conftest import ROOT
 
 PINREC = Path(sys.executable).with_name("pinrec")
@@ -76,7 +76,7 @@ def serving(prepared: Prepared, folder: Path, *options: object) -> Iterator[Serv
 
     Where ``signal_fetch`` is elsewhere there are no signals.
     """
-    ports = _free_ports(3)
+    ports = free_ports(3)
     log = folder / "serve.log"
     elsewhere = any(str(option).startswith("--remote=signal_fetch=") for option in options) or (
         "--only" in options and "signal_fetch" not in options
@@ -187,16 +187,6 @@ def client(ml100k_server) -> Iterator[PinRecClient]:
 def unused(tmp_path) -> Callable[[str], Path]:
     """A path that nothing else uses."""
     return lambda name: tmp_path / name
-
-
-def _free_ports(n: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(n)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
 
 
 os.environ.setdefault("PYTHONUNBUFFERED", "1")

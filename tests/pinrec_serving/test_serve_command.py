@@ -18,7 +18,7 @@ from pinrec_cli.tuning_runs import measuring
 from pinrec_core.release.current import point_current
 from pinrec_core.release.format import Release
 from pinrec_serving.installation import TritonSource
-from pinrec_serving.supervision import ENDED, process_state
+from pinrec_serving.processes import has_ended
 from pinrec_serving.tuning import TUNING_FILE, Machine, Setting, StageTuning, Tuning, save_tuning
 from tests.pinrec_serving.conftest import free_endpoint
 from tests.pinrec_serving.serve_process import Service, children
@@ -96,7 +96,7 @@ def test_a_killed_service_leaves_no_process(service: Service) -> None:
     left = children(service.process.pid)
     service.process.kill()
     service.end()
-    while any(process_state(pid) not in ENDED for pid in left):
+    while not all(has_ended(pid) for pid in left):
         time.sleep(0.1)
 
 

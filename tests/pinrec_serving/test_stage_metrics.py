@@ -11,7 +11,7 @@ from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.parser import text_string_to_metric_families
 
 from pinrec_core.stages.metrics import EVENTS_STORED, NO_METRICS, STAGE_METRICS, Kind
-from pinrec_serving.stage_files import KEPT_SECONDS, StageFiles, StageProcess
+from pinrec_serving.stage_files import KEPT_SECONDS, MeasuredProcess, StageFiles
 from pinrec_serving.stage_metrics import METRICS_VARIABLE, PrometheusMetrics, open_metrics
 from tests.pinrec_serving.recording import Recording
 
@@ -46,7 +46,7 @@ def test_two_processes_of_a_stage_are_one_series(tmp_path: Path) -> None:
         two.record("pinrec_realtime_up", 0)
         shown = read(files)
         pids = sorted([one.pid, two.pid])
-        assert files.processes() == [StageProcess(pid, "signal_fetch", "r1") for pid in pids]
+        assert files.processes() == [MeasuredProcess(pid, "signal_fetch", "r1") for pid in pids]
     stage = ("signal_fetch", "r1")
     assert shown[key("pinrec_requests_total", *stage, result="ok")] == 7
     assert shown[key("pinrec_requests_total", *stage, result="internal")] == 0  # from the start, so that it can grow
@@ -74,7 +74,7 @@ def test_a_process_that_ended_leaves_its_counts_and_not_its_gauges(tmp_path: Pat
         assert shown[key("pinrec_history_interactions_bucket", *stage, le="4.0")] == 3
         assert shown[key("pinrec_realtime_up", *stage)] == 1
         assert len(list(tmp_path.iterdir())) == 3 + 2  # of the living process, and of all that ended
-        assert files.processes() == [StageProcess(living.pid, *stage)]
+        assert files.processes() == [MeasuredProcess(living.pid, *stage)]
 
 
 def test_a_release_that_was_unloaded_is_forgotten_after_a_while(tmp_path: Path) -> None:

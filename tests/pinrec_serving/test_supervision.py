@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from pinrec_serving.heartbeat import FOLDER_VARIABLE, LEAST_PRIORITY, stage_processes
-from pinrec_serving.supervision import RestartPolicy, StageEnded, StageWatch, process_state
+from pinrec_serving.processes import process_state
+from pinrec_serving.supervision import RestartPolicy, StageEnded, StageWatch
 
 STAGE = """
 import sys, time
