@@ -1,9 +1,9 @@
 """The owner of a Triton process. ``installation`` finds the server, ``runtime`` runs it, ``model_repository`` writes
 the models that it loads, and ``deployment`` deploys and swaps releases through ``model_control``, each after a
 ``smoke_test``. ``front`` runs HAProxy between the clients and Triton, with as much in flight as ``admission`` finds
-right. ``supervision`` sees a stage process die (``processes``) or hang, from what that writes as its ``heartbeat``. ``service`` puts these
-together from start to stop, as ``options`` say; ``log_rotation`` keeps logs small, and ``companion`` runs a command
-beside the service and stops the service when the command ends.
+right. ``supervision`` sees a stage process die (``processes``) or hang, from what that writes as its ``heartbeat``.
+``service`` puts these together from start to stop, as ``options`` say; ``log_rotation`` keeps logs small, and
+``companion`` runs a command beside the service and stops the service when the command ends.
 
 ``stage_process`` is the other side, the process of one stage, where ``triton_boundary`` translates between Triton and
 the stage. There, ``remote_stage`` stands for a stage that runs on another server, whose model ``remote_model`` calls,
