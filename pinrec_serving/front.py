@@ -22,7 +22,7 @@ from typing import Self
 from pinrec_core.errors import ConfigError, ServerError, require
 from pinrec_core.files.temporary_folder import TemporaryFolder
 from pinrec_serving.admission import InFlightLimit
-from pinrec_serving.installation import check_ports, free_ports
+from pinrec_serving.installation import check_ports, private_ports
 from pinrec_serving.runtime import Endpoint, end_with_parent
 
 CONFIGURATION = Path(__file__).with_name("haproxy.cfg")
@@ -286,7 +286,7 @@ class Front:
 
 def private_endpoint() -> Endpoint:
     """An endpoint of free ports that only this machine reaches, for a server behind a front."""
-    grpc, http, metrics = free_ports(3)
+    grpc, http, metrics = private_ports(3)
     return Endpoint(grpc_port=grpc, http_port=http, metrics_port=metrics)
 
 

@@ -7,8 +7,10 @@ checked before Triton starts, and a failed check raises one sentence. This modul
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -27,6 +29,7 @@ from pinrec_core.errors import ServerError
 IMAGE_ROOT = Path("/opt/tritonserver")
 SHARED_MEMORY = Path("/dev/shm")
 MIN_SHARED_MEMORY = 256 << 20  # a swap has ten stage processes, which start with 16 MiB each and grow
+PRIVATE_PORTS = (20_000, 32_768)
 BACKEND_FILES = ("libtriton_python.so", "triton_python_backend_utils.py")
 STUB = "triton_python_backend_stub"
 LIBRARY_PATH = "LD_LIBRARY_PATH"
@@ -84,6 +87,19 @@ def free_ports(n: int) -> list[int]:
     ports = [held.getsockname()[1] for held in sockets]
     for held in sockets:
         held.close()
+    return ports
+
+
+def private_ports(n: int) -> list[int]:
+    """The same, of a range from which nobody else is given ports: systems take those of connections above it, and
+    services are given lower ones."""
+    held: list[socket.socket] = []
+    while len(held) < n:
+        with contextlib.suppress(OSError):  # somebody listens there
+            held.append(socket.create_server(("127.0.0.1", random.randrange(*PRIVATE_PORTS))))
+    ports = [one.getsockname()[1] for one in held]
+    for one in held:
+        one.close()
     return ports
 
 

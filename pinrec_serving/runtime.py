@@ -27,7 +27,7 @@ from pinrec_serving.installation import (
     check_ports,
     check_shared_memory,
     find_installation,
-    free_ports,
+    private_ports,
 )
 from pinrec_serving.logs import LOG_FORMAT_VARIABLE, LogFormat
 from pinrec_serving.stage_metrics import METRICS_VARIABLE
@@ -227,7 +227,7 @@ class TritonServer:
         self.repository.mkdir()
         self.heartbeats.mkdir()
         self.metrics_folder.mkdir()
-        (self._metrics_port,) = free_ports(1)
+        (self._metrics_port,) = private_ports(1)
         try:
             self.log_file.parent.mkdir(parents=True, exist_ok=True)
             log = self.log_file.open("ab")

@@ -84,7 +84,7 @@ def test_foreign_bytes_are_refused():
         ),
         (decode_request, changed(data, 7, 255), r"packed_request of T=4278190083, F=5, O=2 has .* bytes: expected"),
         (decode_plan, plan[:3], "retrieval_plan has 3 bytes: expected at least 16"),
-        (decode_plan, changed(plan, 0, 0), "retrieval_plan has version 0: expected 1"),
+        (decode_plan, changed(plan, 0, 0), "retrieval_plan has version 0: expected 2"),
         (decode_plan, np.append(plan, plan[:1]), r"retrieval_plan of M=1, D=2 has 33 bytes: expected 32"),
     ]:
         with pytest.raises(InvalidRequestError, match=message):
