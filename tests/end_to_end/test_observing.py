@@ -11,6 +11,7 @@ import subprocess
 import time
 import urllib.parse
 import urllib.request
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from pinrec_client import Event, InvalidRequestError
 
 from pinrec_core.contract import PIPELINE
 from tests.docker.test_observe import ALERTS, OBSERVE, expressions
-from tests.end_to_end.conftest import pinrec
+from tests.end_to_end.conftest import Collector, pinrec
 
 pytestmark = pytest.mark.triton
 
@@ -130,22 +131,33 @@ def test_top_shows_every_stage_and_the_release(ml100k_server):
     assert shown["p99_ms"] > 0
 
 
+def span_below(parent: str, collector: Collector, *, seconds: float) -> dict[str, Any] | None:
+    """The span of that parent, if it arrives in time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := [span for span in collector.spans if span.get("parentSpanId") == parent]:
+            return found[0]
+        time.sleep(0.1)
+    return None
+
+
 def test_a_trace_of_a_caller_goes_on_through_every_stage(ml100k_server, collector):
-    trace, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    trace = "0af7651916cd43dd8448eb211c80319c"
     user = triton_client.InferInput("user_id", [1, 1], "INT64")
     user.set_data_from_numpy(np.array([[1]], np.int64))
+    root = None
     with triton_client.InferenceServerClient(ml100k_server.url) as client:
         client.infer("pinrec", [user])
-        client.infer("pinrec", [user], headers={"traceparent": f"00-{trace}-{parent}-01"})
-    end = time.monotonic() + 60
-    while not (roots := [span for span in collector.spans if span.get("parentSpanId") == parent]):
-        assert time.monotonic() < end, "no span arrived"  # they are sent together, every few seconds
-        time.sleep(0.1)
-    (root,) = roots
+        for attempt in range(1, 11):  # nobody promises that a batch of spans arrives, which Triton sends once
+            parent = f"{attempt:016x}"
+            client.infer("pinrec", [user], headers={"traceparent": f"00-{trace}-{parent}-01"})
+            if root := span_below(parent, collector, seconds=6.0):  # they are sent together, every few seconds
+                break
+    assert root is not None, "no span arrived"
     assert {span["traceId"] for span in collector.spans} == {trace}  # the other request was not sampled
-    named = {span["name"].partition("__")[0]: span for span in collector.spans if span["name"] != "compute"}
     (ensemble,) = (span for span in collector.spans if span.get("parentSpanId") == root["spanId"])
     assert ensemble["name"] == "pinrec"
+    below = [span for span in collector.spans if span.get("parentSpanId") == ensemble["spanId"]]
+    named = {span["name"].partition("__")[0]: span for span in below}
     for spec in PIPELINE:
-        assert named[spec.name]["parentSpanId"] == ensemble["spanId"]
         assert int(named[spec.name]["startTimeUnixNano"]) < int(named[spec.name]["endTimeUnixNano"])
