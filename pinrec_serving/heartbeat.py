@@ -12,7 +12,7 @@ import os
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,11 +57,10 @@ class StageProcess:
 
     def stand_back(self) -> None:
         """Let everything else on the machine go first, from now on: ending a process takes time, too."""
-        try:
+        with suppress(OSError):  # it has ended meanwhile
             for task in Path(f"/proc/{self.pid}/task").iterdir():
-                os.setpriority(os.PRIO_PROCESS, int(task.name), LEAST_PRIORITY)
-        except OSError:  # it, or one of its threads, has ended meanwhile
-            return
+                with suppress(OSError):  # this thread has
+                    os.setpriority(os.PRIO_PROCESS, int(task.name), LEAST_PRIORITY)
 
     def busy_seconds(self) -> float:
         """For how long it has been working on one batch; 0 while it waits for one."""

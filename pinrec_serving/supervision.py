@@ -43,8 +43,8 @@ class StageEnded:
 class StageWatch:
     """Watches the processes that report in ``folder``, as a context manager, and calls ``ended`` from its own thread.
 
-    A stage that is unloaded ends its process too, so ``ended`` has to know which stages serve. An exception from it is
-    logged and ends nothing.
+    A stage that is unloaded ends its process too, so ``ended`` has to know which stages serve. Where it raises, that is
+    logged and it is called again.
     """
 
     def __init__(
@@ -68,18 +68,20 @@ class StageWatch:
 
     def _run(self) -> None:
         while not self._close.wait(INTERVAL):
-            try:
-                for process in stage_processes(self._folder):
+            for process in stage_processes(self._folder):
+                try:
                     self._look_at(process)
-            except Exception:  # the watch must outlive whatever is wrong with one look
-                log.exception("a look at the stage processes failed")
+                except Exception:  # the watch must outlive whatever is wrong with one look
+                    log.exception("a look at process %d of %s failed; it is repeated", process.pid, process.model)
 
     def _look_at(self, process: StageProcess) -> None:
         state = process_state(process.pid)
         if state in ENDED:
+            self._ended(StageEnded(process.model, process.pid, self._killed.get(process.pid, "has ended")))
+            # Only now, so that a report that failed is made again.
             process.file.unlink(missing_ok=True)
+            self._killed.pop(process.pid, None)
             self._stopped_since.pop(process.pid, None)
-            self._ended(StageEnded(process.model, process.pid, self._killed.pop(process.pid, "has ended")))
         elif process.pid not in self._killed and (reason := self._why_hopeless(process, state)) is not None:
             self._killed[process.pid] = f"{reason} and was killed"
             log.error("%s: process %d %s; it is killed", process.model, process.pid, reason)

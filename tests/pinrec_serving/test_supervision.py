@@ -103,7 +103,7 @@ def test_a_process_that_somebody_stops_is_killed(stage: Stage, tmp_path: Path, m
         assert ended.get(timeout=20).reason == "was stopped and was killed"
 
 
-def test_a_report_that_fails_does_not_end_the_watch(stage: Stage, tmp_path: Path) -> None:
+def test_a_report_that_fails_is_made_again_and_holds_up_no_other(stage: Stage, tmp_path: Path) -> None:
     reports: queue.Queue[StageEnded] = queue.Queue()
 
     def fail(ended: StageEnded) -> None:
@@ -112,10 +112,11 @@ def test_a_report_that_fails_does_not_end_the_watch(stage: Stage, tmp_path: Path
 
     with StageWatch(tmp_path, fail):
         stage.process.kill()
-        reports.get(timeout=10)
+        assert [reports.get(timeout=10).pid for _ in range(2)] == [stage.process.pid] * 2
         other = Stage(tmp_path)
         other.process.kill()
-        assert reports.get(timeout=10).pid == other.process.pid
+        while reports.get(timeout=10).pid != other.process.pid:
+            pass
         other.process.communicate()
 
 
