@@ -7,7 +7,6 @@ stage again. This module does not know how a release is chosen: the caller passe
 
 from __future__ import annotations
 
-import os
 import queue
 import signal
 import threading
@@ -30,12 +29,12 @@ from pinrec_serving.log_rotation import rotate
 from pinrec_serving.metrics import MetricsServer
 from pinrec_serving.model_names import stage_and_release
 from pinrec_serving.options import ServingOptions
+from pinrec_serving.processes import stand_back
 from pinrec_serving.runtime import TritonServer
 from pinrec_serving.service_metrics import ServiceMetrics
 from pinrec_serving.supervision import RestartPolicy, StageEnded, StageWatch
 
 STOP = (signal.SIGTERM, signal.SIGINT)
-VERIFYING_NICENESS = 10
 EMPTY_EXIT_TIMEOUT = 10.0
 """Seconds that a server without requests may take to stop. Triton waits for ever for a model whose process was killed
 while it worked, even if it was loaded anew since."""
@@ -229,12 +228,8 @@ def _verified(folder: Path, report: Callable[[str], None]) -> ReleaseManifest:
     """
     for finding in check_serves_here(folder):
         report(str(finding))
-    with ThreadPoolExecutor(1, initializer=_stand_back) as verifier:
+    with ThreadPoolExecutor(1, initializer=stand_back) as verifier:
         return verifier.submit(verify_files, folder).result()
-
-
-def _stand_back() -> None:
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), VERIFYING_NICENESS)
 
 
 def _metrics_of(server: TritonServer, options: ServingOptions) -> MetricsServer:

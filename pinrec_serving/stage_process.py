@@ -20,14 +20,12 @@ from pinrec_core.stages.base import Stage, StageParameters
 from pinrec_serving.heartbeat import Heartbeat
 from pinrec_serving.logs import inherited_format, start_logging
 from pinrec_serving.model_names import stage_and_release
+from pinrec_serving.processes import stand_back
 from pinrec_serving.triton_boundary import bound_texts, execute, stage_parameters
 
 if TYPE_CHECKING:
     from pinrec_serving.remote_model import RemoteModel
 
-LOADING_NICENESS = 10
-"""How far a stage that loads stands back behind those that serve: it gets a tenth of the time of a busy core, and all
-of the time of an idle one."""
 LAST_ANSWERS_SECONDS = 0.5  # for the answers of the last batch to leave before the process ends
 BROKEN = 70  # the exit status of a process whose stage cannot go on
 
@@ -91,14 +89,10 @@ def at_low_priority(build: Build) -> Build:
 
     @functools.wraps(build)
     def built(parameters: StageParameters) -> Stage[Any]:
-        with ThreadPoolExecutor(1, thread_name_prefix="loading", initializer=_stand_back) as loader:
+        with ThreadPoolExecutor(1, thread_name_prefix="loading", initializer=stand_back) as loader:
             return loader.submit(build, parameters).result()
 
     return built
-
-
-def _stand_back() -> None:
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOADING_NICENESS)
 
 
 def _end_process() -> None:

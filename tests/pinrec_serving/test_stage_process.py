@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from pinrec_core.stages.base import StageParameters
-from pinrec_serving.stage_process import BROKEN, LOADING_NICENESS, at_low_priority
+from pinrec_serving.processes import LOADING_NICENESS
+from pinrec_serving.stage_process import BROKEN, at_low_priority
 
 PARAMETERS = StageParameters(release=None, signals=None, realtime=None, device="cpu", threads=1)
 
