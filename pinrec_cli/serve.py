@@ -252,7 +252,11 @@ def serve(
     log_folder = log_dir or Path(tempfile.gettempdir()) / f"pinrec-serve-{grpc_port}"
     program = find_haproxy(FrontChoice.NONE if only else FrontChoice(front), front_options)
     if program is None and only is None and front == FrontChoice.AUTO:
-        warn("HAProxy is not installed, so nothing bounds the requests in flight (apt-get install haproxy)")
+        warn("HAProxy is not installed (apt-get install haproxy): nothing bounds the requests in flight")
+    if program is None and only is None:
+        warn(
+            "without a front, clients reach Triton itself, which a few malformed bytes can end: let in trusted ones only"
+        )
     inner = endpoint if program is None else private_endpoint()
     server = TritonServer(
         endpoint=inner,

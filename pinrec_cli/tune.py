@@ -53,6 +53,9 @@ def tune(
     A program that is compiled here lies in releases/programs, for this release and this machine; the release itself
     stays as it is.
 
+    It measures Triton itself, without the front that `pinrec serve` puts before it. More CLIENTS than --max-in-flight
+    there would be refused.
+
     `pinrec serve --releases releases` then takes releases/tuning.toml by itself. What --threads or --instances say
     counts more than the file, and on a machine with another processor or other cores the file is ignored.
     """

@@ -88,6 +88,11 @@ TIMEOUT_US = "timeout_us"
 """Not a tensor of a model, but the field ``timeout`` of a request: int64 ``[1]``, the microseconds after which its
 caller stops waiting. It is absent where the caller does not say."""
 
+REQUEST_ID = "request_id"
+TRACEPARENT = "traceparent"
+"""Not tensors either, but texts of BYTES ``[1]``: the id that a caller gave its request, and the trace to which that
+belongs, as W3C Trace Context writes it. A stage on another server gets them beside its inputs, where there are any."""
+
 REQUEST = (
     TensorSpec("user_id", DType.USER_ID, (1,)),
     TensorSpec("num_items", DType.INT32, (1,), optional=True),

@@ -10,11 +10,12 @@ import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from typing import Any
 
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from pinrec_core.contract import TIMEOUT_US, StageSpec
+from pinrec_core.contract import REQUEST_ID, TIMEOUT_US, TRACEPARENT, StageSpec
 from pinrec_core.errors import ExpiredError, InvalidRequestError, PinRecError, ServerError
 from pinrec_core.stages.base import START_SECONDS, RemoteServer, Tensors
 from pinrec_serving.model_control import input_tensor
@@ -73,9 +74,7 @@ class RemoteModel:
         """
         deadline = self._server.deadline_ms / 1e3 if seconds is None else seconds
         try:
-            answer = self._client.infer(
-                self._name, self._inputs(tensors), timeout=_timeout_us(tensors), client_timeout=deadline
-            )
+            answer = self._client.infer(self._name, self._inputs(tensors), **_about(tensors), client_timeout=deadline)
         except InferenceServerException as error:
             failure = self._failure(error, deadline)
             self._note(failure)
@@ -101,7 +100,7 @@ class RemoteModel:
     def _ask(self, tensors: Tensors, seconds: float) -> Future[Answer]:
         future: Future[Answer] = Future()
         self._client.async_infer(
-            self._name, self._inputs(tensors), timeout=_timeout_us(tensors), client_timeout=seconds,
+            self._name, self._inputs(tensors), **_about(tensors), client_timeout=seconds,
             callback=lambda result, error: future.set_result((result, error)),
         )  # fmt: skip
         return future
@@ -142,5 +141,10 @@ class RemoteModel:
         self._answers = not away
 
 
-def _timeout_us(tensors: Tensors) -> int | None:
-    return int(tensors[TIMEOUT_US][0]) if TIMEOUT_US in tensors else None
+def _about(tensors: Tensors) -> dict[str, Any]:
+    """What a call says of the request beside its inputs, where it is known: id, trace and how long its caller waits."""
+    return {
+        "request_id": tensors[REQUEST_ID][0] if REQUEST_ID in tensors else "",
+        "headers": {TRACEPARENT: tensors[TRACEPARENT][0]} if TRACEPARENT in tensors else None,
+        "timeout": int(tensors[TIMEOUT_US][0]) if TIMEOUT_US in tensors else None,
+    }

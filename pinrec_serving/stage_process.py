@@ -54,6 +54,7 @@ class ServedStage:
         self._spec = spec
         self._metrics = parameters.metrics
         self._heartbeat = Heartbeat(args["model_name"])
+        self._elsewhere = parameters.remote is not None
         if parameters.remote is None:
             self._stage = build(parameters)
             return
@@ -67,7 +68,9 @@ class ServedStage:
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer a batch. Where the stage says that it cannot go on, the process ends behind the answers."""
         with self._heartbeat.at_work():
-            return execute(self._spec, self._stage, requests, self._metrics, broken=_end_process)
+            return execute(
+                self._spec, self._stage, requests, self._metrics, broken=_end_process, passes_on=self._elsewhere
+            )
 
 
 def prepare_process(model: str) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from pinrec_core.config.sections import GpuPrecision
-from pinrec_core.contract import TIMEOUT_US, DType, StageSpec, TensorSpec
+from pinrec_core.contract import REQUEST_ID, TIMEOUT_US, TRACEPARENT, DType, StageSpec, TensorSpec
 from pinrec_core.errors import BrokenStageError, ConfigError, InvalidRequestError, PinRecError, require
 from pinrec_core.limits import TEXTS, cut_message
 from pinrec_core.stages.base import RemoteServer, Stage, StageParameters, Tensors, run_batch
@@ -156,16 +156,17 @@ def execute(
     metrics: Metrics = NO_METRICS,
     *,
     broken: Callable[[], None] = lambda: None,
+    passes_on: bool = False,
 ) -> list[Any]:
     """Answer N ``InferenceRequest`` with exactly N ``InferenceResponse``, in order.
 
     A malformed request is answered with its own error. The others are run together, as if it were not there. An answer
     of code INTERNAL is logged in one record that holds the request id and the traceback. ``metrics`` is told how many
     there were, how long they took and how they ended. ``broken`` is called when an answer says that the stage cannot
-    go on.
+    go on. A stage that ``passes_on`` its requests gets to know who asked, and in which trace.
     """
     began = time.perf_counter()
-    answers = run_batch(_Checked(spec, stage), requests)
+    answers = run_batch(_Checked(spec, stage, passes_on), requests)
     if any(isinstance(answer, BrokenStageError) for answer in answers):
         broken()
     responses = [_response(spec, answer, request) for answer, request in zip(answers, requests, strict=True)]
@@ -201,15 +202,21 @@ def _drop_tracebacks(error: BaseException | None) -> None:
 class _Checked:
     """A stage that takes Triton's requests: it checks inputs and outputs against the contract of the wrapped stage."""
 
-    def __init__(self, spec: StageSpec, stage: Stage[Any]) -> None:
+    def __init__(self, spec: StageSpec, stage: Stage[Any], passes_on: bool) -> None:
         self._spec = spec
         self._stage = stage
+        self._passes_on = passes_on
 
     def parse(self, request: Any) -> Any:
         tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         checked = check_inputs(self._spec, tensors)
         if self._spec.takes_timeout and (timeout := request.timeout()):
             checked[TIMEOUT_US] = np.array([min(timeout, _INT64_MAX)], np.int64)  # Triton's has no sign
+        if self._passes_on:
+            if request_id := request.request_id():
+                checked[REQUEST_ID] = np.array([request_id], np.object_)
+            if traceparent := _traceparent(request):
+                checked[TRACEPARENT] = np.array([traceparent], np.object_)
         return self._stage.parse(checked)
 
     def run(self, rows: Sequence[Any]) -> Sequence[Tensors | PinRecError]:
@@ -286,8 +293,13 @@ def _response(spec: StageSpec, answer: Tensors | PinRecError, request: Any) -> A
 
 def _trace_id(request: Any) -> str | None:
     """The id of the trace that the request belongs to, as OpenTelemetry writes it; None where it is not traced."""
-    context = request.trace().get_context()  # JSON with a "traceparent": version, trace id, span id, flags
-    return json.loads(context)["traceparent"].split("-")[1] if context else None
+    traceparent = _traceparent(request)
+    return traceparent.split("-")[1] if traceparent else None  # version, trace id, span id, flags
+
+
+def _traceparent(request: Any) -> str | None:
+    context = request.trace().get_context()  # JSON
+    return json.loads(context)["traceparent"] if context else None
 
 
 def _remote_server(model: str, text: str | None) -> RemoteServer | None:

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.compose_project import has_engine
 from benchmarks.machine import machine_card
 from benchmarks.operation.drill import Row, Setting, releases_in, save
 from benchmarks.report import RESULTS
@@ -30,6 +31,7 @@ class Drill(StrEnum):
     STOPS = "stops"
     FUZZ = "fuzz"
     SOAK = "soak"
+    CONTAINERS = "containers"
 
 
 def main(
@@ -51,10 +53,10 @@ def main(
     stdout, stderr = Console(width=160), Console(stderr=True)
     card = machine_card()
     try:
-        named = drills or [drill for drill in Drill if drill is not Drill.SWAPS or len(releases_in(releases)) > 1]
-        if Drill.SWAPS not in named and not drills:
-            stderr.print(f"swaps: left out, {releases} holds no two releases (of two training runs)", soft_wrap=True)
-        for drill in named:
+        impossible = {} if drills else _impossible(releases)
+        for drill, reason in impossible.items():
+            stderr.print(f"{drill}: left out, {reason}", soft_wrap=True)
+        for drill in drills or [drill for drill in Drill if drill not in impossible]:
             setting = Setting(
                 releases=releases, signals=signals, options=serve_option or [], quick=quick,
                 progress=partial(_say, stderr, drill),
@@ -66,6 +68,16 @@ def main(
     except PinRecError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from error
+
+
+def _impossible(releases: Path) -> dict[Drill, str]:
+    """The drills that cannot be run here, each with the reason."""
+    reasons = {}
+    if len(releases_in(releases)) < 2:
+        reasons[Drill.SWAPS] = f"{releases} holds no two releases (of two training runs)"
+    if not has_engine():
+        reasons[Drill.CONTAINERS] = "no Docker engine runs here"
+    return reasons
 
 
 def _say(console: Console, drill: str, what: str) -> None:

@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from functools import partial
+from pathlib import Path
 
 from pinrec_client import Event, PinRecClient, PinRecClientError
 
@@ -32,7 +33,7 @@ def run(setting: Setting) -> list[Row]:
     rows: list[Row] = []
     outages: list[tuple[float, float]] = []  # from the kill until the server says that it is ready again
     with setting.server() as server:
-        with Load(server.url, setting.requests()) as load, Writer(setting, server) as writer, load.beside(RATE):
+        with Load(server.url, setting.requests()) as load, Writer(setting, server.url) as writer, load.beside(RATE):
             time.sleep(2.0)
             for number, stage in enumerate(rounds):
                 setting.progress(f"round {number + 1} of {len(rounds)}: {stage}")
@@ -45,7 +46,7 @@ def run(setting: Setting) -> list[Row]:
                 time.sleep(2.0 if setting.quick else QUIET)
                 outages.append((killed, again))
                 rows.append({"stage": stage, "noticed s": noticed, "serving again s": again - killed})
-        lost = writer.lost(server)
+        lost = writer.lost(server.realtime)
     failed = [s for s in load.sent if s.status != OK]
     outside = [s for s in failed if all(s.ended < killed or s.due > again for killed, again in outages)]
     for s in outside:  # they should not be; so that somebody can find out why
@@ -72,9 +73,9 @@ def _not_ready(server: Served, entrance: str) -> bool:
 class Writer:
     """Writes events without pause and remembers those that were acknowledged."""
 
-    def __init__(self, setting: Setting, server: Served) -> None:
+    def __init__(self, setting: Setting, url: str) -> None:
         self._dataset = DatasetManifest.load(setting.signals)
-        self._url = server.url
+        self._url = url
         self._user = setting.requests()[0].user_id
         self._acknowledged: set[str] = set()
         self._stop = threading.Event()
@@ -92,10 +93,10 @@ class Writer:
         self._stop.set()
         self._thread.join()
 
-    def lost(self, server: Served) -> int:
-        """How many acknowledged events the store does not hold."""
+    def lost(self, realtime: Path) -> int:
+        """How many acknowledged events the store in the folder ``realtime`` does not hold."""
         key = user_store_key(self._user, self._dataset.user_id_kind)
-        with RocksDbEventStore.open_secondary(server.realtime) as store:
+        with RocksDbEventStore.open_secondary(realtime) as store:
             store.refresh()
             held = store.read(key, since=0, until=1 << 40, limit=1 << 30)
         return len(self._acknowledged - {event.event_id for event in held})

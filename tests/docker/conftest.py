@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.docker.project import compose, need_engine
+from benchmarks.compose_project import compose, open_to_containers
+from tests.docker.project import need_engine
 from tests.end_to_end.conftest import make_release, pinrec
 
 USERS = 300
@@ -37,9 +37,5 @@ def data(released, tmp_path_factory) -> Path:
     """A copy of it that the user of the containers, 1000, may change."""
     folder = tmp_path_factory.mktemp("volume") / "data"
     shutil.copytree(released, folder)
-    for path in (folder, *folder.rglob("*")):
-        path.chmod(0o777 if path.is_dir() else 0o666)
-    for parent in folder.parents:  # pytest's own folders are closed to everybody else
-        if parent.stat().st_uid == os.getuid() and not parent.stat().st_mode & 0o001:
-            parent.chmod(parent.stat().st_mode | 0o011)
+    open_to_containers(folder)
     return folder

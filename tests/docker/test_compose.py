@@ -11,10 +11,12 @@ import pytest
 import yaml
 from typer.main import get_command
 
+from benchmarks.compose_project import compose
 from pinrec_cli.main import app
 from pinrec_core.contract import ENSEMBLE, PIPELINE, SIGNAL_INGEST
 from pinrec_serving.installation import MIN_SHARED_MEMORY
-from tests.docker.project import ROOT, compose, need_compose
+from tests.conftest import ROOT
+from tests.docker.project import need_compose
 
 Services = dict[str, dict[str, Any]]
 EDGE = (ROOT / "docker" / "scale-out" / "haproxy.cfg").read_text("utf-8")

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 import pytest
 from pinrec_client import Event, PinRecClient, PinRecClientError, RetryPolicy, user_share
 
+from benchmarks.compose_project import Project, said
 from tests.docker.conftest import USERS
-from tests.docker.project import Project, said, wait_until
+from tests.docker.project import wait_until
 
 CANARY_SHARE = 5  # the default of compose.yaml
 

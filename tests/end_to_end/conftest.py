@@ -159,12 +159,18 @@ class _Traces(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture(scope="session")
-def collector() -> Iterator[Collector]:
+@contextlib.contextmanager
+def collecting() -> Iterator[Collector]:
     with Collector() as collector:
         threading.Thread(target=collector.serve_forever, daemon=True).start()
         yield collector
         collector.shutdown()
+
+
+@pytest.fixture(scope="session")
+def collector() -> Iterator[Collector]:
+    with collecting() as collector:
+        yield collector
 
 
 @pytest.fixture(scope="session")

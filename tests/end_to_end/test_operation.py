@@ -13,7 +13,7 @@ from pinrec_client import Event, InvalidRequestError, PinRecClientError, Unavail
 
 from load_tests import server_statistics
 from pinrec_core.release.current import current_release, point_current
-from tests.end_to_end.conftest import Prepared, pinrec, serving
+from tests.end_to_end.conftest import Prepared, collecting, pinrec, serving
 
 pytestmark = pytest.mark.triton
 
@@ -50,10 +50,16 @@ class Load:
 
 
 def wait_for(condition, seconds: float = 120) -> None:
+    assert holds_within(seconds, condition), "it did not happen in time"
+
+
+def holds_within(seconds: float, condition) -> bool:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
+        if time.monotonic() > end:
+            return False
         time.sleep(0.1)
+    return True
 
 
 def test_a_swap_under_load_loses_no_request_and_a_bad_release_changes_nothing(ml100k, tmp_path):
@@ -91,10 +97,12 @@ def test_a_swap_under_load_loses_no_request_and_a_bad_release_changes_nothing(ml
 def test_stages_on_servers_of_their_own_answer_as_those_of_one_server(ml100k, ml100k_server, tmp_path):
     """The signals, the ID tables and the index are elsewhere; the generator is in the server of the ensemble."""
     with ExitStack() as stack:
+        collector = stack.enter_context(collecting())
+        traces = ("--otlp", collector.url, "--trace-every", 10**9)
 
         def started(name, *options):
             (tmp_path / name).mkdir()
-            return stack.enter_context(serving(ml100k, tmp_path / name, *options))
+            return stack.enter_context(serving(ml100k, tmp_path / name, *traces, *options))
 
         services = {
             name: started(name, "--only", name, *options)
@@ -135,6 +143,18 @@ def test_stages_on_servers_of_their_own_answer_as_those_of_one_server(ml100k, ml
             signals.log_events([Event(user_id=13, item_id=before.items[0].item_id, action="like", timestamp=now - 1)])
         after = there.recommend(13, num_items=50, request_time=now)
         assert [i.score for i in after.items] != [i.score for i in before.items], "the event counts at once"
+
+        def is_traced(number: int) -> bool:
+            """Whether the spans of a request arrive from the ensemble and the two services that get it as it is."""
+            trace = f"{number:032x}"
+            there.recommend(1, traceparent=f"00-{trace}-{1:016x}-01")
+
+            def arrived() -> bool:
+                return sum(s["traceId"] == trace and s["name"] == "InferRequest" for s in collector.spans) >= 3
+
+            return holds_within(6.0, arrived)  # they are sent every few seconds
+
+        assert any(is_traced(attempt) for attempt in range(1, 11)), "nobody promises that every batch of spans arrives"
 
 
 def test_sigterm_under_load_answers_what_was_accepted(ml100k, tmp_path):

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from pinrec_core.config.sections import GpuPrecision
-from pinrec_core.contract import TIMEOUT_US, DType, StageSpec, TensorSpec
+from pinrec_core.contract import REQUEST_ID, TIMEOUT_US, TRACEPARENT, DType, StageSpec, TensorSpec
 from pinrec_core.errors import ConfigError, InvalidRequestError, PinRecError, ReleaseError, StoreError
 from pinrec_core.stages.base import RemoteServer, Tensors
 from pinrec_core.stages.metrics import BATCH_REQUESTS, COMPUTE_SECONDS, REQUESTS, RESULTS
@@ -378,6 +378,26 @@ def test_the_record_of_an_internal_error_carries_the_ids_of_request_and_trace(ca
     assert [(r.request_id, r.trace_id) for r in records] == [  # type: ignore[attr-defined]
         ("4f0c", None), ("4f0d", "0af7651916cd43dd8448eb211c80319c"),
     ]  # fmt: skip
+
+
+def test_a_stage_that_passes_requests_on_gets_to_know_who_asked_and_in_which_trace() -> None:
+    traceparent = "00-0af7651916cd43dd8448eb211c80319c-3815de5b26d4ca63-01"
+    traced = request(1, id="4f0c")
+    traced.trace_context = json.dumps({"traceparent": traceparent})
+    batch = [traced, request(2)]
+
+    class Seeing(Doubler):
+        def parse(self, tensors: Tensors) -> Tensors:
+            seen.append({name: str(tensors[name][0]) for name in (REQUEST_ID, TRACEPARENT) if name in tensors})
+            return super().parse(tensors)
+
+    for passes_on, expected in (
+        (True, [{REQUEST_ID: "4f0c", TRACEPARENT: traceparent}, {}]), (False, [{}, {}]),
+    ):  # fmt: skip
+        seen: list[dict[str, str]] = []
+        answers = execute(SPEC, Seeing(), batch, passes_on=passes_on)
+        assert [answer.arrays()["doubled"].tolist() for answer in answers] == [[[2]], [[4]]]
+        assert seen == expected
 
 
 def test_recall_every_is_a_number(tmp_path: Path) -> None:
