@@ -254,9 +254,7 @@ def serve(
     if program is None and only is None and front == FrontChoice.AUTO:
         warn("HAProxy is not installed (apt-get install haproxy): nothing bounds the requests in flight")
     if program is None and only is None:
-        warn(
-            "without a front, clients reach Triton itself, which a few malformed bytes can end: let in trusted ones only"
-        )
+        warn("without a front, clients reach Triton itself, which a few malformed bytes can end: trusted ones only")
     inner = endpoint if program is None else private_endpoint()
     server = TritonServer(
         endpoint=inner,
