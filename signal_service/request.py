@@ -17,10 +17,9 @@ from pinrec_core.contract import BUDGET_TOLERANCE, TIMEOUT_US
 from pinrec_core.dataset.manifest import UNKNOWN_SURFACE, DatasetManifest
 from pinrec_core.deadline import NEVER, Deadline
 from pinrec_core.errors import InvalidRequestError, one_of, require, shown
+from pinrec_core.generation.draws import seed_of
 from pinrec_core.ids import IdKind, user_store_key
 from pinrec_core.stages.base import Tensors, scalar, text
-
-DEFAULT_SEED = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,20 +59,21 @@ class RequestParser:
         """The request in ``tensors``. Raises ``InvalidRequestError``, which names field, value and expectation."""
         limits.check_request_bytes(tensors)
         query, query_embedding = self._query(tensors)
+        user_id, time = self._user_id(tensors), self._time(tensors)
         return RecommendRequest(
-            user_key=self._user_key(tensors),
+            user_key=user_store_key(user_id, self._dataset.user_id_kind),
             num_items=self._num_items(tensors),
             surface=self._surface_number(tensors),
             budget=self._budget(tensors),
             query=query,
             query_embedding=query_embedding,
             exclude_seen=bool(_integer(tensors, "exclude_seen", 0)),
-            time=self._time(tensors),
-            seed=self._seed(tensors),
+            time=time,
+            seed=self._seed(tensors, user_id, time),
             deadline=self._deadline(tensors),
         )
 
-    def _user_key(self, tensors: Tensors) -> bytes:
+    def _user_id(self, tensors: Tensors) -> int | str:
         values = tensors.get("user_id")
         if values is None:
             raise InvalidRequestError("user_id is missing: expected one user")
@@ -83,9 +83,9 @@ class RequestParser:
                 "the server batches requests that arrive together"
             )
         kind = self._dataset.user_id_kind
-        user_id = text(values[0], "user_id", limits.ID) if isinstance(values[0], bytes) else values[0]
+        user_id = text(values[0], "user_id", limits.ID) if isinstance(values[0], bytes) else int(values[0])
         require(kind is IdKind.INT or user_id != "", "user_id", user_id, "a string that is not empty")
-        return user_store_key(user_id, kind)
+        return user_id
 
     def _num_items(self, tensors: Tensors) -> int:
         most = self._generation.max_num_items
@@ -182,8 +182,10 @@ class RequestParser:
         timeout = _integer(tensors, TIMEOUT_US, None)
         return NEVER if timeout is None else Deadline.within(timeout / 1e6)
 
-    def _seed(self, tensors: Tensors) -> int:
-        seed = _integer(tensors, "seed", DEFAULT_SEED)
+    def _seed(self, tensors: Tensors, user_id: int | str, time: int) -> int:
+        seed = _integer(tensors, "seed", None)
+        if seed is None:
+            return seed_of(user_id, time)
         require(seed >= limits.SEED.least, "seed", seed, "a number of at least 0")
         return seed
 

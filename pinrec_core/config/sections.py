@@ -77,13 +77,11 @@ class Allocation(StrEnum):
 
 
 class Merging(StrEnum):
-    """What an embedding's quota means when the items that the embeddings found become one list.
+    """How the items that the embeddings of a request found become one list. See ``pinrec_core.retrieval.merging``."""
 
-    See ``pinrec_core.retrieval.merging``.
-    """
-
-    QUOTA = "quota"  # the number of items that come from the embedding
-    MIXTURE = "mixture"  # the weight of the embedding's probabilities of the items
+    PER_OUTCOME = "per_outcome"  # each outcome chooses its share by what its own embeddings make of them
+    QUOTA = "quota"  # each embedding brings as many as its quota says
+    MIXTURE = "mixture"  # the likeliest under all embeddings together, shared out to the outcomes afterwards
 
 
 @validated()
@@ -189,7 +187,7 @@ class GenerationConfig:
     step_discount: Annotated[float, Field(gt=0, le=1)] = 1.0
     """The weight of a step's embeddings, relative to the previous step. Calibrated when a release is made."""
     allocation: OneOf[Allocation] = Allocation.DETERMINISTIC
-    merging: OneOf[Merging] = Merging.MIXTURE
+    merging: OneOf[Merging] = Merging.PER_OUTCOME
     inverse_temperature: Positive = 1 / 0.07
     """λ, which the objective learned: it turns inner products into probabilities."""
     overfetch: Annotated[float, Field(ge=1)] = 8.0

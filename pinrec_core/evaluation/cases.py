@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xxhash
 
 from pinrec_core.dataset.catalogue import ItemCatalogue
 from pinrec_core.dataset.manifest import SEQUENCES
 from pinrec_core.dataset.sequences import iter_histories
 from pinrec_core.dataset.splits import is_evaluation_user, is_validation_user, sampling_order, without_last
 from pinrec_core.errors import ConfigError, require
+from pinrec_core.generation.draws import seed_of
 from pinrec_core.history import NO_OUTCOME, History
 from pinrec_core.request import Request
 
@@ -56,13 +56,13 @@ class EvaluationCase:
     def request(
         self, budget: np.ndarray = ANY_BUDGET, *, num_items: int = SERVED_ITEMS, exclude_seen: bool = False
     ) -> Request:
-        """The request that asks for the targets. Its random draws are seeded by the user."""
+        """The request that asks for the targets. Its random draws are those of a request that names no seed."""
         seen: dict[str, Any] = {"seen_row": self.seen_row} if exclude_seen else {}
         return Request(
             history=self.history,
             surface=self.request_surface,
             time=self.request_time,
-            seed=xxhash.xxh32_intdigest(str(self.user_id).encode("utf-8")),
+            seed=seed_of(self.user_id, self.request_time),
             budget=budget,
             num_items=num_items,
             **seen,

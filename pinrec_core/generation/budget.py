@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pinrec_core.config.sections import Allocation
+from pinrec_core.generation.draws import Draw, random_stream
 
 
 def allocate(
@@ -26,7 +27,9 @@ def allocate(
     weight 0 gets nothing. ``seed`` of each request decides what a stochastic allocation draws.
     """
     B, O, n = weight.shape
-    generators = [np.random.default_rng(one) for one in seed] if allocation is Allocation.STOCHASTIC else None
+    generators = None
+    if allocation is Allocation.STOCHASTIC:
+        generators = [random_stream(one, Draw.ALLOCATION) for one in seed]
     per_outcome = _apportion(budget, np.asarray(num_items), generators)
     each = None if generators is None else [generator for generator in generators for _ in range(O)]
     return _apportion(weight.reshape(B * O, n), per_outcome.reshape(B * O), each).reshape(B, O, n)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pinrec_core.generation.draws import Draw, random_stream
 from pinrec_core.generation.generate import RequestContext
 from pinrec_core.history import History
 from pinrec_core.model.packed_histories import PackedHistories, pack
@@ -61,4 +62,4 @@ def draw_feedback_outcomes(budget: np.ndarray, steps: int, seed: int) -> np.ndar
 
     Per request and from its own seed, so that a request is answered alike whatever batch it lands in.
     """
-    return np.random.default_rng(seed).choice(len(budget), size=steps - 1, p=budget / budget.sum())
+    return random_stream(seed, Draw.FEEDBACK).choice(len(budget), size=steps - 1, p=budget / budget.sum())

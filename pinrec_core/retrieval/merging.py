@@ -1,9 +1,11 @@
 """Lookup of a batch's plans, choice of N items among what they find, and top-up (PinRec, generation).
 
-Two rules choose. By *quota*, each embedding brings its own number of items, best first; an item that several find
-belongs to the one that scores it highest. By *mixture*, quotas are weights: an item's score is its probability under
-all of its request's embeddings together, so that what many of them agree on comes first. Under both, exactly N
-distinct items come back, each outcome with exactly its share of the budget, as long as the search finds enough.
+One of three rules chooses. *Per outcome*, each outcome takes its share of N in turn, by what its own embeddings make of
+the items that they found. By *quota*, each embedding brings its own number of items, best first; an item that several
+find belongs to the one that scores it highest. By *mixture*, the N likeliest items under all of a request's embeddings
+together come back, whichever outcome made them likely, and are shared out to the outcomes afterwards. Under all of
+them, exactly N distinct items come back, each outcome with exactly its share of the budget, as long as the search finds
+enough. What an outcome is short of is not made up by another.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from pinrec_core.retrieval.item_index import ItemIndex
 from pinrec_core.retrieval.item_softmax import ItemSoftmax
 from pinrec_core.retrieval.lookup import Finds, PlanBatch, look_up
 from pinrec_core.retrieval.mixture import MergeByMixture
+from pinrec_core.retrieval.per_outcome import MergePerOutcome
 from pinrec_core.retrieval.quota import merge_by_quota
 from pinrec_core.retrieval.ranked_items import RankedItems
 
@@ -72,7 +75,8 @@ def merge_rule(index: ItemIndex, config: GenerationConfig) -> MergeRule:
     """The rule that a release is configured with."""
     if config.merging is Merging.QUOTA:
         return merge_by_quota
-    return MergeByMixture(ItemSoftmax(index, config.inverse_temperature))
+    softmax = ItemSoftmax(index, config.inverse_temperature)
+    return MergePerOutcome(softmax) if config.merging is Merging.PER_OUTCOME else MergeByMixture(softmax)
 
 
 def lookup_depth(plan: RetrievalPlan, excluded: np.ndarray, overfetch: float) -> int:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pinrec_core.retrieval.item_segments import ItemSegments, largest, log_sum
 from pinrec_core.retrieval.item_softmax import ItemSoftmax, NormalisedSoftmax
 from pinrec_core.retrieval.lookup import Finds, PlanBatch
 from pinrec_core.retrieval.ranked_items import RankedItems
@@ -33,15 +34,17 @@ class MergeByMixture:
         items = ItemSegments.of(batch.request[finds.embedding], finds.item_row, found)
         names, outcome = np.unique(batch.outcome, return_inverse=True)
         O, B = len(names), len(batch.num_items)
-        item_row, score, share = [], [], []
+        item_row, score, share, embedding = [], [], [], []
         for b, N in enumerate(batch.num_items.tolist()):
-            rows = items.shortlist(b, max(SHORTLIST * N, SHORTLIST_LEAST), excluded[b])
+            segment = items.shortlist(b, max(SHORTLIST * N, SHORTLIST_LEAST), excluded[b])
+            rows = items.item_row[segment]
             own = np.flatnonzero(batch.request == b)
             part = self._parts(batch.embedding[own], rows, log_p, own) + log_weight[own, None]  # [m, U]
-            total = _log_sum(part)
+            total = log_sum(part)
             best = largest(total, N)
             item_row.append(rows[best])
             score.append(np.exp(total[best]))
+            embedding.append(finds.embedding[items.likeliest_pair(segment[best], found)] - own[0])
             of_outcome = (outcome[own] == np.arange(O)[:, None]).astype(np.float32)  # [O, m]
             share.append((of_outcome @ np.exp(part[:, best] - total[best])).T)
         request = np.repeat(np.arange(B), [len(rows) for rows in item_row])
@@ -49,67 +52,13 @@ class MergeByMixture:
         counted = names[share_out(np.concatenate(share), request, room.reshape(B, O))].astype(np.int32)
         parts = np.split(counted, np.cumsum([len(rows) for rows in item_row])[:-1])
         return [
-            RankedItems(item_row=rows, score=probability, outcome=outcomes)
-            for rows, probability, outcomes in zip(item_row, score, parts, strict=True)
+            RankedItems(item_row=rows, score=probability, outcome=outcomes, embedding=finder.astype(np.int32))
+            for rows, probability, outcomes, finder in zip(item_row, score, parts, embedding, strict=True)
         ]
 
     def _parts(self, embedding: np.ndarray, rows: np.ndarray, log_p: NormalisedSoftmax, own: np.ndarray) -> np.ndarray:
         """log p of every item of one request under each of its embeddings, found or not: float32 ``[m, U]``."""
         return log_p.log_probability(embedding @ self.softmax.index.vectors_of(rows).T, own[:, None])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ItemSegments:
-    """The distinct items of several groups, such as requests, by group and row: S segments over P pairs."""
-
-    group: np.ndarray  # int64 [S], ascending
-    item_row: np.ndarray  # int64 [S], ascending within a group
-    total: np.ndarray  # float32 [S]: log Σ exp of what the pairs of the item add
-
-    @staticmethod
-    def of(group: np.ndarray, item_row: np.ndarray, part: np.ndarray) -> ItemSegments:
-        """``group`` and ``item_row`` int64 ``[P]`` and the logarithms ``part`` float32 ``[P]`` of P pairs."""
-        P = len(part)
-        if P == 0:
-            none = np.empty(0, np.int64)
-            return ItemSegments(group=none, item_row=none, total=part)
-        rows = int(item_row.max()) + 1
-        # Group, row and pair in one number: sorting numbers is several times faster than finding their order.
-        bits = P.bit_length()
-        assert ((int(group.max()) + 1) * rows).bit_length() + bits < 64, "too many groups, items or pairs for a key"
-        key = ((group * rows + item_row) << bits) | np.arange(P)
-        key.sort()
-        ordered = part[key & ((1 << bits) - 1)]
-        key >>= bits
-        first = np.flatnonzero(np.diff(key, prepend=-1))
-        most = np.maximum.reduceat(ordered, first)
-        ordered -= np.repeat(most, np.diff(first, append=P))
-        total = most + np.log(np.add.reduceat(np.exp(ordered, out=ordered), first))
-        return ItemSegments(group=key[first] // rows, item_row=key[first] % rows, total=total)
-
-    def shortlist(self, group: int, n: int, excluded: np.ndarray) -> np.ndarray:
-        """The ``n`` items of a group with the largest totals, without the ``excluded`` rows: rows, ascending."""
-        own = slice(*np.searchsorted(self.group, [group, group + 1]).tolist())
-        rows, total = self.item_row[own], self.total[own]
-        if len(excluded):
-            kept = ~np.isin(rows, excluded)
-            rows, total = rows[kept], total[kept]
-        return np.sort(rows[largest(total, n)])
-
-
-def _log_sum(part: np.ndarray) -> np.ndarray:
-    """log Σ exp over the first dimension of finite logarithms: ``[m, n]`` → ``[n]``."""
-    most = part.max(axis=0)
-    return most + np.log(np.exp(part - most).sum(axis=0))
-
-
-def largest(value: np.ndarray, n: int) -> np.ndarray:
-    """Positions of the ``n`` largest of ``[S]``, largest first; of equal ones the earlier first."""
-    n = min(n, len(value))
-    if n < len(value):
-        position = np.sort(np.argpartition(-value, n - 1)[:n]) if n else np.empty(0, np.int64)
-        return position[np.argsort(-value[position], kind="stable")]
-    return np.argsort(-value, kind="stable")
 
 
 def share_out(share: np.ndarray, request: np.ndarray, room: np.ndarray) -> np.ndarray:

@@ -50,4 +50,5 @@ def _merge_one(batch: PlanBatch, finds: Finds, own: np.ndarray, pair: np.ndarray
         item_row=finds.item_row[chosen],
         score=finds.score[chosen],
         outcome=batch.outcome[finds.embedding[chosen]].astype(np.int32),
+        embedding=(finds.embedding[chosen] - np.flatnonzero(own)[0]).astype(np.int32),
     )

@@ -14,6 +14,7 @@ from pinrec_core.contract import SIGNAL_FETCH, DType
 from pinrec_core.dataset.catalogue import ItemCatalogue
 from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.errors import ConfigError, InvalidRequestError, ReleaseError
+from pinrec_core.generation.draws import seed_of
 from pinrec_core.history import DTYPES, NO_OUTCOME, ItemType
 from pinrec_core.ids import IdKind, string_key
 from pinrec_core.representations.quantization import dequantize
@@ -120,8 +121,16 @@ def test_defaults(stage):
     assert answer["resolved_time"].tolist() == [NOW]
     assert answer["resolved_budget"].tolist() == [0.25, 0.75]
     assert answer["resolved_num_items"].tolist() == [10]
-    assert answer["resolved_seed"].tolist() == [0]
+    assert answer["resolved_seed"].tolist() == [seed_of(7, NOW)]
     assert answer["seen_item_key"].tolist() == []
+
+
+def test_what_is_drawn_without_a_seed_differs_by_user_and_by_time_and_is_the_same_again(stage):
+    asked = [(7, 1_040), (7, 1_041), (8, 1_040), (7, 1_040)]
+    answers = run_batch(stage, [request(user=user, request_time=time) for user, time in asked])
+    *seeds, again = [unpacked(answer)["resolved_seed"].item() for answer in answers]
+    assert len(set(seeds)) == 3
+    assert again == seeds[0]
 
 
 @pytest.mark.parametrize("user", [7, 123_456_789])

@@ -111,7 +111,7 @@ def test_a_sample_of_users_is_taken_from_the_whole_file(dataset, catalogue, make
     assert sample[:3] == users(3)  # a smaller sample is part of a larger one
 
 
-def test_a_draw_is_seeded_by_the_user_alone(dataset, catalogue):
+def test_a_draw_does_not_depend_on_who_else_is_judged(dataset, catalogue):
     few = list(held_out_cases(dataset, catalogue, share=EVALUATION_SHARE, targets=Z, max_users=3))
     many = list(held_out_cases(dataset, catalogue, share=EVALUATION_SHARE, targets=Z))
     seeds = {case.user_id: case.request().seed for case in many}

@@ -18,6 +18,7 @@ from pinrec_core.retrieval.item_softmax import ItemSoftmax
 from pinrec_core.retrieval.lookup import Finds, PlanBatch, look_up
 from pinrec_core.retrieval.merging import MergeRule, retrieve
 from pinrec_core.retrieval.mixture import MergeByMixture, share_out, share_out_reference
+from pinrec_core.retrieval.per_outcome import MergePerOutcome, in_turn
 from pinrec_core.retrieval.quota import merge_by_quota
 from pinrec_core.retrieval.ranked_items import RankedItems
 
@@ -56,9 +57,12 @@ def merge_one(merge: MergeRule, plan: RetrievalPlan, score: np.ndarray, row: np.
     return items
 
 
-@pytest.fixture(scope="module", params=["quota", "mixture"])
+@pytest.fixture(scope="module", params=["per outcome", "quota", "mixture"])
 def merge(request, index) -> MergeRule:
-    return merge_by_quota if request.param == "quota" else MergeByMixture(ItemSoftmax(index, 14.0))
+    softmax = ItemSoftmax(index, 14.0)
+    return {
+        "per outcome": MergePerOutcome(softmax), "quota": merge_by_quota, "mixture": MergeByMixture(softmax)
+    }[request.param]  # fmt: skip
 
 
 @settings(max_examples=40, deadline=None)
@@ -82,6 +86,19 @@ def test_exactly_n_distinct_items_with_exact_outcome_shares(index, merge, quota,
 def test_more_than_the_index_holds_returns_all_of_it(index, merge):
     (items,) = retrieve(index, [plan_of([500, 400], [0, 1])], [np.arange(10)], overfetch=2, merge=merge)
     assert sorted(items.item_row.tolist()) == list(range(10, 600))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_every_item_was_found_by_the_embedding_that_it_names(index, merge, seed):
+    plans = [plan_of([9, 3, 8], [0, 1, 0], seed), plan_of([2] * 8, [3, 1] * 4, seed + 99)]
+    batch = PlanBatch.of(plans)
+    finds = look_up(index, batch, np.array([60, 60]))
+    found = set(zip(finds.embedding.tolist(), finds.item_row.tolist(), strict=True))
+    for b, items in enumerate(merge(batch, finds, [NOTHING, NOTHING])):
+        first = int(np.flatnonzero(batch.request == b)[0])
+        assert set(zip((first + items.embedding).tolist(), items.item_row.tolist(), strict=True)) <= found
+        if not isinstance(merge, MergeByMixture):  # which shares its items out when they are chosen
+            assert items.outcome.tolist() == plans[b].outcome[items.embedding].tolist()
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -180,6 +197,33 @@ def test_outcomes_share_out_what_no_float_can_tell_apart(index):
     cosine = index.vectors_of(items.item_row) @ vector
     assert np.bincount(items.outcome).tolist() == [30, 30]
     assert cosine[items.outcome == 0].min() > cosine[items.outcome == 1].max()
+
+
+def test_an_outcome_chooses_by_its_own_embeddings_and_an_item_that_two_want_goes_to_the_first_turn(index):
+    """Outcome 0 has two embeddings, outcome 1 one, and a third of the items. All of them find everything."""
+    plan = plan_of([10, 10, 10], [0, 0, 1], 3)
+    score, row = index.search(plan.embedding, 600, exhaustive=True)
+    items = merge_one(MergePerOutcome(ItemSoftmax(index, 14.0)), plan, score, row)
+    vectors = index.vectors_of(np.arange(600)).astype(np.float64)
+    weight = np.exp(14.0 * plan.embedding @ vectors.T)
+    probability = weight / weight.sum(axis=1, keepdims=True)
+    own = [probability[:2].mean(axis=0), probability[2]]
+    taken: dict[int, int] = {}
+    for outcome in [0, 1, 0] * 10:  # every third turn, in the middle of three, is that of outcome 1
+        best = next(int(i) for i in np.argsort(-own[outcome], kind="stable") if int(i) not in taken)
+        taken[best] = outcome
+    assert dict(zip(items.item_row.tolist(), items.outcome.tolist(), strict=True)) == taken
+    np.testing.assert_allclose(items.score, probability.mean(axis=0)[items.item_row], rtol=1e-4)
+
+
+def test_turns_follow_the_budget_and_places_stay_empty_where_nothing_is_left():
+    assert [a.tolist() for a in in_turn([[7, 8, 9], [7, 9, 5]], [2, 1])] == [[7, 9, 8], [0, 1, 0]]
+    assert [a.tolist() for a in in_turn([[7], [7, 8]], [2, 2])] == [[7, 8], [0, 1]]
+    assert [a.tolist() for a in in_turn([[], []], [1, 1])] == [[], []]
+    items, chooser = in_turn([list(range(100)), list(range(100, 200))], [30, 10])
+    assert len(set(items.tolist())) == 40
+    for t in range(1, 41):
+        assert abs((chooser[:t] == 1).sum() - t / 4) < 1
 
 
 def mixture_reference(
