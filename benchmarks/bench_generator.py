@@ -102,7 +102,7 @@ def functions(case: Case) -> dict[str, Callable[[], object]]:
     requests, id_embedding = random_requests(config, case.B)
     histories = [request.history for request in requests]
     batch = packed_histories(histories, id_embedding, requests)
-    context = request_context(requests, steps=case.S, device=torch.device("cpu"))
+    context = request_context(requests, GenerationConfig(steps=case.S), device=torch.device("cpu"))
     offsets = tuple(range(1, case.W + 1))
     embedding = generate(model, batch, context, offsets)
     generation = GenerationConfig(steps=case.S, offsets=offsets)
@@ -143,7 +143,7 @@ def _phases(
 
     hidden, state = filled()
     with torch.inference_mode():
-        embedding = step_embeddings(model, hidden, condition_of_step(model, offsets))
+        embedding = step_embeddings(model, hidden, condition_of_step(model, offsets), context.strength)
         item = fed_back(embedding, context.feedback_outcome[:, 0], offsets)
 
     @torch.inference_mode()
@@ -156,7 +156,7 @@ def _phases(
     def head() -> None:
         condition = condition_of_step(model, offsets)
         for _ in range(steps):
-            step_embeddings(model, hidden, condition)
+            step_embeddings(model, hidden, condition, context.strength)
 
     return filled, decode, head
 

@@ -94,7 +94,7 @@ class Generators:
         return plan_of_weights(*self.captured(history, request), requests, self.generation)
 
     def packed(self, requests: list[Request], ids: list[np.ndarray]) -> tuple[PackedHistories, RequestContext]:
-        context = request_context(requests, steps=self.size.S, device=torch.device("cpu"))
+        context = request_context(requests, GenerationConfig(steps=self.size.S), device=torch.device("cpu"))
         return packed_histories([request.history for request in requests], ids, requests), context
 
 

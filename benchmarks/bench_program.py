@@ -102,7 +102,7 @@ class Plain:
         if lengths:
             histories = [history.take(slice(0, T)) for history, T in zip(histories, lengths, strict=True)]
             ids = [values[:T] for values, T in zip(ids, lengths, strict=True)]
-        context = request_context(requests, steps=self.size.S, device=torch.device("cpu"))
+        context = request_context(requests, GenerationConfig(steps=self.size.S), device=torch.device("cpu"))
         return packed_histories(histories, ids, requests), context, requests
 
     def plain(self, history: PackedHistories, request: RequestContext) -> torch.Tensor:

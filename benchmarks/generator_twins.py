@@ -38,7 +38,7 @@ def generate_by_recomputing(
     condition = condition_of_step(model, offsets)
     generated = []
     for step in range(steps):
-        embedding = step_embeddings(model, model.decoder(tokens)[:, -1], condition)
+        embedding = step_embeddings(model, model.decoder(tokens)[:, -1], condition, request.strength)
         generated.append(embedding)
         if step == steps - 1:
             break
@@ -135,5 +135,5 @@ class MatmulFlops:
         return MatmulFlops(
             prefill=B * (T * (flops.embed_pin + token) + flops.prefill(1 + T)),
             decode=B * ((S - 1) * token + flops.decode(S - 1, cached=1 + T)),
-            head=B * S * (flops.read_hidden + config.num_conditions * W * flops.answer),
+            head=B * S * (flops.read_hidden + config.head_conditions * W * flops.answer),
         )

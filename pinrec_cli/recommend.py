@@ -39,6 +39,10 @@ def recommend(
         int | None, typer.Option(metavar="SECONDS", help="Unix time of the request; by default now.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Make the outcomes drawn during generation repeatable.")] = None,
+    strength: Annotated[
+        float | None,
+        typer.Option(min=0, help="How strongly outcomes steer: 0 not at all, 1 as trained.", show_default="calibrated"),
+    ] = None,
     titles: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="A release or a prepared dataset to read item titles from.")
     ] = None,
@@ -68,6 +72,7 @@ def recommend(
                 exclude_seen=exclude_seen or None,
                 request_time=request_time,
                 seed=seed,
+                strength=strength,
             )
             for user in users
         ]

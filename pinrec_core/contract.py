@@ -104,6 +104,7 @@ REQUEST = (
     TensorSpec("exclude_seen", DType.BOOL, (1,), optional=True),
     TensorSpec("request_time", DType.INT64, (1,), optional=True),
     TensorSpec("seed", DType.INT64, (1,), optional=True),
+    TensorSpec("strength", DType.FP32, (1,), optional=True),
 )
 """What a caller sends. ``budget_outcome`` names the outcomes of the weights in ``budget``. Without it, the weights are
 in the order of the release's outcomes."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pinrec_core.config.sections import MAX_STRENGTH
 from pinrec_core.contract import BUDGET_TOLERANCE
 from pinrec_core.errors import InvalidRequestError
 
@@ -87,6 +88,10 @@ REQUEST_TIME = Limit(
     why="the end of the year 9999; today's time in milliseconds is larger",
 )  # fmt: skip
 SEED = Limit(fields=("seed",), unit="as a number", most=(1 << 63) - 1, why="what INT64 holds, without negative numbers")
+STRENGTH = Limit(
+    fields=("strength",), unit="as a number", most=MAX_STRENGTH,
+    why="1 is as trained; further away lies what nothing was trained on",
+)  # fmt: skip
 EVENTS = Limit(
     fields=("event_id",), unit="events", least=1, most=10_000, why="per call; they are stored in one write, all or none"
 )
@@ -126,7 +131,7 @@ MESSAGE = Limit(
 ENTRANCES, BETWEEN_STAGES, ANSWERS = "what callers send", "what passes between the stages", "what callers get"
 TABLE: Mapping[str, tuple[Limit | ReleaseLimit, ...]] = {
     ENTRANCES: (
-        ID, NAME, QUERY, FEATURE_VALUE, NUM_ITEMS, BUDGET, REQUEST_TIME, SEED, EVENTS, EVENT_ID,
+        ID, NAME, QUERY, FEATURE_VALUE, NUM_ITEMS, BUDGET, REQUEST_TIME, SEED, STRENGTH, EVENTS, EVENT_ID,
         EVENT_TIME, TEXTS, REQUEST,
     ),
     BETWEEN_STAGES: (HISTORY, EMBEDDINGS, EXCLUSIONS),

@@ -23,6 +23,7 @@ class Request:
     seed: int  # of the random numbers for this request, so that its answer does not depend on its batch
     budget: np.ndarray  # float [O], with sum 1; a single 1 if the model is not conditioned on outcomes
     num_items: int  # N
+    strength: float | None = None  # of every outcome's steering, from 0; None for what the release has calibrated
     deadline: Deadline = NEVER
     """After which nobody waits for the answer."""
     seen_row: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))

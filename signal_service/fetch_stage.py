@@ -78,6 +78,7 @@ class SignalFetchStage:
             seed=request.seed,
             budget=request.budget,
             num_items=request.num_items,
+            strength=request.strength,
             deadline=request.deadline,
         )
         return {

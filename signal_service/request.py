@@ -35,6 +35,7 @@ class RecommendRequest:
     exclude_seen: bool
     time: int
     seed: int
+    strength: float | None
     deadline: Deadline
 
 
@@ -70,6 +71,7 @@ class RequestParser:
             exclude_seen=bool(_integer(tensors, "exclude_seen", 0)),
             time=time,
             seed=self._seed(tensors, user_id, time),
+            strength=self._strength(tensors),
             deadline=self._deadline(tensors),
         )
 
@@ -188,6 +190,16 @@ class RequestParser:
             return seed_of(user_id, time)
         require(seed >= limits.SEED.least, "seed", seed, "a number of at least 0")
         return seed
+
+    def _strength(self, tensors: Tensors) -> float | None:
+        sent = scalar(tensors, "strength")
+        if sent is None:
+            return None
+        if not self._model.variant.outcome_conditioned:
+            raise InvalidRequestError("strength was sent: expected none, this release is not outcome-conditioned")
+        strength, most = float(sent.item()), limits.STRENGTH.most
+        require(0 <= strength <= most, "strength", strength, f"a number from 0 to {most}")
+        return strength
 
 
 Default = TypeVar("Default", int, None)

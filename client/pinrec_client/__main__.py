@@ -39,6 +39,7 @@ def _recommend(client: PinRecClient, options: argparse.Namespace) -> None:
         exclude_seen=options.exclude_seen,
         request_time=options.request_time,
         seed=options.seed,
+        strength=options.strength,
     )
     answer = client.send(request)
     if options.json:
@@ -89,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     recommend.add_argument("--exclude-seen", action="store_true", default=None, help="leave out what the user has seen")
     recommend.add_argument("--request-time", type=int, metavar="SECONDS", help="Unix time to answer as of")
     recommend.add_argument("--seed", type=int, help="make sampling repeatable")
+    recommend.add_argument("--strength", type=float, help="how strongly outcomes steer: 0 not at all, 1 as trained")
     recommend.set_defaults(run=_recommend)
 
     log_event = commands.add_parser("log-event", parents=[common], help="write one event of a user")

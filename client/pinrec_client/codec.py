@@ -30,6 +30,7 @@ def encode_request(
         "exclude_seen": _one(request.exclude_seen),
         "request_time": _one(request.request_time),
         "seed": _one(request.seed),
+        "strength": _one(request.strength),
     }
     if request.budget is not None:
         values["budget"] = list(request.budget.values())

@@ -24,6 +24,7 @@ REQUEST: dict[str, str] = {
     "exclude_seen": "BOOL",
     "request_time": "INT64",
     "seed": "INT64",
+    "strength": "FP32",
 }
 
 RESPONSE: dict[str, str] = {

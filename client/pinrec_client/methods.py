@@ -96,6 +96,7 @@ class ClientMethods:
         exclude_seen: bool | None = None,
         request_time: int | None = None,
         seed: int | None = None,
+        strength: float | None = None,
         timeout: float | None = None,
         request_id: str | None = None,
         traceparent: str | None = None,
@@ -111,6 +112,7 @@ class ClientMethods:
             exclude_seen=exclude_seen,
             request_time=request_time,
             seed=seed,
+            strength=strength,
         )
         return await self.send(request, timeout=timeout, request_id=request_id, traceparent=traceparent)
 

@@ -33,7 +33,8 @@ class RecommendRequest:
     finite, non-negative and sum to 1. ``surface`` is the place where the items will be shown. ``query`` (a text) or
     ``query_embedding`` (floats [F]) makes the request a search. ``exclude_seen`` leaves out the items that the user has
     interacted with. ``request_time`` is the Unix time, in seconds, as of which to answer. ``seed`` makes the sampling
-    repeatable. Raises ``InvalidRequestError``.
+    repeatable. ``strength`` is how strongly the outcomes of the budget steer what is generated: 0 not at all, 1 as the
+    model was trained; by default as the release has calibrated it. Raises ``InvalidRequestError``.
     """
 
     user_id: UserId
@@ -45,6 +46,7 @@ class RecommendRequest:
     exclude_seen: bool | None = None
     request_time: int | None = None
     seed: int | None = None
+    strength: float | None = None
 
     def __post_init__(self) -> None:
         _require_id("user_id", self.user_id)
@@ -66,6 +68,9 @@ class RecommendRequest:
             _require_int("request_time", self.request_time, 1, _INT64_MAX)
         if self.seed is not None:
             _require_int("seed", self.seed, 0, _INT64_MAX)
+        if self.strength is not None:
+            finite = isinstance(self.strength, (int, float, np.number)) and math.isfinite(self.strength)
+            require(finite and self.strength >= 0, "strength", self.strength, "a finite number of at least 0")
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,8 @@ Count = Annotated[int, Field(gt=0, le=1 << 24)]
 """A number of things that are in memory at the same time. The upper bound catches typing errors."""
 Width = Annotated[int, Field(gt=0, le=1 << 16)]
 Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
+MAX_STRENGTH = 4
+"""Of an outcome's steering. What is as far beyond the trained conditioning is near to nothing that was trained."""
 
 
 class Variant(StrEnum):
@@ -123,6 +125,11 @@ class ModelConfig:
         return self.num_outcomes if self.variant.outcome_conditioned else 1
 
     @property
+    def head_conditions(self) -> int:
+        """What the head has an embedding for: the outcomes that it distinguishes and, behind them, no outcome."""
+        return self.num_conditions + self.variant.outcome_conditioned
+
+    @property
     def max_positions(self) -> int:
         """The positions of the decoder: the start token, the history, and all generated tokens but the last."""
         return 1 + self.max_history + self.max_steps - 1
@@ -138,6 +145,9 @@ class ObjectiveConfig:
     """The largest number of windows in a training step. Each is a hidden state, an offset and W target items."""
     window: Width = 4  # W; a variant without time offsets uses 1
     window_reduction: OneOf[WindowReduction] = WindowReduction.MARGINAL
+    outcome_dropout: Share = 0.25
+    """The share of windows that are predicted without their outcome, so that an outcome-conditioned model knows what it
+    would say unconditioned."""
     init_temperature: Positive = 0.07  # the initial 1 / λ
     max_inverse_temperature: Positive = 100.0
     log_q: bool = True  # subtract log Q(i) from the logits; off only to measure the effect
@@ -186,6 +196,8 @@ class GenerationConfig:
     """An embedding merges into a kept one if their cosine is above this. Calibrated when a release is made."""
     step_discount: Annotated[float, Field(gt=0, le=1)] = 1.0
     """The weight of a step's embeddings, relative to the previous step. Calibrated when a release is made."""
+    strength: ListOf[float] = ()
+    """How strongly each outcome steers: 0 not at all, 1 as trained. Calibrated when a release is made; none means 1."""
     allocation: OneOf[Allocation] = Allocation.DETERMINISTIC
     merging: OneOf[Merging] = Merging.PER_OUTCOME
     inverse_temperature: Positive = 1 / 0.07
@@ -199,3 +211,5 @@ class GenerationConfig:
     def __post_init__(self) -> None:
         distinct = 1 in self.offsets and len(set(self.offsets)) == len(self.offsets) and min(self.offsets) >= 1
         check(distinct, "offsets", self.offsets, "distinct offsets of at least 1, with 1 among them")
+        in_range = all(0 <= s <= MAX_STRENGTH for s in self.strength)
+        check(in_range, "strength", self.strength, f"numbers from 0 to {MAX_STRENGTH}")

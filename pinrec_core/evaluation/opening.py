@@ -181,7 +181,10 @@ def open_extended(
 def known_requests(task: EvaluationTask, budget: np.ndarray) -> list[KnownRequest]:
     """Requests of the task's users for calibration, with what they did next; ``budget`` ``[O]`` is each request's."""
     cases = task.calibration_cases(ItemCatalogue.open(task.dataset))
-    return [KnownRequest(request=case.request(budget), target_row=case.target_row) for case in cases]
+    return [
+        KnownRequest(request=case.request(budget), target_row=case.target_row, target_outcome=case.target_outcome)
+        for case in cases
+    ]
 
 
 def calibration_warning(on: CalibratedOn) -> str | None:

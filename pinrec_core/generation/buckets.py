@@ -7,7 +7,7 @@ row, and rows that belong to no request. A row reads its own tokens alone, so fi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from pinrec_core.config.sections import ModelConfig
 from pinrec_core.errors import require
 from pinrec_core.generation.generate import RequestContext
-from pinrec_core.generation.program import program_inputs
+from pinrec_core.generation.program import inputs_of, program_inputs
 from pinrec_core.history import DTYPES, History, ItemType
 from pinrec_core.model.packed_histories import PackedHistories, pack
 
@@ -84,8 +84,7 @@ def place(
     Filler tokens keep what an earlier batch left there, because nobody reads them; what decides who reads what is
     written as a whole. So a small batch costs no more than its own size.
     """
-    own, layout = PackedHistories.of(*into[:-3]), history.layout
-    context = RequestContext(surface=into[-3], timestamp=into[-2], feedback_outcome=into[-1])
+    (own, context), layout = inputs_of(into), history.layout
     last = _last(history, rows)
     begin = last - layout.position[last]
     first, behind = int(begin[0]), int(last[-1]) + 1
@@ -99,16 +98,15 @@ def place(
     _write(own.layout.slot, row * P + position, 0)
     _write(own.layout.last, last - first, filler)
     _write(own.layout.token, torch.minimum(begin.unsqueeze(1) + torch.arange(P), last.unsqueeze(1)) - first, filler)
-    _write(context.surface, request.surface[rows.start : rows.stop], 0)
-    _write(context.timestamp, request.timestamp[rows.start : rows.stop], 0)
-    _write(context.feedback_outcome, request.feedback_outcome[rows.start : rows.stop], 0)
+    for target, source in zip(context.tensors(), request.tensors(), strict=True):
+        _write(target, source[rows.start : rows.stop], 0)
 
 
 def input_shapes(bucket: Bucket, config: ModelConfig, steps: int) -> list[tuple[torch.dtype, tuple[int, ...]]]:
     """Type and shape of each of ``program_inputs`` in a bucket. ID embeddings arrive in FP16."""
     one = program_inputs(*example(Bucket(rows=1, positions=1), config, steps))
     B, P, N = bucket.rows, bucket.positions, bucket.tokens
-    leading = [(N,)] * 8 + [(B, P), (N,)] + [(B,)] * 4
+    leading = [(N,)] * 8 + [(B, P), (N,)] + [(B,)] * (1 + len(fields(RequestContext)))
     return [(x.dtype, (*sizes, *x.shape[len(sizes) :])) for x, sizes in zip(one, leading, strict=True)]
 
 
@@ -133,6 +131,7 @@ def example(bucket: Bucket, config: ModelConfig, steps: int) -> tuple[PackedHist
     context = RequestContext(
         surface=torch.zeros(B, dtype=torch.int64),
         timestamp=torch.full((B,), now),
+        strength=torch.ones(B, config.num_conditions),
         feedback_outcome=torch.from_numpy(random.integers(0, config.num_conditions, (B, steps - 1))),
     )
     return pack(histories, ids, request_surface=[0] * B, request_time=[now] * B), context

@@ -17,6 +17,7 @@ from pinrec_core.errors import ConfigError, require
 from pinrec_core.model.decoder import DecoderState
 from pinrec_core.model.packed_histories import PackedHistories
 from pinrec_core.model.sequence_model import SequenceModel
+from pinrec_core.representations.item_embedder import unit_vectors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,13 +27,22 @@ class RequestContext:
 
     surface: Tensor  # int64 [B]
     timestamp: Tensor  # int64 [B]
+    strength: Tensor  # float32 [B, O], of each outcome's steering
     feedback_outcome: Tensor  # int64 [B, S − 1], drawn from the budget
 
-    def to(self, device: torch.device | str) -> RequestContext:
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All of it, in the order in which ``of`` takes it."""
+        return self.surface, self.timestamp, self.strength, self.feedback_outcome
+
+    @staticmethod
+    def of(surface: Tensor, timestamp: Tensor, strength: Tensor, feedback_outcome: Tensor) -> RequestContext:
+        """From what ``tensors`` returns."""
         return RequestContext(
-            surface=self.surface.to(device), timestamp=self.timestamp.to(device),
-            feedback_outcome=self.feedback_outcome.to(device),
+            surface=surface, timestamp=timestamp, strength=strength, feedback_outcome=feedback_outcome
         )  # fmt: skip
+
+    def to(self, device: torch.device | str) -> RequestContext:
+        return RequestContext.of(*(tensor.to(device) for tensor in self.tensors()))
 
 
 @torch.inference_mode()
@@ -69,7 +79,7 @@ def generated(
     parts = []
     for step in range(steps):
         # 2. Every outcome at every offset: all of them are retrieval queries.
-        embedding = step_embeddings(model, hidden, condition)
+        embedding = step_embeddings(model, hidden, condition, request.strength)
         parts.append(embedding)
         if step == steps - 1:
             break
@@ -86,16 +96,26 @@ def prefill(model: SequenceModel, history: PackedHistories) -> tuple[Tensor, Dec
 
 
 def condition_of_step(model: SequenceModel, offsets: tuple[int, ...]) -> Tensor:
-    """What the head adds for every outcome at every offset, ``[1, O, W, 2H]``: no request or step changes it."""
+    """What the head adds for every condition at every offset, ``[1, C, W, 2H]``: no request or step changes it."""
     device = model.start_token.device
-    outcome = torch.arange(model.config.num_conditions, device=device).view(1, -1, 1)
+    outcome = torch.arange(model.config.head_conditions, device=device).view(1, -1, 1)
     offset = torch.tensor(offsets, device=device).view(1, 1, -1)
     return model.head.condition(*torch.broadcast_tensors(outcome, offset))
 
 
-def step_embeddings(model: SequenceModel, hidden: Tensor, condition: Tensor) -> Tensor:
-    """Hidden states ``[B, H]`` and the ``condition`` of a step → the step's embeddings, ``[B, O, W, D]``."""
-    return model.head.conditioned(hidden[:, None, None, :], condition)
+def step_embeddings(model: SequenceModel, hidden: Tensor, condition: Tensor, strength: Tensor) -> Tensor:
+    """Hidden states ``[B, H]``, the ``condition`` of a step and strengths ``[B, O]`` → the step's embeddings,
+    ``[B, O, W, D]``.
+
+    An outcome-conditioned model steers from what it says without an outcome, z₀, towards what it says with it, z_a:
+    z = z₀ + s·(z_a − z₀), and beyond for s > 1, as in classifier-free guidance (Ho & Salimans, 2022).
+    """
+    embedding = model.head.conditioned(hidden[:, None, None, :], condition)
+    if not model.config.variant.outcome_conditioned:
+        return embedding
+    steered, unconditioned = embedding[:, :-1], embedding[:, -1:]
+    scale = strength[:, :, None, None].to(embedding.dtype)
+    return unit_vectors(unconditioned + scale * (steered - unconditioned), embedding.dtype)
 
 
 def fed_back(embedding: Tensor, outcome: Tensor, offsets: tuple[int, ...]) -> Tensor:

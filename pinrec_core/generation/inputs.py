@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pinrec_core.config.sections import GenerationConfig
 from pinrec_core.generation.draws import Draw, random_stream
 from pinrec_core.generation.generate import RequestContext
 from pinrec_core.history import History
@@ -47,14 +48,25 @@ def packed_histories(
     )
 
 
-def request_context(requests: Sequence[Request], *, steps: int, device: torch.device) -> RequestContext:
-    """Surface, time and the outcomes that feed back, which each request's own seed draws."""
-    feedback = [draw_feedback_outcomes(request.budget, steps, request.seed) for request in requests]
+def request_context(
+    requests: Sequence[Request], generation: GenerationConfig, *, device: torch.device
+) -> RequestContext:
+    """Surface, time, strength and the outcomes that feed back, which each request's own seed draws."""
+    feedback = [draw_feedback_outcomes(request.budget, generation.steps, request.seed) for request in requests]
     return RequestContext(
         surface=torch.tensor([request.surface for request in requests], device=device),
         timestamp=torch.tensor([request.time for request in requests], device=device),
+        strength=torch.from_numpy(np.stack([_strength(request, generation) for request in requests])).to(device),
         feedback_outcome=torch.from_numpy(np.stack(feedback)).to(device),
     )
+
+
+def _strength(request: Request, generation: GenerationConfig) -> np.ndarray:
+    """Of each outcome's steering, float32 ``[O]``: the request's own, or what was calibrated."""
+    O = len(request.budget)
+    if request.strength is not None:
+        return np.full(O, request.strength, np.float32)
+    return np.array(generation.strength or [1.0] * O, np.float32)
 
 
 def draw_feedback_outcomes(budget: np.ndarray, steps: int, seed: int) -> np.ndarray:

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from enum import StrEnum
 from pathlib import Path
 
@@ -66,14 +67,19 @@ class GenerationProgram(nn.Module):
 
     def forward(self, *tensors: Tensor) -> Tensor:
         """The tensors of ``program_inputs`` → float32 ``[B, O, S·W, D]``."""
-        *history, surface, timestamp, feedback_outcome = tensors
-        request = RequestContext(surface=surface, timestamp=timestamp, feedback_outcome=feedback_outcome)
-        return generated(self.model, PackedHistories.of(*history), request, self.offsets, self.condition).float()
+        history, request = inputs_of(tensors)
+        return generated(self.model, history, request, self.offsets, self.condition).float()
 
 
 def program_inputs(history: PackedHistories, request: RequestContext) -> tuple[Tensor, ...]:
     """The inputs of a program, in order."""
-    return (*history.tensors(), request.surface, request.timestamp, request.feedback_outcome)
+    return (*history.tensors(), *request.tensors())
+
+
+def inputs_of(tensors: Sequence[Tensor]) -> tuple[PackedHistories, RequestContext]:
+    """What ``program_inputs`` were made of."""
+    own = len(fields(RequestContext))
+    return PackedHistories.of(*tensors[:-own]), RequestContext.of(*tensors[-own:])
 
 
 def largest_difference(made: Tensor, expected: Tensor) -> float:
@@ -138,7 +144,7 @@ def export_for_any_shape(program: GenerationProgram, example: tuple[Tensor, ...]
     tokens, batch, positions = (torch.export.Dim(name) for name in ("tokens", "batch", "positions"))
     per_token = [{0: tokens}] * 8
     layout = [{0: batch, 1: positions}, {0: tokens}, {0: batch}]
-    shapes = (*per_token, *layout, *[{0: batch}] * 3)
+    shapes = (*per_token, *layout, *[{0: batch}] * len(fields(RequestContext)))
     with torch.no_grad():
         return torch.export.export(program.eval(), example, dynamic_shapes=(shapes,), strict=True)
 

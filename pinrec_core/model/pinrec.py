@@ -37,7 +37,7 @@ class PinRec(SequenceModel):
         self.time_projection = nn.Linear(time_features.WIDTH, config.hidden_width)
         self.head = OutputHead(
             hidden_width=config.hidden_width, item_width=config.item_width,
-            num_conditions=config.num_conditions, max_offset=config.max_offset,
+            num_conditions=config.head_conditions, max_offset=config.max_offset,
         )  # fmt: skip
         self.head.start_as_inverse(self.token_projection)
         nn.init.normal_(self.surface_embedding.weight, std=CONTEXT_SCALE)

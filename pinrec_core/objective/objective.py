@@ -1,7 +1,7 @@
 """The loss of one training batch (PinRec, objective): it draws targets and negatives and scores them by the softmax.
 
-The head is conditioned on the outcome and the offset of each target. Search queries of a history are context and never
-targets.
+The head is conditioned on the outcome and the offset of each target, and in a share of the windows on the offset alone.
+Search queries of a history are context and never targets.
 """
 
 from __future__ import annotations
@@ -91,10 +91,8 @@ class Objective(nn.Module):
             self.sketch.update(batch.item_key[is_target])
 
         targets = self._draw_targets(batch, is_target)
-        outcome = batch.outcome[targets.user, targets.target]
-        if not self.model.config.variant.outcome_conditioned:
-            outcome = torch.zeros_like(outcome)
-        first, query = share_queries(targets, outcome, self.model.config.num_conditions)
+        outcome = self._conditioned_on(batch.outcome[targets.user, targets.target], targets)
+        first, query = share_queries(targets, outcome, self.model.config.head_conditions)
         user, position = targets.user[first], targets.position[first]
         condition = self._conditions()[outcome[first], targets.offset[first] - 1]
         target_key = batch.item_key[targets.user, targets.target]
@@ -115,10 +113,20 @@ class Objective(nn.Module):
         )
         return reduce_windows(loss, targets.window, targets.num_windows, self.config.window_reduction)
 
+    def _conditioned_on(self, outcome: Tensor, targets: Targets) -> Tensor:
+        """The condition of each target, int64 ``[m]``: its outcome, or none in a share of the windows of training."""
+        config = self.model.config
+        if not config.variant.outcome_conditioned:
+            return torch.zeros_like(outcome)
+        if not self.training:
+            return outcome
+        dropped = torch.rand(targets.num_windows, device=outcome.device) < self.config.outcome_dropout
+        return torch.where(dropped[targets.window], config.num_conditions, outcome)
+
     def _conditions(self) -> Tensor:
-        """The head's conditioning for each outcome and offset, ``[O, Δmax, …]``, computed once instead of per query."""
+        """The head's conditioning for each condition and offset, ``[C, Δmax, …]``, computed once and not per query."""
         config, device = self.model.config, self.log_inverse_temperature.device
-        outcome = torch.arange(config.num_conditions, device=device).unsqueeze(1)
+        outcome = torch.arange(config.head_conditions, device=device).unsqueeze(1)
         offset = torch.arange(1, config.max_offset + 1, device=device)
         return self.model.head.condition(*torch.broadcast_tensors(outcome, offset))
 

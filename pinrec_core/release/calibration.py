@@ -1,8 +1,8 @@
 """A training run becomes an ``IndexedModel``: its catalogue is indexed and what a run cannot learn is calibrated.
 
 Calibrated are the merge threshold (on a compression ratio), nprobe (on exact search for the queries that requests
-make) and the step discount (on what users did next). Who the users are is the caller's choice; they come as requests
-with their targets.
+make), and the strength of each outcome and the step discount (on what users did next). Who the users are is the
+caller's choice; they come as requests with their targets.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ THRESHOLD_USERS = 64  # of them: a threshold needs fewer than a recall
 CALIBRATION_QUERIES = 1024
 CALIBRATION_BATCH = 32
 STEP_DISCOUNTS = (1.0, 0.8, 0.6, 0.4, 0.2)
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+POOLED_TARGETS = 50
+"""What the curve of all outcomes together counts in that of each, in targets: one with fewer follows the others."""
 NOT_YET = Calibration(
     index_type="", nlist=0, nprobe=0, recall_depth=0, recall_target=INDEX_RECALL_TARGET, recall=0.0,
     compression_ratio=1.0,
@@ -47,10 +50,11 @@ NOT_YET = Calibration(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownRequest:
-    """A request of the past, and what its user did next: catalogue rows int64 ``[Z]``."""
+    """A request of the past, and what its user did next: Z items, by catalogue row, each with its outcome."""
 
     request: Request
-    target_row: np.ndarray
+    target_row: np.ndarray  # int64 [Z]
+    target_outcome: np.ndarray  # int [Z]
 
 
 def index_run(
@@ -95,23 +99,23 @@ def index_run(
         dataset=manifest,
         calibration=NOT_YET,
     )
-    sample = _sample_embeddings(indexed, known[:THRESHOLD_USERS])
-    merge_cosine = calibrate_merge_cosine(sample, compression_target)
-    indexed = replace(indexed, generation=replace(indexed.generation, merge_cosine=merge_cosine))
-    requests = [one.request for one in known[:THRESHOLD_USERS]]
-    calibration = replace(
-        NOT_YET,
-        compression_ratio=compression_ratio(compress(sample, merge_cosine)),
-        calibrated_on=_users(known, protocol=protocol, unseen=unseen),
+    indexed = replace(
+        indexed, calibration=replace(NOT_YET, calibrated_on=_users(known, protocol=protocol, unseen=unseen))
     )
-    report("calibrating the index")
-    indexed = _calibrate_index(replace(indexed, calibration=calibration), sample, requests)
+    report("calibrating compression and index")
+    indexed = _calibrate_lookup(indexed, known, compression_target)
+    report("calibrating the strength of each outcome")
+    steered = calibrate_strength(indexed, known[:CALIBRATION_USERS])
+    if steered.generation.strength != indexed.generation.strength:
+        report("calibrating compression and index again, for what is generated at that strength")
+        steered = _calibrate_lookup(steered, known, compression_target)
     report("calibrating the step discount")
-    discounted = calibrate_step_discount(indexed, known[:CALIBRATION_USERS])
-    if discounted.generation.step_discount == indexed.generation.step_discount:
+    discounted = calibrate_step_discount(steered, known[:CALIBRATION_USERS])
+    if discounted.generation.step_discount == steered.generation.step_discount:
         return discounted
     report("calibrating the index again, at the depth under that discount")
-    return _calibrate_index(discounted, sample, requests)
+    usual = known[:THRESHOLD_USERS]
+    return _calibrate_index(discounted, _sample_embeddings(discounted, usual), [one.request for one in usual])
 
 
 def reindex(
@@ -146,6 +150,19 @@ def reindex(
     report("calibrating the index")
     requests = [one.request for one in known[:THRESHOLD_USERS]]
     return _calibrate_index(replace(indexed, calibration=calibration), sample, requests)
+
+
+def _calibrate_lookup(indexed: IndexedModel, known: Sequence[KnownRequest], compression_target: float) -> IndexedModel:
+    """The same model with the merge threshold and the nprobe for what it generates."""
+    usual = known[:THRESHOLD_USERS]
+    sample = _sample_embeddings(indexed, usual)
+    merge_cosine = calibrate_merge_cosine(sample, compression_target)
+    indexed = replace(
+        indexed,
+        generation=replace(indexed.generation, merge_cosine=merge_cosine),
+        calibration=replace(indexed.calibration, compression_ratio=compression_ratio(compress(sample, merge_cosine))),
+    )
+    return _calibrate_index(indexed, sample, [one.request for one in usual])
 
 
 def check_later_dataset(manifest: DatasetManifest, made_with: DatasetManifest) -> None:
@@ -219,6 +236,33 @@ def calibrate_step_discount(indexed: IndexedModel, known: Sequence[KnownRequest]
             for one, answer in zip(part, model.retrieve(embedding, requests), strict=True):
                 hits[i] += np.isin(one.target_row, answer.item_row).sum()
     return discounted[int(hits.argmax())]
+
+
+def calibrate_strength(indexed: IndexedModel, known: Sequence[KnownRequest]) -> IndexedModel:
+    """The same model, in which each outcome steers as strongly as finds most of its own targets.
+
+    Asked for one outcome alone, a model may find fewer of that outcome's targets than it would unconditioned: what a
+    rare outcome's own interactions teach is little. How strongly to steer is therefore a property of the log and of the
+    outcome. At strength 0 all outcomes are alike.
+    """
+    if not indexed.model.config.variant.outcome_conditioned or not known:
+        return indexed
+    O = indexed.model.config.num_conditions
+    hits, targets = np.zeros((O, len(STRENGTHS))), np.zeros(O)
+    for outcome in range(O):
+        alone = np.eye(O)[outcome]
+        concerned = [one for one in known if (one.target_outcome == outcome).any()]
+        for start in range(0, len(concerned), CALIBRATION_BATCH):
+            part = concerned[start : start + CALIBRATION_BATCH]
+            targets[outcome] += sum((one.target_outcome == outcome).sum() for one in part)
+            for i, strength in enumerate(STRENGTHS):
+                asked = [replace(one.request, budget=alone, strength=strength) for one in part]
+                for one, answer in zip(part, indexed.answer(asked), strict=True):
+                    hits[outcome, i] += np.isin(one.target_row[one.target_outcome == outcome], answer.item_row).sum()
+    pooled = POOLED_TARGETS * hits.sum(axis=0) / max(1, targets.sum())
+    best = (hits + pooled).argmax(axis=1)
+    strength = tuple(STRENGTHS[i] for i in best)
+    return replace(indexed, generation=replace(indexed.generation, strength=strength))
 
 
 def calibrate_merge_cosine(embedding: Tensor, target_ratio: float) -> float:

@@ -119,5 +119,5 @@ def _sample(serving: IndexedModel) -> tuple[PackedHistories, RequestContext]:
     """The batch on which the program is compared with the model."""
     requests = sample_requests(serving, num_items=1)
     device = serving.model.start_token.device
-    context = request_context(requests, steps=serving.generation.steps, device=device)
+    context = request_context(requests, serving.generation, device=device)
     return embedded_histories(serving.model, serving.embed_ids, requests), context

@@ -89,7 +89,7 @@ class IndexedModel:
     def generate(self, requests: Sequence[Request]) -> Tensor:
         """The embeddings of B requests, ``[B, O, S·W, D]`` on the model's device."""
         history = embedded_histories(self.model, self.embed_ids, requests)
-        context = request_context(requests, steps=self.generation.steps, device=self.model.start_token.device)
+        context = request_context(requests, self.generation, device=self.model.start_token.device)
         program, wanted = self.program, (self.generation.steps, self.generation.offsets)
         if program is not None and (program.steps, program.offsets) == wanted:
             return program.generate(history, context)

@@ -17,7 +17,7 @@ from pinrec_core.dataset.manifest import CATALOGUE_NAME, DatasetManifest
 from pinrec_core.errors import ReleaseError
 from pinrec_core.validation import check, from_plain, read_json, validated
 
-FORMAT = 4
+FORMAT = 5
 MANIFEST_FILE = "manifest.json"
 
 MODEL, ID_EMBEDDER, INDEX, VECTORS, CATALOGUE = "model", "id_embedder", "index", "item_vectors", "catalogue"

@@ -36,6 +36,9 @@ def check_request(request: Request, model: ModelConfig, generation: GenerationCo
             f"0 to {model.num_surfaces - 1}")  # fmt: skip
     require(0 <= request.time <= limits.REQUEST_TIME.most, "packed_request time", request.time,
             f"0 to {limits.REQUEST_TIME.most}")  # fmt: skip
+    if request.strength is not None:
+        most = limits.STRENGTH.most
+        require(0 <= request.strength <= most, "packed_request strength", request.strength, f"0 to {most}")
     require(request.seed >= limits.SEED.least, "packed_request seed", request.seed, "a number of at least 0")
     budget, O = request.budget, model.num_conditions
     if len(budget) != O:

@@ -93,7 +93,7 @@ class GeneratorStage:
         requests = [row.request for row in rows]
         histories = [request.history for request in requests]
         history = packed_histories(histories, [row.id_embedding for row in rows], requests)
-        context = request_context(requests, steps=self.generation.steps, device=torch.device("cpu"))
+        context = request_context(requests, self.generation, device=torch.device("cpu"))
         try:
             embedding, weight = self.generate(history, context)
         except torch.AcceleratorError as error:  # CUDA answers every later call of this process with it, too

@@ -7,6 +7,7 @@ the widest elements first, so that all are aligned. Little-endian and versioned.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Mapping
 from typing import Any
@@ -19,9 +20,9 @@ from pinrec_core.generation.retrieval_plan import RetrievalPlan
 from pinrec_core.history import DTYPES, NO_OUTCOME, History
 from pinrec_core.request import Request
 
-VERSION = 2
-_REQUEST = struct.Struct("<BxHIIiqqdqh6x")
-"""Version, O, T, F, N, time, seed, deadline (moment and clock), surface; a multiple of 8 bytes."""
+VERSION = 3
+_REQUEST = struct.Struct("<BxHIIiqqdqdh6x")
+"""Version, O, T, F, N, time, seed, deadline (moment, clock), strength (NaN: none), surface; a multiple of 8 bytes."""
 _PLAN = struct.Struct("<B7xII")  # version, M, D
 
 Shape = tuple[np.dtype, tuple[int, ...]]
@@ -37,7 +38,7 @@ def encode_request(request: Request) -> np.ndarray:
     deadline = request.deadline
     header = (
         VERSION, len(request.budget), T, F, request.num_items, request.time, request.seed,
-        deadline.moment, deadline.clock, request.surface,
+        deadline.moment, deadline.clock, math.nan if request.strength is None else request.strength, request.surface,
     )  # fmt: skip
     columns = {
         "timestamp": history.timestamp,
@@ -55,7 +56,7 @@ def decode_request(data: np.ndarray) -> Request:
 
     Raises ``InvalidRequestError`` for bytes that ``encode_request`` did not make.
     """
-    _, O, T, F, num_items, time, seed, moment, clock, surface = _header(_REQUEST, data, "packed_request")
+    _, O, T, F, num_items, time, seed, moment, clock, strength, surface = _header(_REQUEST, data, "packed_request")
     columns = _decode(_REQUEST, data, _request_columns(O, T, F), f"packed_request of T={T}, F={F}, O={O}")
     budget = columns.pop("budget")
     return Request(
@@ -67,6 +68,7 @@ def decode_request(data: np.ndarray) -> Request:
         seed=seed,
         budget=budget.astype(np.float64),
         num_items=num_items,
+        strength=None if math.isnan(strength) else strength,
         deadline=Deadline(moment, clock),
     )
 

@@ -22,7 +22,7 @@ from benchmarks.options import Options
 from benchmarks.report import compare, document, save
 from benchmarks.timing import Timing, time_together
 from pinrec_core.config.presets import preset
-from pinrec_core.config.sections import Variant
+from pinrec_core.config.sections import GenerationConfig, Variant
 from pinrec_core.errors import ConfigError
 from pinrec_core.generation.generate import RequestContext, condition_of_step, generate
 from pinrec_core.generation.inputs import packed_histories, request_context
@@ -49,7 +49,7 @@ def inputs() -> tuple[PackedHistories, RequestContext]:
     """What the model reads of the case's random requests."""
     requests, id_embedding = bench_generator.random_requests(CASE.config, CASE.B)
     batch = packed_histories([request.history for request in requests], id_embedding, requests)
-    return batch, request_context(requests, steps=CASE.S, device=torch.device("cpu"))
+    return batch, request_context(requests, GenerationConfig(steps=CASE.S), device=torch.device("cpu"))
 
 
 def test_the_plain_twin_generates_what_generate_does():

@@ -50,7 +50,10 @@ def run(dataset, tmp_path_factory) -> Run:
 def indexed_model(run: Run, dataset) -> IndexedModel:
     cases = held_out_cases(dataset, ItemCatalogue.open(dataset), share=EVALUATION_SHARE, targets=4)
     budget = default_budget(run.model, DatasetManifest.load(dataset).outcome_share)
-    known = [KnownRequest(request=case.request(budget), target_row=case.target_row) for case in cases]
+    known = [
+        KnownRequest(request=case.request(budget), target_row=case.target_row, target_outcome=case.target_outcome)
+        for case in cases
+    ]
     return index_run(
         run, dataset, known, protocol="held-out", unseen=True,
         generation=default_generation(run.model), compression_target=default_compression_target(run.model),

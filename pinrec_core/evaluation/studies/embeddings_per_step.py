@@ -104,7 +104,7 @@ def generation_latency(subject: ModelSubject, cases: Sequence[EvaluationCase], *
         request = [cases[number % len(cases)].request(subject.budget)]
         histories = embedded_histories(indexed.model, indexed.embed_ids, request)
         device = indexed.model.start_token.device
-        context = request_context(request, steps=indexed.generation.steps, device=device)
+        context = request_context(request, indexed.generation, device=device)
         start = time.perf_counter()
         embedding = generate(indexed.model, histories, context, indexed.generation.offsets)
         if embedding.is_cuda:  # kernels are still running when the call returns

@@ -148,7 +148,7 @@ def _generate_in_fp32(
         known = np.flatnonzero((row >= 0) & (history.item_type == ItemType.PIN))
         content[start + 1 + known] = torch.from_numpy(feature[row[known]]).to(content.device)  # behind the start token
     exact = replace(batch, feature=content, scale=scale)
-    context = request_context(requests, steps=indexed.generation.steps, device=content.device)
+    context = request_context(requests, indexed.generation, device=content.device)
     return generate(model, exact, context, indexed.generation.offsets)
 
 

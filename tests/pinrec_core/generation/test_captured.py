@@ -40,6 +40,7 @@ def batch(model: SequenceModel, lengths: list[int], steps: int = 4) -> tuple[Pac
     request = RequestContext(
         surface=torch.ones(B, dtype=torch.int64),
         timestamp=torch.full((B,), 1_600_000_100),
+        strength=torch.from_numpy(random.uniform(0, 2, (B, model.config.num_conditions)).astype(np.float32)),
         feedback_outcome=torch.from_numpy(random.integers(0, model.config.num_conditions, (B, steps - 1))),
     )
     return pack(histories, ids, request_surface=[1] * B, request_time=[1_600_000_100] * B), request

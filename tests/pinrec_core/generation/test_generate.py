@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -35,6 +37,7 @@ def context(B: int, steps: int, surface: int = 1, time: int = 1_600_000_100) -> 
     return RequestContext(
         surface=torch.full((B,), surface),
         timestamp=torch.full((B,), time),
+        strength=torch.linspace(0.5, 1.5, 3 * B).view(B, 3),
         feedback_outcome=torch.arange(B * (steps - 1)).view(B, -1) % 3,
     )
 
@@ -47,11 +50,7 @@ def test_a_request_generates_the_same_alone_and_in_a_batch(lengths, seed):
     whole = context(len(histories), 4)
     together = generate(model, packed_batch_of(model, histories), whole, (1, 2))
     for b, history in enumerate(histories):
-        own = RequestContext(
-            surface=whole.surface[b : b + 1],
-            timestamp=whole.timestamp[b : b + 1],
-            feedback_outcome=whole.feedback_outcome[b : b + 1],
-        )
+        own = RequestContext.of(*(tensor[b : b + 1] for tensor in whole.tensors()))
         alone = generate(model, packed_batch_of(model, [history]), own, (1, 2))
         torch.testing.assert_close(together[b], alone[0], atol=TOLERANCE, rtol=0)
 
@@ -67,7 +66,8 @@ def test_cached_generation_equals_recomputing_everything():
         previous = batch.timestamp[:, -1]
         parts = []
         for step in range(steps):
-            embedding = step_embeddings(model, model.decoder(tokens)[:, -1], condition_of_step(model, (1, 3)))
+            hidden, condition = model.decoder(tokens)[:, -1], condition_of_step(model, (1, 3))
+            embedding = step_embeddings(model, hidden, condition, request.strength)
             parts.append(embedding)
             if step < steps - 1:
                 fed_back = embedding[:, int(request.feedback_outcome[0, step]), 0]
@@ -87,6 +87,32 @@ def test_shape_follows_the_variant(variant, outcomes):
     embedding = generate(model, packed_batch_of(model, [random_history(3, 0), random_history(0, 1)]), request, offsets)
     assert embedding.shape == (2, outcomes, 3 * len(offsets), model.config.item_width)
     torch.testing.assert_close(embedding.norm(dim=-1), torch.ones(embedding.shape[:-1]))
+
+
+def test_outcomes_steer_as_strongly_as_asked():
+    """From what the model says without an outcome over what it says with one, and as far beyond."""
+    model, hidden = tiny_model(), torch.randn(2, 32, generator=torch.Generator().manual_seed(0))
+    condition = condition_of_step(model, (1, 2))
+    plain = model.head.conditioned(hidden[:, None, None, :], condition)  # the last condition is that of no outcome
+    with torch.inference_mode():
+        none, trained, double = (
+            step_embeddings(model, hidden, condition, torch.full((2, 3), strength)) for strength in (0.0, 1.0, 2.0)
+        )
+        of_one = step_embeddings(model, hidden, condition, torch.tensor([[0.0, 1.0, 2.0], [1.0, 1.0, 1.0]]))
+    torch.testing.assert_close(none, plain[:, 3:].expand(-1, 3, -1, -1), atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(trained, plain[:, :3], atol=TOLERANCE, rtol=0)
+    beyond = torch.nn.functional.normalize(2 * plain[:, :3] - plain[:, 3:], dim=-1)
+    torch.testing.assert_close(double, beyond, atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(of_one[0], torch.stack([none[0, 0], trained[0, 1], double[0, 2]]))
+    torch.testing.assert_close(of_one[1], trained[1])
+
+
+def test_what_is_conditioned_on_nothing_cannot_be_steered():
+    model, request = tiny_model(Variant.UC), context(1, 3)
+    request.feedback_outcome.zero_()
+    batch = packed_batch_of(model, [random_history(3, 0)])
+    stronger = replace(request, strength=4 * request.strength)
+    assert torch.equal(generate(model, batch, request, (1,)), generate(model, batch, stronger, (1,)))
 
 
 def test_a_canary_after_the_cut_changes_nothing():

@@ -32,6 +32,7 @@ def batch(model: SequenceModel, lengths: list[int], steps: int = STEPS) -> tuple
     request = RequestContext(
         surface=torch.ones(len(lengths), dtype=torch.int64),
         timestamp=torch.full((len(lengths),), 1_600_000_100),
+        strength=torch.linspace(0.5, 1.5, len(lengths) * model.config.num_conditions).view(len(lengths), -1),
         feedback_outcome=torch.from_numpy(outcome),
     )
     return packed_batch_of(model, histories), request

@@ -33,7 +33,10 @@ def test_the_step_discount_is_the_one_that_serves_the_calibration_users_best(run
     assert found[calibrated.generation.step_discount] == max(found.values())
     one_step = replace(calibrated, generation=replace(calibrated.generation, steps=1, step_discount=1.0))
     budget = calibrated.default_budget
-    known = [KnownRequest(request=case.request(budget), target_row=case.target_row) for case in cases]
+    known = [
+        KnownRequest(request=case.request(budget), target_row=case.target_row, target_outcome=case.target_outcome)
+        for case in cases
+    ]
     assert calibrate_step_discount(one_step, known) is one_step
     assert calibrate_step_discount(calibrated, []) is calibrated
 

@@ -70,7 +70,7 @@ def test_the_program_generates_what_the_model_does(compiled, serving):
     run = load_program(compiled)
     for asked in (requests(serving), requests(serving)[:1]):
         history = embedded_histories(serving.model, serving.embed_ids, asked)
-        made = run(history, request_context(asked, steps=serving.generation.steps, device="cpu"))
+        made = run(history, request_context(asked, serving.generation, device="cpu"))
         assert float((1 - (made * serving.generate(asked)).sum(-1)).max()) < COSINE_TOLERANCE
 
 
@@ -84,7 +84,7 @@ def test_on_another_machine_the_plain_model_serves_after_one_warning(compiled, s
     assert f"{{'{name}': 'another'}}" in record.message
     asked = requests(serving)
     history = embedded_histories(serving.model, serving.embed_ids, asked)
-    context = request_context(asked, steps=serving.generation.steps, device="cpu")
+    context = request_context(asked, serving.generation, device="cpu")
     assert stage.generate(history, context)[0].equal(serving.generate(asked))
 
 
@@ -132,7 +132,7 @@ def test_what_is_judged_in_process_is_what_serves(compiled, serving):
     """A release answers with its program: its embeddings are those, to the bit, and not the plain model's."""
     asked = requests(serving)
     history = embedded_histories(serving.model, serving.embed_ids, asked)
-    made = load_program(compiled)(history, request_context(asked, steps=serving.generation.steps, device="cpu"))
+    made = load_program(compiled)(history, request_context(asked, serving.generation, device="cpu"))
     assert IndexedModel.from_release(compiled).generate(asked).equal(made)
 
 
@@ -160,12 +160,12 @@ def test_a_program_that_was_compiled_beside_the_releases_serves_and_the_release_
     assert PROGRAM not in Release.open(local.folder).manifest.parts
     asked = requests(serving)
     history = embedded_histories(serving.model, serving.embed_ids, asked)
-    made = load_program(local)(history, request_context(asked, steps=serving.generation.steps, device="cpu"))
+    made = load_program(local)(history, request_context(asked, serving.generation, device="cpu"))
     assert float((1 - (made * serving.generate(asked)).sum(-1)).max()) < COSINE_TOLERANCE
     parameters = StageParameters(
         release=local.folder, signals=local.folder, realtime=None, device="cpu", threads=1, compiled=False
     )
-    context = request_context(asked, steps=serving.generation.steps, device="cpu")
+    context = request_context(asked, serving.generation, device="cpu")
     embedding, _ = GeneratorStage(parameters).generate(history, context)
     assert embedding.equal(serving.generate(asked))
 
