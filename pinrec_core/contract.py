@@ -113,6 +113,9 @@ BUDGET_TOLERANCE = 2e-3
 """The largest difference between the sum of a budget's weights and 1. Three weights with three decimals (.333 each) are
 off by .001. The weights are then normalised."""
 
+MAX_STRENGTH = 4
+"""Of an outcome's steering, of which 1 is as trained. Further away lies what nothing was trained on."""
+
 HISTORY_KEY = TensorSpec("history_item_key", DType.INT64, ("T",))
 PACKED_REQUEST = TensorSpec("packed_request", DType.UINT8, ("G",))
 """The history and the request after validation, with all defaults filled in: stages after ``signal_fetch`` have no

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pinrec_core.config.sections import MAX_STRENGTH
-from pinrec_core.contract import BUDGET_TOLERANCE
+from pinrec_core.contract import BUDGET_TOLERANCE, MAX_STRENGTH
 from pinrec_core.errors import InvalidRequestError
 
 BATCH = 32

@@ -11,6 +11,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from pinrec_core.contract import MAX_STRENGTH
 from pinrec_core.validation import ListOf, OneOf, check, validated
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -19,8 +20,6 @@ Count = Annotated[int, Field(gt=0, le=1 << 24)]
 """A number of things that are in memory at the same time. The upper bound catches typing errors."""
 Width = Annotated[int, Field(gt=0, le=1 << 16)]
 Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
-MAX_STRENGTH = 4
-"""Of an outcome's steering. What is as far beyond the trained conditioning is near to nothing that was trained."""
 
 
 class Variant(StrEnum):

@@ -7,7 +7,7 @@ row, and rows that belong to no request. A row reads its own tokens alone, so fi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from pinrec_core.config.sections import ModelConfig
 from pinrec_core.errors import require
 from pinrec_core.generation.generate import RequestContext
-from pinrec_core.generation.program import inputs_of, program_inputs
+from pinrec_core.generation.program import REQUEST_TENSORS, inputs_of, program_inputs
 from pinrec_core.history import DTYPES, History, ItemType
 from pinrec_core.model.packed_histories import PackedHistories, pack
 
@@ -106,7 +106,7 @@ def input_shapes(bucket: Bucket, config: ModelConfig, steps: int) -> list[tuple[
     """Type and shape of each of ``program_inputs`` in a bucket. ID embeddings arrive in FP16."""
     one = program_inputs(*example(Bucket(rows=1, positions=1), config, steps))
     B, P, N = bucket.rows, bucket.positions, bucket.tokens
-    leading = [(N,)] * 8 + [(B, P), (N,)] + [(B,)] * (1 + len(fields(RequestContext)))
+    leading = [(N,)] * 8 + [(B, P), (N,)] + [(B,)] * (1 + REQUEST_TENSORS)
     return [(x.dtype, (*sizes, *x.shape[len(sizes) :])) for x, sizes in zip(one, leading, strict=True)]
 
 

@@ -40,6 +40,8 @@ step of a narrow model has no time for; those of wide models it multiplies faste
 DENSE_ATTENTION = 512
 """The longest history whose attention scores are held at once: 400 MiB for 32 of them and 12 heads."""
 
+REQUEST_TENSORS = len(fields(RequestContext))
+
 Generate = Callable[[PackedHistories, RequestContext], Tensor]
 """Histories and requests of a batch → unit embeddings ``[B, O, S·W, D]``."""
 
@@ -78,8 +80,7 @@ def program_inputs(history: PackedHistories, request: RequestContext) -> tuple[T
 
 def inputs_of(tensors: Sequence[Tensor]) -> tuple[PackedHistories, RequestContext]:
     """What ``program_inputs`` were made of."""
-    own = len(fields(RequestContext))
-    return PackedHistories.of(*tensors[:-own]), RequestContext.of(*tensors[-own:])
+    return PackedHistories.of(*tensors[:-REQUEST_TENSORS]), RequestContext.of(*tensors[-REQUEST_TENSORS:])
 
 
 def largest_difference(made: Tensor, expected: Tensor) -> float:
@@ -144,7 +145,7 @@ def export_for_any_shape(program: GenerationProgram, example: tuple[Tensor, ...]
     tokens, batch, positions = (torch.export.Dim(name) for name in ("tokens", "batch", "positions"))
     per_token = [{0: tokens}] * 8
     layout = [{0: batch, 1: positions}, {0: tokens}, {0: batch}]
-    shapes = (*per_token, *layout, *[{0: batch}] * len(fields(RequestContext)))
+    shapes = (*per_token, *layout, *[{0: batch}] * REQUEST_TENSORS)
     with torch.no_grad():
         return torch.export.export(program.eval(), example, dynamic_shapes=(shapes,), strict=True)
 

@@ -21,7 +21,7 @@ from pinrec_core.generation.buckets import (
     parts_of,
     place,
 )
-from pinrec_core.generation.program import program_inputs
+from pinrec_core.generation.program import inputs_of, program_inputs
 from pinrec_core.model.packed_histories import PackedHistories
 from tests.pinrec_core.builders import tiny_config
 
@@ -81,15 +81,16 @@ def test_padding_by_hand():
     _, request = example(Bucket(rows=2, positions=1), config, 2)
     into = [torch.full(sizes, 1).to(dtype) for dtype, sizes in input_shapes(bucket, config, 2)]
     place(history, request, range(2), bucket, into)
-    padded = PackedHistories.of(*into[:-3])
+    padded, context = inputs_of(into)
     assert torch.equal(padded.feature[:4], history.feature)
     assert padded.layout.position.tolist() == [0, 1, 2, 0] + [0] * 8
     assert padded.layout.slot.tolist() == [0, 1, 2, 4] + [0] * 8
     assert padded.layout.last.tolist() == [2, 3, 11]
     assert padded.layout.token.tolist() == [[0, 1, 2, 2], [3, 3, 3, 3], [11, 11, 11, 11]]
-    assert into[-2].tolist() == [*request.timestamp.tolist(), 0]
+    assert context.timestamp.tolist() == [*request.timestamp.tolist(), 0]
+    assert context.strength.tolist() == [*request.strength.tolist(), [0.0] * config.num_outcomes]
     place(history, request, range(1, 2), bucket, into)  # the second row alone
-    padded = PackedHistories.of(*into[:-3])
+    padded, _ = inputs_of(into)
     assert torch.equal(padded.timestamp[:1], history.timestamp[3:])
     assert padded.layout.slot.tolist() == [0] * 12
     assert padded.layout.last.tolist() == [0, 11, 11]

@@ -157,7 +157,9 @@ def with_repeated_items(batch: TrainingBatch, catalogue_size: int) -> TrainingBa
 
 
 @torch.no_grad()
-def loss_in_loops(objective: Objective, batch: TrainingBatch, targets: Targets, drawn: torch.Tensor) -> float:
+def loss_in_loops(
+    objective: Objective, batch: TrainingBatch, targets: Targets, outcomes: torch.Tensor, drawn: torch.Tensor
+) -> float:
     """The loss of one step in FP64, computed pair by pair from the definition (eq. 2, 3 and 5)."""
     model, config, V = objective.model, objective.config, objective.catalogue_size
     ids = model.id_embedding(batch.item_key.flatten()).unflatten(0, batch.item_key.shape)
@@ -177,10 +179,10 @@ def loss_in_loops(objective: Objective, batch: TrainingBatch, targets: Targets, 
         return math.log((len(in_batch) * share + 16 / V) / len(pool))
 
     windows: dict[int, list[float]] = {}
-    for user, position, target, offset, window in zip(
-        *(getattr(targets, name).tolist() for name in ("user", "position", "target", "offset", "window")), strict=True
+    names = ("user", "position", "target", "offset", "window")
+    for user, position, target, offset, window, outcome in zip(
+        *(getattr(targets, name).tolist() for name in names), outcomes.tolist(), strict=True
     ):
-        outcome = int(batch.outcome[user, target]) if model.config.variant.outcome_conditioned else 0
         condition = model.head.condition(torch.tensor(outcome), torch.tensor(offset))
         query = model.head.conditioned(hidden[user, position].float(), condition).double()
         own = {int(batch.item_key[u, t]) for u, t in stream if u == user}
@@ -214,9 +216,28 @@ def test_the_loss_of_a_step_against_loops(variant, reduction, monkeypatch):
     targets = []
     draw = objective._draw_targets
     monkeypatch.setattr(objective, "_draw_targets", lambda *given: targets.append(draw(*given)) or targets[-1])
+    outcomes = []
+    choose = objective._conditioned_on
+    monkeypatch.setattr(objective, "_conditioned_on", lambda *given: outcomes.append(choose(*given)) or outcomes[-1])
     loss = objective(batch)
     # FP32 against FP64, with logits up to 2.
-    assert loss.item() == pytest.approx(loss_in_loops(objective, batch, targets[0], drawn[-1][:7]), abs=1e-5)
+    expected = loss_in_loops(objective, batch, targets[0], outcomes[0], drawn[-1][:7])
+    assert loss.item() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_a_share_of_the_windows_is_predicted_without_an_outcome_and_only_in_training(share):
+    objective = Objective(tiny_model(), ObjectiveConfig(outcome_dropout=share), catalogue_size=10)
+    outcome, window = torch.arange(60_000) % 3, torch.arange(60_000) // 3
+    targets = Targets(user=window, position=window, target=window, offset=window, window=window, num_windows=20_000)
+    chosen = objective.train()._conditioned_on(outcome, targets).view(-1, 3)
+    without = (chosen == 3).any(dim=1)
+    assert torch.equal(without, (chosen == 3).all(dim=1))  # all targets of a window or none
+    assert torch.equal(chosen[~without], outcome.view(-1, 3)[~without])
+    assert without.float().mean() == pytest.approx(share, abs=0.013)  # four standard errors
+    assert torch.equal(objective.eval()._conditioned_on(outcome, targets), outcome)
+    unconditioned = Objective(tiny_model(Variant.MT), ObjectiveConfig(outcome_dropout=share), catalogue_size=10)
+    assert not unconditioned.train()._conditioned_on(outcome, targets).any()
 
 
 def test_targets_of_a_window_that_are_conditioned_alike_share_a_query(monkeypatch):
@@ -269,7 +290,7 @@ def test_what_comes_after_the_target_changes_nothing(monkeypatch):
     )
 
     def first_losses(h: History) -> torch.Tensor:
-        config = ObjectiveConfig(in_batch_negatives=0, random_negatives=16)
+        config = ObjectiveConfig(in_batch_negatives=0, random_negatives=16, outcome_dropout=0.0)
         objective = Objective(model, config, catalogue_size=1000)
         losses: list[torch.Tensor] = []
 

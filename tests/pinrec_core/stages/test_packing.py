@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -38,6 +40,8 @@ def test_a_request_comes_back_without_what_the_generator_does_not_read(T, F, O):
         assert values.dtype == DTYPES[name]
         assert np.shares_memory(values, data) or T == 0
     assert decoded.deadline == request.deadline == NEVER
+    assert decoded.strength is request.strength is None
+    assert decode_request(encode_request(replace(request, strength=0.75))).strength == 0.75
     assert (decoded.history.item_key == 0).all()
     assert (decoded.history.outcome == NO_OUTCOME).all()
     np.testing.assert_array_equal(decoded.budget, request.budget.astype(np.float32))
@@ -75,8 +79,8 @@ def test_foreign_bytes_are_refused():
     data = encode_request(random_request())
     plan = encode_plan(RetrievalPlan(embedding=np.ones((1, 2)), outcome=np.zeros(1), quota=np.ones(1)))
     for decode, broken, message in [
-        (decode_request, data[:0], "packed_request has 0 bytes: expected at least 56"),
-        (decode_request, changed(data, 0, 9), "packed_request has version 9: expected 2"),
+        (decode_request, data[:0], "packed_request has 0 bytes: expected at least 64"),
+        (decode_request, changed(data, 0, 9), "packed_request has version 9: expected 3"),
         (
             decode_request,
             data[:-1],
@@ -84,7 +88,7 @@ def test_foreign_bytes_are_refused():
         ),
         (decode_request, changed(data, 7, 255), r"packed_request of T=4278190083, F=5, O=2 has .* bytes: expected"),
         (decode_plan, plan[:3], "retrieval_plan has 3 bytes: expected at least 16"),
-        (decode_plan, changed(plan, 0, 0), "retrieval_plan has version 0: expected 2"),
+        (decode_plan, changed(plan, 0, 0), "retrieval_plan has version 0: expected 3"),
         (decode_plan, np.append(plan, plan[:1]), r"retrieval_plan of M=1, D=2 has 33 bytes: expected 32"),
     ]:
         with pytest.raises(InvalidRequestError, match=message):

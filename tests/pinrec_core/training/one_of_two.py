@@ -31,7 +31,9 @@ def gradients(dataset: Path, processes: Processes, users: list[int], out: Path, 
     loss is therefore a plain mean over users.
     """
     objective = Objective(
-        tiny_model(Variant.OC), ObjectiveConfig(in_batch_negatives=0, random_negatives=32), catalogue_size=120
+        tiny_model(Variant.OC),
+        ObjectiveConfig(in_batch_negatives=0, random_negatives=32, outcome_dropout=0.0),
+        catalogue_size=120,
     )
     if sharded:
         shard_id_tables(objective, rank=processes.rank, count=processes.count)
