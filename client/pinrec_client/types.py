@@ -125,7 +125,8 @@ class Tls:
     """TLS settings of the channel. Each field is the path of a PEM file.
 
     Without ``root_certificates``, gRPC uses the ones that it comes with. ``private_key`` and ``certificate_chain``
-    identify the client, for mutual TLS. Raises ``InvalidRequestError`` when a file does not exist.
+    identify the client together, for mutual TLS. Raises ``InvalidRequestError`` when a file does not exist, or one of
+    the two is missing.
     """
 
     root_certificates: str | None = None
@@ -136,6 +137,8 @@ class Tls:
         for name in ("root_certificates", "private_key", "certificate_chain"):
             path = getattr(self, name)
             require(path is None or os.path.isfile(path), name, path, "a PEM file")
+        alone = (self.private_key is None) != (self.certificate_chain is None)
+        require(not alone, "certificate_chain", self.certificate_chain, "it and private_key together, or neither")
 
 
 def _is_int(value: object) -> bool:
