@@ -42,7 +42,12 @@ Certificate = Annotated[
 ]
 Key = Annotated[
     Path | None,
-    typer.Option(metavar="PEM", help="Private key of --certificate.", envvar="PINREC_CLIENT_KEY", show_default=False),
+    typer.Option(
+        metavar="PEM",
+        help="Private key of --certificate.",
+        envvar="PINREC_CLIENT_KEY",
+        show_default="in the file of --certificate",
+    ),
 ]
 
 DEFAULT_URL = "127.0.0.1:8001"

@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--tls", action="store_true", help="use TLS")
     common.add_argument("--root-certificates", metavar="PEM", help="use TLS, trusting these certificates")
     common.add_argument("--certificate", metavar="PEM", help="use TLS, showing this certificate and chain")
-    common.add_argument("--key", metavar="PEM", help="private key of --certificate")
+    common.add_argument("--key", metavar="PEM", help="private key of --certificate (default: in the same file)")
     common.add_argument("--string-ids", action="store_true", help="take ids as text even where they look like integers")
     common.add_argument("--json", action="store_true", help="print JSON")
 

@@ -19,8 +19,11 @@ def api_key() -> str | None:
 
 
 def tls_files(tls: bool, root_certificates: File | None, certificate: File | None, key: File | None) -> Tls | None:
-    """The TLS settings that options of a command line stand for, None without any. Raises ``InvalidRequestError``."""
-    files = [None if file is None else os.fspath(file) for file in (root_certificates, certificate, key)]
+    """The TLS settings that options of a command line stand for, None without any. Raises ``InvalidRequestError``.
+
+    Without ``key``, the private key is in the file of ``certificate``.
+    """
+    files = [None if file is None else os.fspath(file) for file in (root_certificates, certificate, key or certificate)]
     if not tls and not any(files):
         return None
     return Tls(root_certificates=files[0], certificate_chain=files[1], private_key=files[2])

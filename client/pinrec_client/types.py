@@ -134,7 +134,7 @@ class Tls:
     certificate_chain: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("root_certificates", "private_key", "certificate_chain"):
+        for name in ("root_certificates", "certificate_chain", "private_key"):
             path = getattr(self, name)
             require(path is None or os.path.isfile(path), name, path, "a PEM file")
         alone = (self.private_key is None) != (self.certificate_chain is None)

@@ -143,7 +143,9 @@ def test_what_is_malformed_is_refused_before_it_is_sent(line: str, error_class: 
 
 
 @pytest.mark.parametrize("line", ["recommend 17", "log-event 17 like --item 5"])
-def test_tls_with_a_certificate_of_the_client(certificates: Path, line: str, monkeypatch: pytest.MonkeyPatch):
+def test_tls_with_a_certificate_of_the_client(
+    certificates: Path, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.delenv("PINREC_API_KEY", raising=False)
     certificate, key = certificates / "cert.pem", certificates / "key.pem"
     with tls_service(certificates, mutual=True) as service:
@@ -160,12 +162,16 @@ def test_tls_with_a_certificate_of_the_client(certificates: Path, line: str, mon
             PINREC_CLIENT_KEY=str(key),
         )
         assert from_environment.exit_code == 0, from_environment.output
-        assert len(service.received) == 2
+        both = tmp_path / "both.pem"
+        both.write_bytes(certificate.read_bytes() + key.read_bytes())
+        in_one_file = _pinrec(f"{line} --root-certificates {certificate} --certificate {both}")
+        assert in_one_file.exit_code == 0, in_one_file.output
+        assert len(service.received) == 3
         for too_little in ("", "--tls", f"--root-certificates {certificate}"):
             refused = _pinrec(f"{line} {too_little}")
             assert isinstance(refused.exception, ServerError)
             assert "--tls" in str(refused.exception)
-        assert len(service.received) == 2
+        assert len(service.received) == 3
 
 
 @pytest.mark.parametrize("line", ["recommend 17", "log-event 17 like --item 5"])
@@ -173,7 +179,7 @@ def test_tls_with_a_certificate_of_the_client(certificates: Path, line: str, mon
     ("option", "field"),
     [
         ("--root-certificates /nowhere", "root_certificates='/nowhere'"),
-        ("--certificate CERTIFICATE", "certificate_chain="),
+        ("--certificate /nowhere", "certificate_chain='/nowhere'"),
         ("--key CERTIFICATE", "private_key"),
     ],
 )
