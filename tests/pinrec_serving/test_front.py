@@ -24,8 +24,10 @@ import pytest
 import tritonclient.grpc as triton_client
 from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse
 from tritonclient.utils import InferenceServerException
+from typer.testing import CliRunner
 
 from load_tests.fuzzing.messages import Case, Tensor
+from pinrec_cli.main import app
 from pinrec_core.errors import ConfigError, ServerError
 from pinrec_serving import front as module
 from pinrec_serving.deployment import Deployment
@@ -308,6 +310,12 @@ def test_mutual_tls_on_every_port(program, inner, authority, tmp_path) -> None:
             assert refusal(lambda: ask(client))[0] == "UNAVAILABLE"
         with triton_client.InferenceServerClient(outer.grpc) as client:
             assert refusal(lambda: ask(client, client_timeout=5))[0] == "UNAVAILABLE"
+        shown = (
+            f"--root-certificates {authority}/ca.pem --certificate {authority}/client.pem --key {authority}/client.key"
+        )
+        for line in ("recommend 7", "log-event 7 like --item 5"):
+            assert CliRunner().invoke(app, [*line.split(), "--url", outer.grpc, *shown.split()]).exit_code == 0
+            assert CliRunner().invoke(app, [*line.split(), "--url", outer.grpc, *shown.split()[:2]]).exit_code != 0
         for url in (outer.http, outer.metrics):
             bare = ["curl", "-sS", "--cacert", files["root_certificates"], url.replace("http:", "https:")]
             with_certificate = [*bare, "--cert", files["certificate_chain"], "--key", files["private_key"]]
