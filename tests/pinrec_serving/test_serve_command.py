@@ -29,6 +29,10 @@ pytestmark = pytest.mark.triton
 SEVERAL = Setting(threads=1, stages={"generator": StageTuning(instances=2, queue_delay_us=500)})
 
 
+SLEEPING = "exec sleep 600 > /dev/null 2>&1"
+"""A command that does not keep the service's output open, should it outlive the service."""
+
+
 @pytest.fixture
 def service(world: Path, templates: Path) -> Iterator[Service]:
     point_current(world / "releases", "r1")
@@ -162,7 +166,7 @@ def test_a_command_ends_the_service_and_its_exit_code_is_the_service_s(world: Pa
 
 
 def test_a_command_does_not_outlive_its_service(world: Path, templates: Path, tmp_path: Path) -> None:
-    service = stage_alone(world, templates, ["sh", "-c", f"touch {tmp_path}/begun; exec sleep 600"])
+    service = stage_alone(world, templates, ["sh", "-c", f"touch {tmp_path}/begun; {SLEEPING}"])
     while not (tmp_path / "begun").exists():
         time.sleep(0.05)
     command = service.child("sleep")
@@ -179,7 +183,7 @@ def test_ctrl_c_drains_although_it_ends_the_command_too(world: Path, templates: 
     slow.unlink(missing_ok=True)
     service = Service(
         "--releases", world / "releases", "--signals", world / "signals", "--model-repository", templates,
-        "--log-dir", world / "log", endpoint=free_endpoint(), command=["sleep", "600"],
+        "--log-dir", world / "log", endpoint=free_endpoint(), command=["sh", "-c", SLEEPING],
     )  # fmt: skip
     service.ready()
     with ThreadPoolExecutor(1) as caller:
