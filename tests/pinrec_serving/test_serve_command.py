@@ -27,8 +27,6 @@ from tests.pinrec_serving.serve_process import Service, children
 pytestmark = pytest.mark.triton
 
 SEVERAL = Setting(threads=1, stages={"generator": StageTuning(instances=2, queue_delay_us=500)})
-
-
 SLEEPING = "exec sleep 600 > /dev/null 2>&1"
 """A command that does not keep the service's output open, should it outlive the service."""
 
