@@ -2,8 +2,8 @@
 the models that it loads, and ``deployment`` deploys and swaps releases through ``model_control``, each after a
 ``smoke_test``. ``front`` runs HAProxy between the clients and Triton, with as much in flight as ``admission`` finds
 right. ``supervision`` sees a stage process die (``processes``) or hang, from what that writes as its ``heartbeat``.
-``service`` puts these together from start to stop, as ``options`` say; ``log_rotation`` keeps logs small, and
-``companion`` runs a command beside the service and stops the service when the command ends.
+``service`` puts these together from start to stop, as ``options`` say; ``log_files`` opens logs, ``log_rotation`` keeps
+them small, and ``companion`` runs a command beside the service, of which each ends with the other.
 
 ``stage_process`` is the other side, the process of one stage, where ``triton_boundary`` translates between Triton and
 the stage. There, ``remote_stage`` stands for a stage that runs on another server, whose model ``remote_model`` calls,

@@ -23,6 +23,7 @@ from pinrec_core.errors import ConfigError, ServerError, require
 from pinrec_core.files.temporary_folder import TemporaryFolder
 from pinrec_serving.admission import InFlightLimit
 from pinrec_serving.installation import check_ports, private_ports
+from pinrec_serving.log_files import open_log
 from pinrec_serving.runtime import Endpoint, end_with_parent
 
 CONFIGURATION = Path(__file__).with_name("haproxy.cfg")
@@ -151,7 +152,6 @@ class Front:
         check_ports(self._outer.ports)
         self._folder = TemporaryFolder(FOLDER_PREFIX)
         try:
-            self.log_file.parent.mkdir(parents=True, exist_ok=True)
             checked = subprocess.run(
                 [self._program, "-c", "-f", CONFIGURATION], env=self._environment(), capture_output=True, text=True
             )
@@ -223,7 +223,7 @@ class Front:
             self._start()
 
     def _start(self) -> None:
-        with self.log_file.open("ab") as log:
+        with open_log(self.log_file) as log:
             self._process = subprocess.Popen(
                 [self._program, "-db", "-f", CONFIGURATION],
                 env=self._environment(),
@@ -285,7 +285,7 @@ class Front:
 
 
 def private_endpoint() -> Endpoint:
-    """An endpoint of free ports that only this machine reaches, for a server behind a front."""
+    """An endpoint of free ports that only this machine reaches, for a server behind a front or a measured one."""
     grpc, http, metrics = private_ports(3)
     return Endpoint(grpc_port=grpc, http_port=http, metrics_port=metrics)
 

@@ -62,15 +62,17 @@ def run_service(
     drain_timeout: float,
     stall_timeout: float,
     ready: Callable[[ReleaseManifest], None],
+    finished: Callable[[], bool],
     report: Callable[[str], None],
 ) -> None:
-    """Serve until a signal stops the service. Call it from the main thread, which handles signals.
+    """Serve until a signal stops the service, or it has ``finished``. Call it from the main thread: it handles signals.
 
     ``front`` stands between the clients and ``server``; with None they reach it directly. ``choose_release`` returns
     the folder of the release to serve, at the start and at each swap. ``ready`` is called once, when requests can be
-    answered. A stage that works on one batch for ``stall_timeout`` seconds is ended. ``report`` is called with a
-    sentence about each step. Raises ``PinRecError`` when the service cannot start, Triton ends by itself, or a stage
-    does not stay alive; a failed swap is only reported.
+    answered, and from then on ``finished`` after everything that happens, such as the end of a child process. A stage
+    that works on one batch for ``stall_timeout`` seconds is ended. ``report`` is called with a sentence about each
+    step. Raises ``PinRecError`` when the service cannot start, Triton ends by itself, or a stage does not stay alive; a
+    failed swap is only reported.
     """
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     _on(STOP, _stop_at_once)
@@ -93,7 +95,7 @@ def run_service(
             _on((*STOP, signal.SIGCHLD), lambda signum, _: events.put(signum))
             service.serves(manifest)
             ready(manifest)
-            service.run_until_stopped()
+            service.run_until_stopped(finished)
             _on(STOP, _stop_at_once)
             metrics.service.ready(False)
             report("draining")
@@ -140,8 +142,8 @@ class _Service:
         self._metrics.serves(manifest, self._deployment.stages)
         self._metrics.ready(True)
 
-    def run_until_stopped(self) -> None:
-        while True:
+    def run_until_stopped(self, finished: Callable[[], bool]) -> None:
+        while not finished():
             self._look_after()
             match self._next_event():
                 case StageEnded(model=stage):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +23,15 @@ PINREC = [sys.executable, "-c", "from pinrec_cli.main import main; main()"]
 class Service:
     """A running ``pinrec serve``. ``wait_for`` reads its progress up to a given sentence."""
 
-    def __init__(self, *arguments: object, endpoint: Endpoint) -> None:
+    def __init__(
+        self, *arguments: object, endpoint: Endpoint, command: Sequence[str] = (), temporary: Path | None = None
+    ) -> None:
         ports = {"grpc": endpoint.grpc_port, "http": endpoint.http_port, "metrics": endpoint.metrics_port}
         options = [f"--{name}-port={port}" for name, port in ports.items()]
         self.process = subprocess.Popen(
-            [*PINREC, "serve", *map(str, arguments), *options, "--json"],
+            [*PINREC, "serve", *map(str, arguments), *options, "--json", *(["--", *command] if command else [])],
             cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=os.environ | ({"TMPDIR": str(temporary)} if temporary else {}),
         )  # fmt: skip
         self.endpoint = endpoint
         self.progress: list[str] = []

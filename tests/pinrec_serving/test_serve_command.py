@@ -9,6 +9,7 @@ import signal
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,8 @@ from tests.pinrec_serving.serve_process import Service, children
 pytestmark = pytest.mark.triton
 
 SEVERAL = Setting(threads=1, stages={"generator": StageTuning(instances=2, queue_delay_us=500)})
+SLEEPING = "exec sleep 600 > /dev/null 2>&1"
+"""A command that does not keep the service's output open, should it outlive the service."""
 
 
 @pytest.fixture
@@ -153,11 +156,73 @@ def test_a_swap_that_is_asked_for_during_the_start_follows_it(world: Path, templ
         assert service.end()[0] == 0
 
 
+def test_a_command_ends_the_service_and_its_exit_code_is_the_service_s(world: Path, templates: Path) -> None:
+    service = stage_alone(world, templates, ["sh", "-c", "exit 7"])
+    status, progress = service.end()
+    assert status == 7, progress
+    assert "stopping Triton" in progress
+
+
+def test_a_command_does_not_outlive_its_service(world: Path, templates: Path, tmp_path: Path) -> None:
+    service = stage_alone(world, templates, ["sh", "-c", f"touch {tmp_path}/begun; {SLEEPING}"])
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.05)
+    command = service.child("sleep")
+    service.process.send_signal(signal.SIGTERM)
+    status, progress = service.end()
+    assert status == 0, progress
+    assert has_ended(command)
+
+
+def test_ctrl_c_drains_although_it_ends_the_command_too(world: Path, templates: Path) -> None:
+    """A terminal sends SIGINT to both; the end of the command is no second signal."""
+    point_current(world / "releases", "r1")
+    slow = world / "signals" / "slow"
+    slow.unlink(missing_ok=True)
+    service = Service(
+        "--releases", world / "releases", "--signals", world / "signals", "--model-repository", templates,
+        "--log-dir", world / "log", endpoint=free_endpoint(), command=["sh", "-c", SLEEPING],
+    )  # fmt: skip
+    service.ready()
+    with ThreadPoolExecutor(1) as caller:
+        answer = caller.submit(service.release, surface="slow")
+        while not slow.exists():
+            time.sleep(0.05)
+        command = service.child("sleep")
+        service.process.send_signal(signal.SIGINT)
+        service.wait_for("draining")
+        os.kill(command, signal.SIGINT)
+        assert answer.result() == "r1"
+    status, progress = service.end()
+    assert status == 130, progress
+    assert "stopping Triton" in progress
+    assert "Traceback" not in progress
+
+
+def stage_alone(world: Path, templates: Path, command: list[str]) -> Service:
+    """The smallest service."""
+    return Service(
+        "--release", world / "releases" / "r1", "--only", "id_embedder", "--model-repository", templates,
+        "--log-dir", world / "log", endpoint=free_endpoint(), command=command,
+    )  # fmt: skip
+
+
+def test_a_folder_for_logs_that_somebody_else_has_laid_is_refused(world: Path, tmp_path: Path) -> None:
+    endpoint = free_endpoint()
+    (tmp_path / f"pinrec-serve-{endpoint.grpc_port}").symlink_to(world)
+    service = Service("--release", world / "releases" / "r1", "--signals", world / "signals", endpoint=endpoint,
+                      temporary=tmp_path)  # fmt: skip
+    status, progress = service.end()
+    assert status == 2, progress
+    assert f"pinrec-serve-{endpoint.grpc_port}: expected a folder of this user" in " ".join(progress.split())
+    assert "--log-dir" in progress
+
+
 @pytest.mark.parametrize("tuned", [Setting(threads=1), SEVERAL])
 def test_a_setting_is_measured_with_a_real_server(world: Path, templates: Path, dataset: Path, tuned: Setting) -> None:
     shutil.copytree(dataset / "signals" / "sequences", world / "signals" / "sequences", dirs_exist_ok=True)
     measure = measuring(
-        Release.open(world / "releases" / "r1"), world / "signals", templates=templates, endpoint=free_endpoint(),
+        Release.open(world / "releases" / "r1"), world / "signals", templates=templates,
         device="cpu", clients=4, seconds=0.3, source=TritonSource.AUTO,
     )  # fmt: skip
     assert measure(tuned) > 0
