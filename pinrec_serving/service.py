@@ -142,7 +142,7 @@ class _Service:
         self._metrics.serves(manifest, self._deployment.stages)
         self._metrics.ready(True)
 
-    def run_until_stopped(self, finished: Callable[[], bool]) -> None:
+    def run_until_stopped(self, finished: Callable[[], bool] = lambda: False) -> None:
         while not finished():
             self._look_after()
             match self._next_event():

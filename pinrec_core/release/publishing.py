@@ -102,7 +102,7 @@ def published(
     finish: Callable[[Release], None],
     extends: str | None = None,
 ) -> Release:
-    """Write, verify and publish a release, whatever its parts come from.
+    """Write, verify and publish a release, wherever its parts come from.
 
     ``write_parts`` puts model, ID tables and what is optional into the folder that it is given; catalogue, index and
     manifest join them. ``finish`` gets the release when it is whole and verified, before it is in its place. Raises
