@@ -115,7 +115,7 @@ def tune(
         program=device == "cpu" and fitting_program(opened) is not None,
         report=lambda setting, rate: stderr.print(f"{rate:8.1f} requests/s  {setting}", soft_wrap=True),
         failed=lambda setting, error: stderr.print(
-            f"warning: {setting}: it does not serve: {error}", soft_wrap=True, markup=False
+            f"warning: {setting}: it does not serve: {error}", soft_wrap=True
         ),
         better=save,
     )  # fmt: skip
