@@ -1,7 +1,8 @@
 """The owner of a Triton process. ``installation`` finds the server, ``runtime`` runs it, ``model_repository`` writes
 the models that it loads, and ``deployment`` deploys and swaps releases through ``model_control``, each after a
 ``smoke_test``. ``front`` runs HAProxy between the clients and Triton, with as much in flight as ``admission`` finds
-right. ``supervision`` sees a stage process die (``processes``) or hang, from what that writes as its ``heartbeat``.
+right. ``supervision`` sees a stage process die (``processes``) or hang, from what that writes as its ``heartbeat``, and
+``changes`` brings restarts and swaps into an order.
 ``service`` puts these together from start to stop, as ``options`` say; ``log_rotation`` keeps logs small, and
 ``companion`` runs a command beside the service and stops the service when the command ends.
 
