@@ -16,8 +16,8 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pinrec_core.contract import ENSEMBLE, SIGNAL_INGEST, StageSpec
@@ -90,7 +90,7 @@ class Deployment:
         ``between`` is called between the steps; it may call ``restart``, and raise what shall end the attempt. Raises
         ``ReleaseError`` when there is no such folder, ``ServerError`` when a stage cannot load it, when it answers
         wrongly or the server drains, and ``OSError`` when a model cannot be written. The earlier release, if any, then
-        goes on serving, and nothing of the new one is left.
+        goes on serving, and nothing of the new one is left in a server that does not drain.
         """
         if release_id == self.release_id:
             return
@@ -249,23 +249,29 @@ class Deployment:
         """Unload models and delete their folders. A failure here must not undo a swap, so it is only logged."""
         loaded = [name for name in names if (self._repository / name).is_dir()]
         with self._lock:
+            if self._draining:  # everything ends with the server, which may have stopped already
+                return
             self._entrance_of = {stage: through for stage, through in self._entrance_of.items() if stage not in loaded}
             self._away.difference_update(loaded)
-        for process in stage_processes(self._heartbeats):
-            if process.model in loaded:
-                process.stand_back()
+        with _only_logged():
+            for process in stage_processes(self._heartbeats):
+                if process.model in loaded:
+                    process.stand_back()
         for name in loaded:
-            try:
-                with self._lock:
-                    self._unload(name)
-            except ServerError as error:
-                log.warning("%s", error)
-        try:
+            with _only_logged(), self._lock:
+                self._unload(name)
+        with _only_logged():
             if not self._control.wait_unloaded(loaded, time.monotonic() + UNLOAD_TIMEOUT):
                 log.warning("%s still hold requests after %.0f s", ", ".join(loaded), UNLOAD_TIMEOUT)
-        except ServerError as error:
-            log.warning("unloading %s: %s", ", ".join(loaded), error)
         for name in loaded:
             shutil.rmtree(self._repository / name, ignore_errors=True)
         with self._lock:
             self._ended.difference_update(loaded)
+
+
+@contextmanager
+def _only_logged() -> Iterator[None]:
+    try:
+        yield
+    except (ServerError, OSError) as error:
+        log.warning("%s", error)

@@ -2,8 +2,8 @@
 
 On SIGHUP the service looks up the current release again and swaps to it. On SIGTERM or SIGINT it drains and stops; a
 second one skips the draining. When the process of a stage ends, the service says that it is not ready and loads the
-stage again. Swaps and restarts run in a thread of their own (``changes``), so that signals are answered and the front is
-looked after meanwhile. This module does not know how a release is chosen: the caller passes a function.
+stage again. Swaps and restarts run in a thread of their own (``changes``): signals are answered and the front is looked
+after meanwhile. This module does not know how a release is chosen: the caller passes a function.
 """
 
 from __future__ import annotations

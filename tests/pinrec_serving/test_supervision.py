@@ -120,9 +120,7 @@ def test_a_report_that_fails_is_made_again_and_holds_up_no_other(stage: Stage, t
         other.process.communicate()
 
 
-def test_a_look_that_fails_is_repeated(
-    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_look_that_fails_is_repeated(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failures = [OSError("Input/output error"), ValueError("a bug")]
 
     def look(folder: Path) -> list[StageProcess]:
