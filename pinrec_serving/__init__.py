@@ -14,3 +14,9 @@ either side, ``model_names`` how a stage's model is called.
 
 This package may not know what a stage computes, nor the command line.
 """
+
+import os
+
+# Read when gRPC is imported. With its handlers of a fork, some of the programs that the owner starts end before they
+# have begun: one in fifty, and one in sixteen while Triton loads a model. None of them goes on using the owner's gRPC.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import queue
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,18 @@ from pinrec_serving.changes import Changes
 from pinrec_serving.service import Event, RestartDue, _Service
 from pinrec_serving.service_metrics import ServiceMetrics
 from pinrec_serving.supervision import RestartPolicy, StageEnded
+
+STARTS_PROGRAMS = """
+import socket, subprocess, threading
+from pinrec_serving.model_control import triton
+from pinrec_serving.runtime import end_with_parent
+
+with socket.create_server(("127.0.0.1", 0)) as silent:
+    client = triton.InferenceServerClient(f"127.0.0.1:{silent.getsockname()[1]}")
+    threading.Thread(target=client.load_model, args=("generator__r2",), daemon=True).start()
+    for _ in range(300):
+        subprocess.run(["true"], check=True, preexec_fn=end_with_parent)
+"""
 
 WATCH: Any = SimpleNamespace(alive=True)
 
@@ -137,3 +151,9 @@ def test_what_is_said_of_a_restart_is_true(changes: Changes, ready: bool, state:
     (said,) = serving.said
     assert said.startswith("generator__r1 was loaded again in")
     assert said.endswith(f" s; {state}")
+
+
+def test_programs_can_be_started_while_triton_loads_a_model() -> None:
+    """Such as HAProxy, again."""
+    done = subprocess.run([sys.executable, "-c", STARTS_PROGRAMS], capture_output=True, text=True, timeout=50)
+    assert done.returncode == 0, done.stderr
