@@ -94,7 +94,8 @@ def server(triton: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[T
 
 @pytest.fixture(scope="module")
 def world(triton: None, serving: IndexedModel, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with four real releases and their signals. The stand-in generator refuses the release ``damaged``."""
+    """A folder with five real releases and their signals. The stand-in generator refuses the release ``damaged`` and
+    never has ``endless`` loaded."""
     folder = tmp_path_factory.mktemp("world")
     made = publish(
         serving,
@@ -104,7 +105,7 @@ def world(triton: None, serving: IndexedModel, dataset: Path, tmp_path_factory: 
         metrics={},
         now=datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
     )
-    for release_id in ("r1", "r2", "r3", "damaged"):
+    for release_id in ("r1", "r2", "r3", "damaged", "endless"):
         copy_release(made, folder / "releases", release_id)
     (folder / "signals").mkdir()
     DatasetManifest.load(dataset).save(folder / "signals")

@@ -68,9 +68,12 @@ class Service:
 
     def child(self, word: str, *, of: int | None = None) -> int:
         """The child of the service, or of another process, whose command line holds ``word``."""
-        lines = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().decode() for pid in children(of or self.process.pid)}
-        (found,) = [pid for pid, line in lines.items() if word in line]
+        (found,) = self.children(word, of=of)
         return found
+
+    def children(self, word: str, *, of: int | None = None) -> list[int]:
+        lines = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().decode() for pid in children(of or self.process.pid)}
+        return [pid for pid, line in lines.items() if word in line]
 
     def end(self) -> tuple[int, str]:
         watchdog = threading.Timer(60.0, self.process.kill)

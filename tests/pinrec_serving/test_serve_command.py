@@ -10,6 +10,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from pinrec_core.release.current import point_current
 from pinrec_core.release.format import Release
 from pinrec_serving.installation import TritonSource
 from pinrec_serving.processes import has_ended
+from pinrec_serving.supervision import INTERVAL
 from pinrec_serving.tuning import TUNING_FILE, Machine, Setting, StageTuning, Tuning, save_tuning
 from tests.pinrec_serving.conftest import free_endpoint
 from tests.pinrec_serving.serve_process import Service, children
@@ -59,6 +61,8 @@ def test_serve_swap_drain_stop(service: Service, world: Path) -> None:
     service.process.send_signal(signal.SIGHUP)
     service.wait_for("serving r2")
     assert service.release() == "r2"
+    service.process.send_signal(signal.SIGHUP)
+    service.wait_for("serving r2 already")
     with urllib.request.urlopen(service.endpoint.metrics) as answer:
         metrics = answer.read().decode()
     assert 'pinrec_serving_since_timestamp_seconds{release="r2"}' in metrics
@@ -119,6 +123,55 @@ def test_a_stage_that_is_killed_is_out_of_service_until_it_is_loaded_again(servi
     status, progress = service.end()
     assert status == 0, progress
     assert "Traceback" not in progress
+
+
+def test_one_of_two_processes_of_a_stage_is_killed_and_both_are_back_after_one_restart(
+    world: Path, templates: Path
+) -> None:
+    point_current(world / "releases", "r1")
+    service = Service(
+        "--releases", world / "releases", "--signals", world / "signals", "--model-repository", templates,
+        "--log-dir", world / "log", "--instances", "generator=2", endpoint=free_endpoint(),
+    )  # fmt: skip
+    try:
+        service.ready()
+        triton = service.child("tritonserver")
+        before = service.children("/generator__r1/", of=triton)
+        os.kill(before[0], signal.SIGKILL)
+        service.wait_for("generator__r1 was loaded again in")
+        while not has_ended(before[1]):
+            time.sleep(0.1)
+        time.sleep(3 * INTERVAL)  # the end of the other one has been seen
+        assert service.release() == "r1"
+        assert len(service.children("/generator__r1/", of=triton)) == 2
+    finally:
+        service.process.send_signal(signal.SIGTERM)
+        status, progress = service.end()
+    assert status == 0
+    assert progress.count("has ended") == progress.count("was loaded again") == 1
+
+
+def test_a_swap_that_takes_long_holds_up_neither_the_front_nor_a_stop(service: Service, world: Path) -> None:
+    service.ready()
+    point_current(world / "releases", "endless")
+    service.process.send_signal(signal.SIGHUP)
+    service.wait_for("loading generator__endless")
+    os.kill(service.child("haproxy"), signal.SIGKILL)
+    service.wait_for("the front ended with status -9; it is started again")
+    release = ""
+    while not release:
+        with suppress(InferenceServerException):
+            release = service.release()
+    assert release == "r1"
+    triton = service.child("tritonserver")
+    stages = children(triton)
+    service.process.send_signal(signal.SIGTERM)
+    status, progress = service.end()
+    assert status == 0, progress
+    assert "draining" in progress
+    assert "Traceback" not in progress
+    while not all(has_ended(pid) for pid in [triton, *stages]):
+        time.sleep(0.1)
 
 
 def test_a_stage_that_hangs_is_ended_and_loaded_again(world: Path, templates: Path) -> None:
