@@ -179,7 +179,7 @@ def test_a_stage_is_healthy_once_it_is_loaded_itself(loaded: list[str], healthy:
 
     composed = yaml.safe_load((ROOT / "compose.yaml").read_text("utf-8"))
     with ThreadingHTTPServer(("127.0.0.1", 0), Statistics) as server:
-        threading.Thread(target=server.serve_forever).start()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
         program = composed["services"]["signals"]["healthcheck"]["test"][-1].replace(
             ":8000/", f":{server.server_port}/"
         )

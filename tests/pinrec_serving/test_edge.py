@@ -25,7 +25,7 @@ USER = Tensor.of("user_id", "INT64", [7])
 EVENT = Case(
     model="signal_ingest",
     tensors=tuple(
-        Tensor.of(spec.name, "BYTES", [b"e1"]) if spec.dtype is DType.BYTES else Tensor.of(spec.name, spec.dtype, [1])
+        Tensor.of(spec.name, "BYTES", [b"e1"]) if spec.dtype is DType.BYTES else Tensor.of(spec.name, "INT64", [1])
         for spec in SIGNAL_INGEST.inputs
     ),
 )
@@ -82,7 +82,7 @@ def scripted_replica() -> Iterator[tuple[ScriptedService, Endpoint]]:
         def log_message(self, *_: object) -> None: ...
 
     with scripted_service() as service, ThreadingHTTPServer(("127.0.0.1", 0), Ready) as probed:
-        threading.Thread(target=probed.serve_forever).start()
+        threading.Thread(target=probed.serve_forever, daemon=True).start()
         yield service, Endpoint(grpc_port=int(service.url.split(":")[1]), http_port=probed.server_port)
         probed.shutdown()
 

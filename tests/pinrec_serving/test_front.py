@@ -15,7 +15,6 @@ import threading
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from http.client import HTTPConnection
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -253,7 +252,8 @@ def test_what_the_guard_cannot_see_as_a_whole_is_refused(program, inner, tmp_pat
 
         assert post(good) == "200"
         assert post(good, "Content-Length:") == "413"
-        assert post(good[:-2] + b" " * 1_150_000 + deadly, "Content-Length:") == "413"
+        # curl may see its stream end instead, because the rest of the body is not read.
+        assert post(good[:-2] + b" " * 1_150_000 + deadly, "Content-Length:") in ("413", "000")
         # Long headers take the place of the body's end in the buffer.
         body = good[:-2] + b" " * 1_040_000 + deadly
         assert len(body) < 1 << 20
@@ -271,10 +271,11 @@ def test_the_configuration_of_a_stage_is_nobodys_business(program, inner, tmp_pa
     ):
         assert client.get_model_config("pinrec").config.name == "pinrec"
         assert refusal(lambda: client.get_model_config("generator__r1"))[0] == "INVALID_ARGUMENT"
-        with grpc.insecure_channel(outer.grpc) as channel, pytest.raises(grpc.RpcError) as caught:
-            both = ModelConfigRequest(name="pinrec"), ModelConfigRequest(name="generator__r1")
+        both = b"".join(ModelConfigRequest(name=name).SerializeToString() for name in ("pinrec", "generator__r1"))
+        with grpc.insecure_channel(outer.grpc) as channel:
             ask_for = channel.unary_unary(INFER.replace("ModelInfer", "ModelConfig"))
-            ask_for(b"".join(request.SerializeToString() for request in both), timeout=20)
+            with pytest.raises(grpc.RpcError) as caught:
+                ask_for(both, timeout=20)
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert http(f"{outer.http}/v2/models/pinrec/config") == 200
         assert http(f"{outer.http}/v2/models/generator__r1/config") == 404
@@ -346,7 +347,7 @@ def test_health_needs_no_certificate_and_metrics_can_be_watched_with_one(
         ThreadingHTTPServer(("127.0.0.1", 0), handler) as exporter,
         fronted(program, replace(inner, metrics_port=exporter.server_port), tmp_path, tls=tls) as (_, outer),
     ):
-        threading.Thread(target=exporter.serve_forever).start()
+        threading.Thread(target=exporter.serve_forever, daemon=True).start()
         curl = ["curl", "-sS", "-o", os.devnull, "-w", "%{http_code}", "--cacert", str(authority / "ca.pem")]
 
         def without_certificate(path: str) -> str:
