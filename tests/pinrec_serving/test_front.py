@@ -283,6 +283,23 @@ def test_the_configuration_of_a_stage_is_nobodys_business(program, inner, tmp_pa
         assert "generator__r1" in models  # the load tests and whoever watches need it
 
 
+def test_what_there_is_no_memory_to_look_at_is_refused(program, inner, tmp_path, monkeypatch) -> None:
+    (tmp_path / "little.cfg").write_text("global\n    tune.lua.maxmem 1\n")
+    monkeypatch.setattr(module, "CONFIGURATION", [*CONFIGURATION, "-f", tmp_path / "little.cfg"])
+    user = Tensor.of("user_id", "INT64", [7])
+    long = Case(model="pinrec", tensors=(user, Tensor.of("surface", "BYTES", [bytes(1_000_000)]))).encode()
+    with (
+        fronted(program, inner, tmp_path) as (_, outer),
+        triton_client.InferenceServerClient(outer.grpc) as client,
+        grpc.insecure_channel(outer.grpc) as channel,
+    ):
+        with pytest.raises(grpc.RpcError) as caught:
+            channel.unary_unary(INFER)(long, timeout=20)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert http(f"{outer.http}/v2/models/pinrec/infer", b'{"inputs": [' + b" " * 1_000_000 + b"]}") == 503
+        assert ask(client) == b"r1"
+
+
 def test_memory_is_bounded(program, inner, tmp_path) -> None:
     """The buffers, of which one is as large as the largest message, take no more than half of what HAProxy may have."""
     with fronted(program, inner, tmp_path) as (front, _):
