@@ -85,7 +85,7 @@ def serve(
     tls_client_ca: Annotated[
         Path | None,
         typer.Option(
-            help="With TLS: take only clients with a certificate of these authorities.",
+            help="With TLS: take only clients with a certificate of these authorities; health over HTTP needs none.",
             envvar="PINREC_TLS_CLIENT_CA",
             show_default=False,
         ),

@@ -20,7 +20,10 @@ from pinrec_core.release.format import Release
 from pinrec_core.release.indexed_model import IndexedModel
 from pinrec_core.release.manifest import MANIFEST_FILE, HeldOut
 from pinrec_core.release.publishing import publish
+from pinrec_serving.deployment import Deployment
+from pinrec_serving.front import FrontChoice, FrontOptions, find_haproxy
 from pinrec_serving.installation import IMAGE_ROOT
+from pinrec_serving.options import ServingOptions
 from pinrec_serving.runtime import Endpoint, TritonServer
 from tests.pinrec_core.conftest import dataset, run, serving
 
@@ -90,6 +93,26 @@ def triton() -> None:
 def server(triton: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     with TritonServer(endpoint=free_endpoint(), log_folder=tmp_path_factory.mktemp("log")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def program() -> Path:
+    """HAProxy. Skips the test where it is not installed."""
+    found = find_haproxy(FrontChoice.AUTO, FrontOptions())
+    if found is None:
+        pytest.skip("no HAProxy: apt-get install haproxy")
+    return found
+
+
+@pytest.fixture(scope="module")
+def inner(server: TritonServer, templates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
+    """Where a Triton answers that serves a release of stand-ins, and the write path."""
+    signals = tmp_path_factory.mktemp("signals")
+    deployment = Deployment(server, templates, ServingOptions(signals=signals, realtime=signals / "realtime"))
+    deployment.deploy_ingest(manifest())
+    deployment.deploy(release_id="r1", folder=stand_in_release("r1"), dataset=manifest())
+    yield server.endpoint
+    deployment.drain(timeout=30.0)
 
 
 @pytest.fixture(scope="module")
