@@ -73,7 +73,7 @@ def serve(
     queue_ms: Annotated[
         int,
         typer.Option(min=1, help="With a front: milliseconds to wait for a place before a request is refused."),
-    ] = 20,
+    ] = 15,
     tls_certificate: Annotated[
         Path | None,
         typer.Option(

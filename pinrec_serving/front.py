@@ -79,7 +79,7 @@ class FrontOptions:
 
     max_in_flight: int = 64
     latency_ms: float = 150.0
-    queue_ms: int = 20
+    queue_ms: int = 15
     pushback_ms: int = 100
     tls: Tls | None = None
     api_keys: Path | None = None
