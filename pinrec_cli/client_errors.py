@@ -19,7 +19,9 @@ def as_pinrec_error(error: PinRecClientError) -> PinRecError:
     if isinstance(error, ClientInvalidRequestError):
         return InvalidRequestError(str(error))
     if isinstance(error, UnavailableError):
-        return ServerError(f"{error}; is the service running (`pinrec serve`), and is --url right?")
+        return ServerError(
+            f"{error}; is the service running (`pinrec serve`), is --url right, does it want TLS (--tls)?"
+        )
     if isinstance(error, DeadlineExceededError):
         return ServerError(f"no answer in time ({error}); --timeout allows more")
     return PinRecError(str(error))

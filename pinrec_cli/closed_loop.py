@@ -54,13 +54,15 @@ def closed_loop(url: str, users: Sequence[UserId], *, clients: int, seconds: flo
     workers = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(clients)]
     for worker in workers:
         worker.start()
+    began = time.perf_counter()
     try:
         start.wait()
-    except threading.BrokenBarrierError:
+        began = time.perf_counter()
+        end.wait(seconds)
+    except threading.BrokenBarrierError:  # a first request has failed
+        pass
+    finally:  # after Ctrl-C too: nobody shall ask a server that stops
         end.set()
-    began = time.perf_counter()
-    end.wait(seconds)
-    end.set()
     for worker in workers:
         worker.join()
     elapsed = time.perf_counter() - began

@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from pinrec_cli.client_options import DEFAULT_TIMEOUT, DEFAULT_URL, StringIds, Timeout, Url
+from pinrec_cli.client_options import (
+    DEFAULT_TIMEOUT,
+    DEFAULT_URL,
+    Certificate,
+    Key,
+    RootCertificates,
+    StringIds,
+    Timeout,
+    Url,
+    UseTls,
+)
 
 
 def log_event(
@@ -30,18 +40,27 @@ def log_event(
     string_ids: StringIds = False,
     url: Url = DEFAULT_URL,
     timeout: Timeout = DEFAULT_TIMEOUT,
+    tls: UseTls = False,
+    root_certificates: RootCertificates = None,
+    certificate: Certificate = None,
+    key: Key = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Write one event of a user to a running service."""
     import time
 
     from pinrec_client import Event, PinRecClient
-    from pinrec_client.text import api_key, parse_id
+    from pinrec_client.text import api_key, parse_id, tls_files
 
     from pinrec_cli.client_errors import client_errors
     from pinrec_cli.console import print_json, stdout
 
-    with client_errors(), PinRecClient(url, timeout=timeout, api_key=api_key()) as client:
+    with (
+        client_errors(),
+        PinRecClient(
+            url, timeout=timeout, tls=tls_files(tls, root_certificates, certificate, key), api_key=api_key()
+        ) as client,
+    ):
         identity = {} if event_id is None else {"event_id": event_id}
         event = Event(
             user_id=parse_id(user, string_ids=string_ids),

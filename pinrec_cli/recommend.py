@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pinrec_cli.client_options import DEFAULT_TIMEOUT, DEFAULT_URL, StringIds, Timeout, Url
+from pinrec_cli.client_options import (
+    DEFAULT_TIMEOUT,
+    DEFAULT_URL,
+    Certificate,
+    Key,
+    RootCertificates,
+    StringIds,
+    Timeout,
+    Url,
+    UseTls,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -49,18 +59,27 @@ def recommend(
     string_ids: StringIds = False,
     url: Url = DEFAULT_URL,
     timeout: Timeout = DEFAULT_TIMEOUT,
+    tls: UseTls = False,
+    root_certificates: RootCertificates = None,
+    certificate: Certificate = None,
+    key: Key = None,
     json_: Annotated[bool, typer.Option("--json", help="Print a JSON list, one entry per user.")] = False,
 ) -> None:
     """Recommend items to one or more users, from a running service."""
     from pinrec_client import PinRecClient, PinRecClientError, RecommendRequest
-    from pinrec_client.text import api_key, document, parse_budget, parse_id
+    from pinrec_client.text import api_key, document, parse_budget, parse_id, tls_files
 
     from pinrec_cli.client_errors import as_pinrec_error, client_errors
     from pinrec_cli.console import print_json, stdout
     from pinrec_core.dataset.catalogue import ItemCatalogue
 
     catalogue = None if titles is None else ItemCatalogue.open(titles)
-    with client_errors(), PinRecClient(url, timeout=timeout, api_key=api_key()) as client:
+    with (
+        client_errors(),
+        PinRecClient(
+            url, timeout=timeout, tls=tls_files(tls, root_certificates, certificate, key), api_key=api_key()
+        ) as client,
+    ):
         weights = None if budget is None else parse_budget(budget)
         requests = [
             RecommendRequest(

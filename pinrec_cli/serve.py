@@ -73,7 +73,7 @@ def serve(
     queue_ms: Annotated[
         int,
         typer.Option(min=1, help="With a front: milliseconds to wait for a place before a request is refused."),
-    ] = 20,
+    ] = 15,
     tls_certificate: Annotated[
         Path | None,
         typer.Option(
@@ -85,7 +85,7 @@ def serve(
     tls_client_ca: Annotated[
         Path | None,
         typer.Option(
-            help="With TLS: take only clients with a certificate of these authorities.",
+            help="With TLS: take only clients with a certificate of these authorities; health over HTTP needs none.",
             envvar="PINREC_TLS_CLIENT_CA",
             show_default=False,
         ),
@@ -129,7 +129,7 @@ def serve(
         typer.Option(help="Folder of the model templates.", show_default="model_repository beside the package"),
     ] = None,
     log_dir: Annotated[
-        Path | None, typer.Option(help="Folder for triton.log.", show_default="a temporary folder")
+        Path | None, typer.Option(help="Folder for the logs.", show_default="a temporary folder of this user")
     ] = None,
     log_format: Annotated[
         str, typer.Option(help="text, or json: one object a line, of this command and of the stages in triton.log.")
@@ -163,7 +163,8 @@ def serve(
     command: Annotated[
         list[str] | None,
         typer.Argument(
-            help="After --: a command to run once requests can be answered; serving ends with it, with its exit code."
+            help="After --: a command to run once requests can be answered; serving ends with it, with its exit code, "
+            "and it ends with serving."
         ),
     ] = None,
 ) -> None:
@@ -178,65 +179,48 @@ def serve(
     pinrec serve --releases releases --signals data/ml100k/signals --remote id_embedder=127.0.0.1:8101
     """
     import logging
-    import tempfile
     from functools import partial
 
     from pinrec_cli.console import print_json, stderr, stdout
-    from pinrec_core.config.sections import GpuPrecision
-    from pinrec_core.contract import PIPELINE, SIGNAL_FETCH
-    from pinrec_core.errors import ConfigError, DataError, PinRecError, require
+    from pinrec_cli.serve_options import front_program, serving_options
+    from pinrec_core.errors import ConfigError, PinRecError, require
+    from pinrec_core.release.current import current_release
+    from pinrec_core.release.manifest import ReleaseManifest
     from pinrec_serving.companion import Companion
-    from pinrec_serving.front import Front, FrontChoice, FrontOptions, Tls, find_haproxy, private_endpoint
+    from pinrec_serving.front import Front, FrontOptions, Tls, private_endpoint
     from pinrec_serving.installation import TritonSource
+    from pinrec_serving.log_files import default_log_folder
     from pinrec_serving.logs import LogFormat, start_logging
     from pinrec_serving.model_repository import default_templates
-    from pinrec_serving.options import ServingOptions, default_threads, parse_instances, parse_remotes
     from pinrec_serving.runtime import Endpoint, Tracing, TritonServer
+    from pinrec_serving.service import run_service
     from pinrec_serving.tuning import tuned_setting
 
     if (release is None) == (releases is None):
         raise ConfigError("expected exactly one of --release, --releases")
-    stages = {spec.name: spec for spec in PIPELINE}
-    require(only is None or only in stages, "--only", only, f"one of {', '.join(stages)}", error=ConfigError)
-    if only is not None and remote:
-        raise ConfigError("--remote: expected none with --only")
-    remotes = parse_remotes(remote or [])
-    fetches = only in (None, SIGNAL_FETCH.name) and SIGNAL_FETCH.name not in remotes
-    if fetches and signals is None:
-        raise ConfigError("--signals is missing: expected the signals folder of a prepared dataset")
-    if not fetches and (signals or realtime or batch_only):
-        raise ConfigError("--signals, --realtime, --batch-only: expected none of them where signal_fetch is elsewhere")
-    if signals is not None:
-        require(not (signals / "signals").is_dir(), "--signals", str(signals), "the folder `signals` within it",
-                error=DataError)  # fmt: skip
     require(log_format in set(LogFormat), "--log-format", log_format, f"one of {', '.join(LogFormat)}")
     require(triton in set(TritonSource), "--triton", triton, f"one of {', '.join(TritonSource)}")
-    require(gpu_precision in set(GpuPrecision), "--gpu-precision", gpu_precision, f"one of {', '.join(GpuPrecision)}")
-    require(not (batch_only and realtime), "--realtime", str(realtime), "no folder with --batch-only")
     report: Callable[[str], None] = partial(stderr.print, soft_wrap=True)
     warn: Callable[[str], None] = partial(stderr.print, "warning:", soft_wrap=True)
     log = logging.getLogger("pinrec_serving")
     if log_format == LogFormat.JSON:
         start_logging(LogFormat.JSON, stage="owner")
         report, warn = log.info, log.warning
-    setting = tuned_setting(
-        tuning, beside=releases if releases is not None else (release or Path()).resolve().parent,
-        warn=warn,
-    )  # fmt: skip
-    options = ServingOptions(
+    tuned_beside = releases if releases is not None else (release or Path()).resolve().parent
+    options = serving_options(
         signals=signals,
-        realtime=None if batch_only or signals is None else (realtime or signals / "realtime"),
-        only=None if only is None else stages[only],
-        remotes=remotes,
+        realtime=realtime,
+        batch_only=batch_only,
+        only=only,
+        remote=remote or [],
         device=device,
-        gpu_precision=GpuPrecision(gpu_precision),
-        threads=threads or (setting.threads if setting else default_threads()),
-        compiled=compiled if compiled is not None else setting is None or setting.compiled,
-        instances=(setting.instances if setting else {}) | parse_instances(instances or []),
-        queue_delays=setting.queue_delays if setting else {},
+        gpu_precision=gpu_precision,
+        setting=tuned_setting(tuning, beside=tuned_beside, warn=warn),
+        threads=threads,
+        instances=instances or [],
+        compiled=compiled,
         recall_every=recall_every,
     )
-    require(front in set(FrontChoice), "--front", front, f"one of {', '.join(FrontChoice)}", error=ConfigError)
     if tls_client_ca is not None and tls_certificate is None:
         raise ConfigError("--tls-client-ca: expected --tls-certificate with it")
     front_options = FrontOptions(
@@ -246,16 +230,10 @@ def serve(
         tls=None if tls_certificate is None else Tls(certificate=tls_certificate, client_ca=tls_client_ca),
         api_keys=api_keys,
     )
-    if only is not None and (front_options.needed or front == FrontChoice.HAPROXY):
-        raise ConfigError("--front, --tls-certificate, --api-keys: expected none with --only, which has no front")
+    program = front_program(front, front_options, alone=only is not None, warn=warn)
     endpoint = Endpoint(host=host, grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port)
-    log_folder = log_dir or Path(tempfile.gettempdir()) / f"pinrec-serve-{grpc_port}"
-    program = find_haproxy(FrontChoice.NONE if only else FrontChoice(front), front_options)
-    if program is None and only is None and front == FrontChoice.AUTO:
-        warn("HAProxy is not installed (apt-get install haproxy): nothing bounds the requests in flight")
-    if program is None and only is None:
-        warn("without a front, clients reach Triton itself, which a few malformed bytes can end: trusted ones only")
     inner = endpoint if program is None else private_endpoint()
+    log_folder = log_dir or default_log_folder(grpc_port)
     server = TritonServer(
         endpoint=inner,
         log_folder=log_folder,
@@ -263,9 +241,6 @@ def serve(
         log_format=LogFormat(log_format),
         tracing=None if otlp is None else Tracing(url=otlp, every=trace_every),
     )
-    from pinrec_core.release.current import current_release
-    from pinrec_core.release.manifest import ReleaseManifest
-    from pinrec_serving.service import run_service
 
     def ready(served: ReleaseManifest) -> None:
         release_id = served.release_id
@@ -292,19 +267,21 @@ def serve(
 
     companion = Companion()
     try:
-        run_service(
-            server=server,
-            front=None
-            if program is None
-            else Front(program, front_options, outer=endpoint, inner=inner, log_folder=log_folder, report=report),
-            templates=model_repository or default_templates(),
-            options=options,
-            choose_release=lambda: release if release is not None else current_release(releases or Path()),
-            drain_timeout=drain_timeout,
-            stall_timeout=stall_timeout,
-            ready=ready,
-            report=report,
-        )
+        with companion:
+            run_service(
+                server=server,
+                front=None
+                if program is None
+                else Front(program, front_options, outer=endpoint, inner=inner, log_folder=log_folder, report=report),
+                templates=model_repository or default_templates(),
+                options=options,
+                choose_release=lambda: release if release is not None else current_release(releases or Path()),
+                drain_timeout=drain_timeout,
+                stall_timeout=stall_timeout,
+                ready=ready,
+                finished=companion.has_ended,
+                report=report,
+            )
     except PinRecError as error:
         if log_format != LogFormat.JSON:
             raise

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pinrec_cli.client_options import Certificate, Key, RootCertificates
+
 if TYPE_CHECKING:
+    import ssl
+
     from rich.console import RenderableType
     from rich.table import Table
 
@@ -16,17 +21,25 @@ if TYPE_CHECKING:
 
 def top(
     url: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="The metrics port of the service (`pinrec serve --metrics-port`).")
+        str,
+        typer.Option(
+            metavar="[https://]HOST:PORT", help="The metrics port of the service (`pinrec serve --metrics-port`)."
+        ),
     ] = "127.0.0.1:8002",
     interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two readings.")] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Two readings, one table, and an end.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="With --once: one JSON document.")] = False,
+    root_certificates: RootCertificates = None,
+    certificate: Certificate = None,
+    key: Key = None,
 ) -> None:
     """Watch a service: requests, queues, batches, errors, memory and restarts of each stage.
 
     Example: pinrec top
 
     Of another machine: pinrec top --url recommender-3:8002
+
+    Of a service with TLS: pinrec top --url recommender-3:8002 --root-certificates ca.pem, or https:// before the host
 
     For a script: pinrec top --once --json
 
@@ -44,11 +57,13 @@ def top(
     from pinrec_core.errors import ConfigError, ServerError, require
 
     require(once or not json_, "--json", json_, "it with --once alone", error=ConfigError)
-    address = f"http://{url}/metrics"
-    before = Reading.of(address)
+    scheme = "https" if root_certificates or certificate or key else "http"
+    address = f"{url}/metrics" if "://" in url else f"{scheme}://{url}/metrics"
+    tls = _tls(address, root_certificates, certificate, key)
+    before = Reading.of(address, tls)
     if once:
         time.sleep(interval)
-        shown = figures(before, Reading.of(address))
+        shown = figures(before, Reading.of(address, tls))
         if json_:
             print_json(asdict(shown))
         else:
@@ -59,11 +74,36 @@ def top(
             time.sleep(interval)
             picture: RenderableType
             try:
-                now = Reading.of(address)
+                now = Reading.of(address, tls)
                 picture, before = table(figures(before, now), time.time()), now
             except ServerError as error:  # it may come back
                 picture = str(error)
             live.update(picture, refresh=True)
+
+
+def _tls(
+    address: str, root_certificates: Path | None, certificate: Path | None, key: Path | None
+) -> ssl.SSLContext | None:
+    """How to talk TLS at an address of https, None at another. Raises ``ConfigError``."""
+    import ssl
+
+    from pinrec_core.errors import ConfigError
+
+    if not address.startswith("https://"):
+        if root_certificates or certificate or key:
+            raise ConfigError(f"--url={address!r}: expected https:// with --root-certificates, --certificate and --key")
+        return None
+    if key and not certificate:
+        raise ConfigError("--key: expected --certificate with it")
+    try:
+        context = ssl.create_default_context(cafile=root_certificates)
+        if certificate:
+            context.load_cert_chain(certificate, key)
+    except OSError as error:
+        raise ConfigError(
+            f"--root-certificates, --certificate, --key: expected files in PEM format ({error})"
+        ) from error
+    return context
 
 
 COLUMNS = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 import urllib.request
 from collections import defaultdict
@@ -30,10 +31,10 @@ class Reading:
                 self._series[_bare(sample.name)].append((sample.labels, sample.value))
 
     @staticmethod
-    def of(url: str) -> Reading:
+    def of(url: str, tls: ssl.SSLContext | None = None) -> Reading:
         """Raises ``ServerError`` when nobody answers there, or not with metrics."""
         try:
-            with urllib.request.urlopen(url, timeout=READ_SECONDS) as answer:
+            with urllib.request.urlopen(url, timeout=READ_SECONDS, context=tls) as answer:
                 return Reading(answer.read().decode("utf-8"), time.monotonic())
         except (OSError, ValueError) as error:
             raise ServerError(f"{url}: expected the metrics of a service ({error})") from error

@@ -45,8 +45,9 @@ def tune(
 
     Each setting is measured with the real server: it starts, CLIENTS clients ask again as soon as they are answered, it
     stops. One thing is changed at a time (a compiled generator, threads, processes of a stage, how long a stage waits
-    to fill a batch), and a change is kept where it serves 5% more, measured twice. Run it while nothing else runs on
-    the machine, and again after a release of another size.
+    to fill a batch), and a change is kept where it serves 5% more, measured twice. A setting that cannot serve, as
+    for want of memory, is named and left out. After Ctrl-C the file has what was better than the defaults by then. Run
+    it while nothing else runs on the machine, and again after a release of another size.
 
     pinrec tune --releases releases --signals data/ml100k/signals
 
@@ -59,8 +60,6 @@ def tune(
     `pinrec serve --releases releases` then takes releases/tuning.toml by itself. What --threads or --instances say
     counts more than the file, and on a machine with another processor or other cores the file is ignored.
     """
-    import socket
-
     from pinrec_cli.console import print_json, stderr, stdout
     from pinrec_cli.tuning_runs import measuring
     from pinrec_core.errors import ConfigError, DataError, ReleaseError, StorageError, require
@@ -71,8 +70,7 @@ def tune(
     from pinrec_serving.installation import TritonSource
     from pinrec_serving.model_repository import default_templates
     from pinrec_serving.options import default_threads
-    from pinrec_serving.runtime import Endpoint
-    from pinrec_serving.tuning import TUNING_FILE, Machine, Setting, Tuning, save_tuning, search
+    from pinrec_serving.tuning import TUNING_FILE, Found, Machine, Setting, Tuning, save_tuning, search
 
     if (release is None) == (releases is None):
         raise ConfigError("expected exactly one of --release, --releases")
@@ -92,31 +90,36 @@ def tune(
             made = True
         except (ConfigError, DataError, ReleaseError, StorageError) as error:
             stderr.print(f"warning: the generator is measured uncompiled: {error}", soft_wrap=True)
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
-    grpc, http, metrics = (s.getsockname()[1] for s in sockets)
-    for s in sockets:
-        s.close()
     machine = Machine.here()
     measure = measuring(
         opened, signals, templates=default_templates(), device=device, clients=clients, seconds=seconds,
-        endpoint=Endpoint(grpc_port=grpc, http_port=http, metrics_port=metrics), source=TritonSource(triton),
+        source=TritonSource(triton),
     )  # fmt: skip
+
+    def save(found: Found) -> Tuning:
+        tuning = Tuning(
+            machine=machine,
+            release=opened.manifest.release_id,
+            clients=clients,
+            requests_per_second=found.rate,
+            default_requests_per_second=found.first_rate,
+            setting=found.setting,
+        )
+        save_tuning(tuning, target)
+        return tuning
+
     stderr.print(f"{machine}: {clients} clients, at most {minutes:g} minutes", soft_wrap=True)
     found = search(
         # A program that was made just now is no part of what has been served so far.
         Setting(threads=default_threads(), compiled=not made), machine.cores, measure, seconds=60 * minutes,
         program=device == "cpu" and fitting_program(opened) is not None,
         report=lambda setting, rate: stderr.print(f"{rate:8.1f} requests/s  {setting}", soft_wrap=True),
+        failed=lambda setting, error: stderr.print(
+            f"warning: {setting}: it does not serve: {error}", soft_wrap=True
+        ),
+        better=save,
     )  # fmt: skip
-    tuning = Tuning(
-        machine=machine,
-        release=opened.manifest.release_id,
-        clients=clients,
-        requests_per_second=found.rate,
-        default_requests_per_second=found.first_rate,
-        setting=found.setting,
-    )
-    save_tuning(tuning, target)
+    tuning = save(found)
     if json_:
         print_json({**to_plain(tuning), "file": str(target), "complete": found.complete})
         return

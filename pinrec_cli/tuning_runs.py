@@ -13,9 +13,10 @@ from pinrec_core.dataset.sequences import iter_histories
 from pinrec_core.errors import DataError
 from pinrec_core.release.format import Release
 from pinrec_serving.deployment import Deployment
+from pinrec_serving.front import private_endpoint
 from pinrec_serving.installation import TritonSource
 from pinrec_serving.options import ServingOptions
-from pinrec_serving.runtime import Endpoint, TritonServer
+from pinrec_serving.runtime import TritonServer
 from pinrec_serving.tuning import Setting
 
 USERS = 256
@@ -27,7 +28,6 @@ def measuring(
     signals: Path,
     *,
     templates: Path,
-    endpoint: Endpoint,
     device: str,
     clients: int,
     seconds: float,
@@ -35,8 +35,9 @@ def measuring(
 ) -> Callable[[Setting], float]:
     """A function that serves ``release`` with a setting and returns the requests per second of ``clients`` clients.
 
-    Each call starts a server and stops it again, with an empty real-time store of its own. Raises ``DataError`` where
-    the signals hold no user, and the function ``ServerError`` where the server cannot start or answer.
+    Each call starts a server and stops it again, with ports and an empty real-time store of its own. Raises
+    ``DataError`` where the signals hold no user, and the function ``ServerError`` where the server cannot start or
+    answer.
     """
     users = [user for user, _ in itertools.islice(iter_histories(signals / "sequences"), USERS)]
     if not users:
@@ -49,6 +50,7 @@ def measuring(
                 signals=signals, realtime=Path(folder) / "realtime", device=device, threads=setting.threads,
                 compiled=setting.compiled, instances=setting.instances, queue_delays=setting.queue_delays,
             )  # fmt: skip
+            endpoint = private_endpoint()
             with TritonServer(endpoint=endpoint, log_folder=Path(folder), source=source) as server:
                 deployment = Deployment(server, templates, options)
                 deployment.deploy_ingest(dataset)

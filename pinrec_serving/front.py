@@ -1,7 +1,7 @@
 """The front of a server: runs HAProxy between the clients and Triton, where HAProxy is installed.
 
-What it does is written in ``haproxy.cfg`` beside this module; this module passes what varies, and keeps it running. A
-front that dies is started again. It knows nothing of models or releases.
+What it does is written in ``guard.cfg`` and ``haproxy.cfg`` beside this module, which passes what varies, and keeps it
+running. A front that dies is started again. It knows nothing of models or releases.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from pinrec_core.errors import ConfigError, ServerError, require
 from pinrec_core.files.temporary_folder import TemporaryFolder
 from pinrec_serving.admission import InFlightLimit
 from pinrec_serving.installation import check_ports, private_ports
+from pinrec_serving.log_files import open_log
 from pinrec_serving.runtime import Endpoint, end_with_parent
 
-CONFIGURATION = Path(__file__).with_name("haproxy.cfg")
-GUARD = Path(__file__).with_name("request_guard.lua")
+CONFIGURATION = [word for name in ("guard.cfg", "haproxy.cfg") for word in ("-f", Path(__file__).with_name(name))]
+MEMORY_MIB = 1024  # of address space: the buffers of ``haproxy.cfg``, Lua, connections and the program itself
 FOLDER_PREFIX = "pinrec-front-"
 START_TIMEOUT = 10.0
 STOP_TIMEOUT = 5.0
@@ -52,7 +53,8 @@ class FrontChoice(StrEnum):
 class Tls:
     """Files in PEM format: ``certificate`` holds the server's certificate, its chain and its private key.
 
-    With ``client_ca``, every client has to show a certificate of one of these authorities (mutual TLS).
+    With ``client_ca``, every client has to show a certificate of one of these authorities (mutual TLS), except who asks
+    over HTTP for health alone.
     """
 
     certificate: Path
@@ -77,7 +79,7 @@ class FrontOptions:
 
     max_in_flight: int = 64
     latency_ms: float = 150.0
-    queue_ms: int = 20
+    queue_ms: int = 15
     pushback_ms: int = 100
     tls: Tls | None = None
     api_keys: Path | None = None
@@ -151,9 +153,8 @@ class Front:
         check_ports(self._outer.ports)
         self._folder = TemporaryFolder(FOLDER_PREFIX)
         try:
-            self.log_file.parent.mkdir(parents=True, exist_ok=True)
             checked = subprocess.run(
-                [self._program, "-c", "-f", CONFIGURATION], env=self._environment(), capture_output=True, text=True
+                [self._program, "-c", *CONFIGURATION], env=self._environment(), capture_output=True, text=True
             )
             if checked.returncode != 0:
                 raise ServerError(f"HAProxy refuses its configuration:\n{checked.stderr.strip()}")
@@ -223,9 +224,9 @@ class Front:
             self._start()
 
     def _start(self) -> None:
-        with self.log_file.open("ab") as log:
+        with open_log(self.log_file) as log:
             self._process = subprocess.Popen(
-                [self._program, "-db", "-f", CONFIGURATION],
+                [self._program, "-db", "-m", str(MEMORY_MIB), *CONFIGURATION],
                 env=self._environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -264,35 +265,41 @@ class Front:
         options = self._options
         outer, inner = self._outer, self._inner
         values = {
-            "SOCKET": str(self._socket),
-            "GRPC": f"{outer.host}:{outer.grpc_port}",
-            "HTTP": f"{outer.host}:{outer.http_port}",
-            "METRICS": f"{outer.host}:{outer.metrics_port}",
-            "TRITON_GRPC": f"{inner.host}:{inner.grpc_port}",
-            "TRITON_HTTP": f"{inner.host}:{inner.http_port}",
-            "EXPORTER": f"{inner.host}:{inner.metrics_port}",
-            "GUARD": str(GUARD),
-            "MAX_IN_FLIGHT": str(options.max_in_flight),
-            "QUEUE_MS": str(options.queue_ms),
-            "PUSHBACK_MS": str(options.pushback_ms),
-            "GRPC_OPTIONS": "proto h2" if options.tls is None else f"{_tls_words(options.tls)} alpn h2",
-            "HTTP_OPTIONS": "" if options.tls is None else f"{_tls_words(options.tls)} alpn h2,http/1.1",
+            "FRONT_SOCKET": str(self._socket),
+            "FRONT_GRPC": f"{outer.host}:{outer.grpc_port}",
+            "FRONT_HTTP": f"{outer.host}:{outer.http_port}",
+            "FRONT_METRICS": f"{outer.host}:{outer.metrics_port}",
+            "FRONT_TRITON_GRPC": f"{inner.host}:{inner.grpc_port}",
+            "FRONT_TRITON_HTTP": f"{inner.host}:{inner.http_port}",
+            "FRONT_EXPORTER": f"{inner.host}:{inner.metrics_port}",
+            "FRONT_MAX_IN_FLIGHT": str(options.max_in_flight),
+            "FRONT_QUEUE_MS": str(options.queue_ms),
+            "FRONT_PUSHBACK_MS": str(options.pushback_ms),
+            "FRONT_GRPC_OPTIONS": _bind_words(options.tls, "required", "h2") or "proto h2",
+            "FRONT_HTTP_OPTIONS": _bind_words(options.tls, "optional", "h2,http/1.1"),
+            "FRONT_METRICS_OPTIONS": _bind_words(options.tls, "required", "h2,http/1.1"),
         }
+        if options.tls is not None and options.tls.client_ca is not None:
+            values["EDGE_CLIENT_CA"] = str(options.tls.client_ca.resolve())
         if options.api_keys is not None:
-            values["API_KEYS"] = str(options.api_keys.resolve())
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("PINREC_FRONT_")}
-        return inherited | {f"PINREC_FRONT_{name}": value for name, value in values.items()}
+            values["EDGE_API_KEYS"] = str(options.api_keys.resolve())
+        ours = ("PINREC_FRONT_", "PINREC_EDGE_")
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        return inherited | {f"PINREC_{name}": value for name, value in values.items()}
 
 
 def private_endpoint() -> Endpoint:
-    """An endpoint of free ports that only this machine reaches, for a server behind a front."""
+    """An endpoint of free ports that only this machine reaches, for a server behind a front or a measured one."""
     grpc, http, metrics = private_ports(3)
     return Endpoint(grpc_port=grpc, http_port=http, metrics_port=metrics)
 
 
-def _tls_words(tls: Tls) -> str:
-    words = f"ssl crt {tls.certificate.resolve()}"
-    return words if tls.client_ca is None else f"{words} ca-file {tls.client_ca.resolve()} verify required"
+def _bind_words(tls: Tls | None, verify: str, protocols: str) -> str:
+    """What HAProxy's ``bind`` needs for TLS, nothing without it. ``verify`` is whether clients show a certificate."""
+    if tls is None:
+        return ""
+    clients = "" if tls.client_ca is None else f" ca-file {tls.client_ca.resolve()} verify {verify}"
+    return f"ssl crt {tls.certificate.resolve()}{clients} alpn {protocols}"
 
 
 def _check_keys(path: Path) -> None:

@@ -70,6 +70,6 @@ class StageProcess:
 
 def stage_processes(folder: Path) -> list[StageProcess]:
     """The processes that have written to ``folder``, whether they still run or not."""
-    files = [file for file in folder.iterdir() if not file.name.startswith(".")]
-    named = [(file, *file.name.partition(".")[::2]) for file in files]
-    return [StageProcess(int(pid), model, file) for file, pid, model in named]
+    named = [(file, *file.name.partition(".")[::2]) for file in folder.iterdir()]
+    # A name without a number is that of an unfinished file.
+    return [StageProcess(int(pid), model, file) for file, pid, model in named if pid.isdecimal()]

@@ -4,12 +4,12 @@
 -- [1, 4611686018427387904] FP32 then counts as one of no bytes, and ends the process of the stage that is given it. And
 -- it never answers a request whose tensors have no rows, nor unloads a model that was given one; nor a model that was
 -- given several texts at once of which one is longer than its tensor. Such requests have a hundred bytes and less, so they
--- are refused here. So is a message that names two models, because the rules of haproxy.cfg look at
+-- are refused here. So is a message that names two models, because the rules of guard.cfg look at
 -- the first name and Triton takes the last; and one that asks for another version of a model or for shared memory, which
 -- Triton answers like a model that is not there.
 --
 -- Over gRPC the message is gRPC's frame (a flag, four bytes of length) around the protobuf message ModelInferRequest, of which the
--- field numbers below are. haproxy.cfg has waited for all of it: what does not fit its buffer was refused before.
+-- field numbers below are. guard.cfg has waited for all of it: what does not fit its buffer was refused before.
 
 local MODEL_NAME, MODEL_VERSION, INPUTS, OUTPUTS, CONTENTS = 1, 2, 5, 6, 7 -- of ModelInferRequest
 local DATATYPE, SHAPE, INPUT_PARAMETERS = 2, 3, 4 -- of an input
@@ -221,12 +221,11 @@ local function fault_of_json(json)
     end
 end
 
+-- Without a verdict, as when no memory is left for it, guard.cfg refuses the request.
 local function guard(fault_of)
     return function(txn)
         local fault = fault_of(txn, txn.sf:req_body() or "")
-        if fault then
-            txn:set_var("txn.fault", SAID[fault])
-        end
+        txn:set_var("txn.verdict", fault and SAID[fault] or "sound")
     end
 end
 
@@ -237,6 +236,9 @@ end), 0)
 core.register_action("guard_http", {"http-req"}, guard(function(txn, body)
     if txn.f:req_hdr("inference-header-content-length") then
         return "binary"
+    end
+    if tonumber(txn.f:req_hdr("content-length")) ~= #body then -- nobody has seen what does not fit the buffer
+        return "incomplete"
     end
     return fault_of_json(body)
 end), 0)

@@ -29,6 +29,7 @@ from pinrec_serving.installation import (
     find_installation,
     private_ports,
 )
+from pinrec_serving.log_files import open_log
 from pinrec_serving.logs import LOG_FORMAT_VARIABLE, LogFormat
 from pinrec_serving.stage_metrics import METRICS_VARIABLE
 
@@ -228,12 +229,7 @@ class TritonServer:
         self.heartbeats.mkdir()
         self.metrics_folder.mkdir()
         (self._metrics_port,) = private_ports(1)
-        try:
-            self.log_file.parent.mkdir(parents=True, exist_ok=True)
-            log = self.log_file.open("ab")
-        except OSError as error:
-            raise ServerError(f"{self.log_file}: expected a file to write the log to ({error.strerror})") from error
-        with log:
+        with open_log(self.log_file) as log:
             self._log_start = log.tell()
             # Triton gets a session of its own: Ctrl-C in a terminal must reach only the owner, which drains the server
             # before it stops Triton.

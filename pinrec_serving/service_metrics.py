@@ -90,9 +90,9 @@ class ServiceMetrics:
         self._restarts.labels(SIGNAL_INGEST.name, "")
         self.registry.register(self)  # type: ignore[arg-type]  # for the refusals, which are counted elsewhere
 
-    def ready(self, is_ready: bool) -> None:
-        """Whether requests are answered from now on."""
-        self._ready.set(is_ready)
+    def ready_while(self, is_ready: Callable[[], bool]) -> None:
+        """``is_ready`` says whether requests are answered; it is asked whenever the metrics are read."""
+        self._ready.set_function(is_ready)
 
     def serves(self, manifest: ReleaseManifest, stages: Iterable[StageSpec] = PIPELINE) -> None:
         """This release serves from now on with these stages, and no other release does."""

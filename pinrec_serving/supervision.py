@@ -66,12 +66,22 @@ class StageWatch:
         self._close.set()
         self._thread.join()
 
+    @property
+    def alive(self) -> bool:
+        """Whether it watches."""
+        return self._thread.is_alive()
+
     def _run(self) -> None:
         while not self._close.wait(INTERVAL):
-            for process in stage_processes(self._folder):
+            try:  # the watch must outlive whatever is wrong with one look
+                processes = stage_processes(self._folder)
+            except Exception:
+                log.exception("a look for the stage processes failed; it is repeated")
+                continue
+            for process in processes:
                 try:
                     self._look_at(process)
-                except Exception:  # the watch must outlive whatever is wrong with one look
+                except Exception:
                     log.exception("a look at process %d of %s failed; it is repeated", process.pid, process.model)
 
     def _look_at(self, process: StageProcess) -> None:

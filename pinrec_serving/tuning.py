@@ -18,7 +18,7 @@ from typing import Annotated
 from pydantic import Field
 
 from pinrec_core.contract import FAISS_RETRIEVAL, GENERATOR, ID_EMBEDDER, PIPELINE, SIGNAL_FETCH
-from pinrec_core.errors import ConfigError
+from pinrec_core.errors import ConfigError, ServerError
 from pinrec_core.validation import Text, check, from_plain, read_toml, validated
 
 TUNING_FILE = "tuning.toml"
@@ -165,6 +165,10 @@ class Found:
     complete: bool
 
 
+class _TimeIsUpError(Exception):
+    """No further measurement would end in time."""
+
+
 def search(
     first: Setting,
     cores: int,
@@ -173,48 +177,56 @@ def search(
     seconds: float,
     program: bool = False,
     report: Callable[[Setting, float], None] = lambda *_: None,
+    failed: Callable[[Setting, ServerError], None] = lambda *_: None,
+    better: Callable[[Found], object] = lambda _: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Found:
     """Change one thing at a time, and keep what serves more requests per second by ``GAIN``, measured twice in turns.
 
-    ``measure`` returns the requests per second of a setting. ``program`` says that the generator can run compiled. No
-    measurement begins that, taking as long as the longest so far, would end after ``seconds``; the first one always
-    takes place.
+    ``measure`` returns the requests per second of a setting. Where it raises ``ServerError``, ``failed`` is told and
+    the setting counts as one that serves nothing; only the first one has to serve. ``program`` says that the generator
+    can run compiled. ``better`` gets what is best so far whenever that changes, so that the work of minutes is not lost
+    when the search is interrupted. No measurement begins that, taking as long as the longest so far, would end after
+    ``seconds``; the first one always takes place.
     """
     began = clock()
     longest = 0.0
-    rates: dict[str, float] = {}
+    tried: set[str] = set()
 
-    def timed(setting: Setting) -> float | None:
+    def timed(setting: Setting) -> float:
         nonlocal longest
         before = clock()
-        if rates and before + longest > began + seconds:
-            return None
-        rate = measure(setting)
+        if tried and before + longest > began + seconds:
+            raise _TimeIsUpError
+        try:
+            rate = measure(setting)
+        except ServerError as error:
+            if not tried:
+                raise
+            failed(setting, error)
+            rate = 0.0
+        else:
+            report(setting, rate)
         longest = max(longest, clock() - before)
-        rates.setdefault(str(setting), rate)
-        report(setting, rate)
+        tried.add(str(setting))
         return rate
 
-    best, rate = first, timed(first) or 0.0
-    first_rate = rate
-    for candidates in _coordinates(cores, program):
-        for change in candidates:
-            candidate = change(best)
-            if candidate is None or str(candidate) in rates:
-                continue
-            once = timed(candidate)
-            if once is None:
-                return Found(setting=best, rate=rate, first_rate=first_rate, complete=False)
-            if once < GAIN * rate:
-                continue
-            # In turns, because a machine that has become faster since makes any candidate look better.
-            again, twice = timed(best), timed(candidate)
-            if again is None or twice is None:
-                return Found(setting=best, rate=rate, first_rate=first_rate, complete=False)
-            if twice >= GAIN * again:
-                best, rate = candidate, twice
-    return Found(setting=best, rate=rate, first_rate=first_rate, complete=True)
+    first_rate = timed(first)
+    found = Found(setting=first, rate=first_rate, first_rate=first_rate, complete=False)
+    try:
+        for candidates in _coordinates(cores, program):
+            for change in candidates:
+                candidate = change(found.setting)
+                if candidate is None or str(candidate) in tried or timed(candidate) < GAIN * found.rate:
+                    continue
+                # In turns, because a machine that has become faster since makes any candidate look better.
+                again, twice = timed(found.setting), timed(candidate)
+                if twice > GAIN * again:
+                    found = replace(found, setting=candidate, rate=twice)
+                    better(found)
+    except _TimeIsUpError:
+        return found
+    return replace(found, complete=True)
 
 
 Change = Callable[[Setting], Setting | None]

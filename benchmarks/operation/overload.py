@@ -21,7 +21,7 @@ WINDOW = 1.0  # seconds, over which it is judged whether all is as before
 
 
 def run(setting: Setting) -> list[Row]:
-    closed, calm, flood, after = (2.0, 4.0, 5.0, 5.0) if setting.quick else (10.0, 30.0, 120.0, 30.0)
+    closed, calm, flood, after = (2.0, 4.0, 5.0, 5.0) if setting.quick else (30.0, 30.0, 120.0, 30.0)
     slo = Objectives.load(DEFAULT_FILE).p99_ms
     if slo is None:
         raise ConfigError(f"{DEFAULT_FILE}: p99_ms is missing: expected the latency that is asked of accepted requests")

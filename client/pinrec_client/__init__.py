@@ -3,8 +3,8 @@
 Read the modules in this order: ``types`` (requests, answers and events), ``contract`` (the tensors of the service),
 ``codec`` (translates between the two), ``metadata`` (what goes beside a message), ``errors``, ``channel``,
 ``endpoints`` (which replica gets an attempt), ``retry`` (whether there is another attempt), ``transport`` (how messages
-are sent and waited for), ``methods`` (what both clients do, written once), then ``sync`` and ``aio``. ``text`` and
-``__main__`` are the command line.
+are sent and waited for), ``attempts`` (at one model: retries and hedges), ``methods`` (what both clients do, written
+once), then ``sync`` and ``aio``. ``text`` and ``__main__`` are the command line.
 The package knows nothing of models or releases, and imports nothing of the server.
 """
 

@@ -11,15 +11,15 @@ from collections.abc import Sequence
 from pinrec_client.channel import DEFAULT_TIMEOUT, DEFAULT_URL
 from pinrec_client.errors import InvalidRequestError, PinRecClientError
 from pinrec_client.sync import PinRecClient
-from pinrec_client.text import API_KEY, api_key, document, parse_budget, parse_id
-from pinrec_client.types import Event, RecommendRequest, Tls
+from pinrec_client.text import API_KEY, api_key, document, parse_budget, parse_id, tls_files
+from pinrec_client.types import Event, RecommendRequest
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0, or 1 when the service failed, or 2 when the request is malformed."""
     options = _parser().parse_args(arguments)
     try:
-        tls = Tls(root_certificates=options.root_certificates) if options.tls or options.root_certificates else None
+        tls = tls_files(options.tls, options.root_certificates, options.certificate, options.key)
         with PinRecClient(options.url, timeout=options.timeout, tls=tls, api_key=api_key()) as client:
             options.run(client, options)
     except PinRecClientError as error:
@@ -71,6 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--timeout", type=float, default=DEFAULT_TIMEOUT, help="seconds (default %(default)s)")
     common.add_argument("--tls", action="store_true", help="use TLS")
     common.add_argument("--root-certificates", metavar="PEM", help="use TLS, trusting these certificates")
+    common.add_argument("--certificate", metavar="PEM", help="use TLS, showing this certificate and chain")
+    common.add_argument("--key", metavar="PEM", help="private key of --certificate (default: in the same file)")
     common.add_argument("--string-ids", action="store_true", help="take ids as text even where they look like integers")
     common.add_argument("--json", action="store_true", help="print JSON")
 

@@ -11,8 +11,7 @@ from typing import Any
 import grpc.aio
 from google.protobuf.message import Message
 
-from pinrec_client.channel import DEFAULT_TIMEOUT, DEFAULT_URL, open_channel, split_urls
-from pinrec_client.endpoints import Endpoints
+from pinrec_client.channel import DEFAULT_TIMEOUT, DEFAULT_URL, Channels, open_channel, split_urls
 from pinrec_client.metadata import Metadata
 from pinrec_client.methods import ClientMethods
 from pinrec_client.retry import RetryPolicy
@@ -39,7 +38,7 @@ class AsyncPinRecClient(ClientMethods):
     ) -> None:
         super().__init__(
             _AsyncioTransport(),
-            Endpoints(split_urls(url), functools.partial(open_channel, tls=tls, kind=grpc.aio)),
+            Channels(split_urls(url), functools.partial(open_channel, tls=tls, kind=grpc.aio)),
             timeout=timeout,
             retry=retry,
             api_key=api_key,
@@ -54,9 +53,9 @@ class AsyncPinRecClient(ClientMethods):
 
     async def close(self) -> None:
         """Close the channels. Calls in flight fail, and so does every later one."""
-        self._endpoints.closed = True
-        for endpoint in self._endpoints.all:
-            await endpoint.channel.close()
+        self._channels.closed = True
+        for channel in self._channels.by_url.values():
+            await channel.close()
 
 
 class _AsyncioTransport:

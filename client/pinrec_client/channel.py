@@ -5,18 +5,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
 import grpc
 from tritonclient.grpc import InferenceServerClient
 
-from pinrec_client.errors import require
+from pinrec_client.errors import PinRecClientError, require
 from pinrec_client.types import Tls
 
 DEFAULT_URL = "127.0.0.1:8001"
 DEFAULT_TIMEOUT = 2.0  # seconds
+
+_CLOSED = "the client is closed"
 
 _UNLIMITED = -1
 _OPTIONS = [
@@ -26,7 +30,15 @@ _OPTIONS = [
     ("grpc.lb_policy_name", "round_robin"),
     # By default gRPC waits a second before it reconnects, which is longer than our pauses between attempts.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2000),
+    # An attempt to connect to a host that is gone would last 20 s, and the pauses would grow to two minutes.
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # A host that is gone sends no reset: every call would end with its deadline until the system gives the connection
+    # up, after a quarter of an hour. The timeout also bounds how long sent bytes may stay unacknowledged
+    # (TCP_USER_TIMEOUT), so it is given up after two seconds, and a name is then served by its other addresses. Pings
+    # are as rare as a Triton server accepts them.
+    ("grpc.keepalive_time_ms", 300_000),
+    ("grpc.keepalive_timeout_ms", 1000),
 ]
 
 
@@ -49,6 +61,36 @@ def open_channel(url: str, tls: Tls | None = None, *, kind: ModuleType = grpc) -
         certificate_chain=_read(tls.certificate_chain),
     )
     return kind.secure_channel(url, credentials, options=_OPTIONS)
+
+
+class Channels:
+    """A channel to each url of the service. Their client closes them once, and what it asks of any model then ends."""
+
+    def __init__(self, urls: Sequence[str], open_one: Callable[[str], Any]) -> None:
+        self.by_url = {url: open_one(url) for url in urls}
+        self.closed = False
+
+    def require_open(self) -> None:
+        """Raise ``PinRecClientError`` when the client is closed."""
+        if self.closed:
+            raise PinRecClientError(_CLOSED)
+
+    @contextmanager
+    def closing_named(self) -> Iterator[None]:
+        """What gRPC raises in a call whose client is closed meanwhile becomes this package's error."""
+        try:
+            yield
+        except (ValueError, grpc.aio.UsageError) as error:
+            if self.closed:
+                raise PinRecClientError(_CLOSED) from error
+            raise
+        except asyncio.CancelledError as error:
+            # gRPC cancels the calls of a channel that is closed. A task that is cancelled itself stays cancelled.
+            # Before Python 3.11 the two cannot be told apart.
+            cancelling = getattr(asyncio.current_task(), "cancelling", None)
+            if self.closed and cancelling is not None and not cancelling():
+                raise PinRecClientError(_CLOSED) from error
+            raise
 
 
 def channel_arguments(url: str, tls: Tls | None) -> dict[str, Any]:

@@ -14,13 +14,8 @@ from pinrec_client.errors import ServerError, require
 from pinrec_client.types import Event, ItemId, Recommendations, RecommendedItem, RecommendRequest
 
 
-def encode_request(
-    request: RecommendRequest, request_id: str = "", *, timeout: float | None = None
-) -> ModelInferRequest:
-    """The message of one request; its tensors are [1, n]. A field that is None is not sent.
-
-    With ``timeout``, in seconds, the service does not begin what nobody waits for any more.
-    """
+def encode_request(request: RecommendRequest, request_id: str = "") -> ModelInferRequest:
+    """The message of one request; its tensors are [1, n]. A field that is None is not sent."""
     values: dict[str, Sequence | np.ndarray | None] = {
         "user_id": [request.user_id],
         "num_items": _one(request.num_items),
@@ -36,10 +31,12 @@ def encode_request(
         values["budget"] = list(request.budget.values())
         values["budget_outcome"] = list(request.budget)
     given = {name: value for name, value in values.items() if value is not None}
-    message = _message(ENSEMBLE, REQUEST, given, request_id)
-    if timeout is not None:
-        message.parameters["timeout"].int64_param = int(timeout * 1e6)  # Triton's own name, in microseconds
-    return message
+    return _message(ENSEMBLE, REQUEST, given, request_id)
+
+
+def set_timeout(message: ModelInferRequest, seconds: float) -> None:
+    """Tell the service how long its answer is waited for: it does not begin what nobody waits for any more."""
+    message.parameters["timeout"].int64_param = int(seconds * 1e6)  # Triton's own name, in microseconds
 
 
 def decode_recommendations(response: ModelInferResponse, request_id: str) -> Recommendations:

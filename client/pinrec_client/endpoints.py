@@ -14,7 +14,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
@@ -32,11 +32,10 @@ LONGEST_ABSENCE = 30.0  # seconds
 
 
 class Endpoint:
-    """One url of the service, its channel and the calls of Triton's protocol over it. ``Endpoints`` has the rest."""
+    """One url of the service and the calls of Triton's protocol over its channel. ``Endpoints`` has the rest."""
 
     def __init__(self, url: str, channel: Any) -> None:
         self.url = url
-        self.channel = channel
         self.stub = GRPCInferenceServiceStub(channel)
         self.blame = 0.0  # since the last success; from 1 on the endpoint is left out
         self.absences = 0  # since the last success
@@ -48,13 +47,12 @@ class Endpoint:
 
 
 class Endpoints:
-    """The endpoints of one client. Its threads share them."""
+    """The endpoints of one client, as seen by one model, over the channels of its urls. Its threads share them."""
 
-    def __init__(self, urls: Sequence[str], open_channel: Callable[[str], Any]) -> None:
-        self.all = [Endpoint(url, open_channel(url)) for url in urls]
-        self.closed = False
+    def __init__(self, channels: Mapping[str, Any]) -> None:
+        self.all = [Endpoint(url, channel) for url, channel in channels.items()]
         self._lock = threading.Lock()
-        self._turn = random.randrange(len(urls))  # not every client begins with the first one
+        self._turn = random.randrange(len(channels))  # not every client begins with the first one
 
     def choose(self, tried: Sequence[Endpoint] = ()) -> Endpoint:
         """The endpoint for the next attempt of a call that has ``tried`` some before: another one while one works."""

@@ -1,4 +1,4 @@
-"""What both clients do, written once: which messages a method sends, how it reads the answers, when it tries again.
+"""What both clients do, written once: which messages a method sends and how it reads the answers.
 
 Nothing here waits or blocks: that is the ``Transport`` of each client. Every method is a coroutine. The asyncio client
 awaits it; the blocking client has a transport that never suspends, and so runs it straight to its end.
@@ -6,37 +6,25 @@ awaits it; the blocking client has a transport that never suspends, and so runs 
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import grpc
 import numpy as np
-from google.protobuf.message import Message
 from tritonclient.grpc.service_pb2 import ModelMetadataRequest, ModelReadyRequest
 
 from pinrec_client import codec
+from pinrec_client.attempts import Attempts, Question
+from pinrec_client.channel import Channels
 from pinrec_client.contract import ENSEMBLE, INGEST
-from pinrec_client.endpoints import Endpoint, Endpoints
-from pinrec_client.errors import (
-    DeadlineExceededError,
-    PinRecClientError,
-    ServerError,
-    UnavailableError,
-    from_rpc,
-    require,
-)
+from pinrec_client.errors import DeadlineExceededError, PinRecClientError, UnavailableError, from_rpc, require
 from pinrec_client.metadata import Metadata, authorization, of_user, trace
-from pinrec_client.retry import NO_RETRY, Call, RetryBudget, RetryPolicy
+from pinrec_client.retry import NO_RETRY, Call, RetryPolicy
 from pinrec_client.transport import Transport
 from pinrec_client.types import Event, ItemId, Recommendations, RecommendRequest, UserId
 
-CLOSED = "the client is closed"
-
 
 class ClientMethods:
-    """The methods that the clients share. The arguments are those of the clients, and ``Transport`` and ``Endpoints``.
+    """The methods that the clients share. The arguments are those of the clients, and ``Transport`` and ``Channels``.
 
     Raises ``InvalidRequestError`` for a malformed argument.
     """
@@ -44,7 +32,7 @@ class ClientMethods:
     def __init__(
         self,
         transport: Transport,
-        endpoints: Endpoints,
+        channels: Channels,
         *,
         timeout: float,
         retry: RetryPolicy | None,
@@ -53,10 +41,11 @@ class ClientMethods:
     ) -> None:
         require(hedge_after is None or hedge_after > 0, "hedge_after", hedge_after, "seconds above 0, or None")
         self._transport = transport
-        self._endpoints = endpoints
+        self._channels = channels
         self._timeout = timeout
         self._retry = retry or RetryPolicy()
-        self._budget = RetryBudget(self._retry)
+        self._recommendations = Attempts(transport, channels, self._retry)
+        self._events = Attempts(transport, channels, self._retry)
         self._authorization = authorization(api_key)
         self._hedge_after = hedge_after
         self._no_item: ItemId | None = None  # the server is asked for it once
@@ -66,16 +55,17 @@ class ClientMethods:
 
         The endpoints are asked one after the other, and share the time.
         """
-        call = self._start(timeout, NO_RETRY)
+        call = self._start(self._recommendations, timeout, NO_RETRY)
+        endpoints = self._recommendations.endpoints.all
         message = ModelReadyRequest(name=ENSEMBLE)
-        for asked, endpoint in enumerate(self._endpoints.all):
-            share = call.remaining() / (len(self._endpoints.all) - asked)
+        for asked, endpoint in enumerate(endpoints):
+            share = call.remaining() / (len(endpoints) - asked)
             ask = endpoint.stub.ModelReady
             try:
-                with self._closing_named():
+                with self._channels.closing_named():
                     answer = await self._transport.invoke(ask, message, timeout=share, metadata=call.metadata)
             except grpc.RpcError as failure:
-                self._require_open()
+                self._channels.require_open()
                 error = from_rpc(failure, request_id=call.request_id, endpoint=endpoint.url)
                 if not isinstance(error, (UnavailableError, DeadlineExceededError)):
                     raise error from error.__cause__
@@ -129,9 +119,12 @@ class ClientMethods:
         ``timeout`` is the time of this call in seconds. ``request_id`` names the call in the server's log, at random
         by default. ``traceparent`` is the W3C trace context that the service joins.
         """
-        call = self._start(timeout, request_id=request_id, metadata=of_user(request.user_id) + trace(traceparent))
-        message = codec.encode_request(request, call.request_id, timeout=call.remaining())
-        answer = await self._complete(call, "ModelInfer", message, hedge_after=self._hedge_after)
+        attempts = self._recommendations
+        metadata = of_user(request.user_id) + trace(traceparent)
+        call = self._start(attempts, timeout, request_id=request_id, metadata=metadata)
+        message = codec.encode_request(request, call.request_id)
+        question = Question("ModelInfer", message, tells_timeout=True)
+        answer = await attempts.complete(call, question, hedge_after=self._hedge_after)
         return codec.decode_recommendations(answer, call.request_id)
 
     async def recommend_many(
@@ -172,133 +165,35 @@ class ClientMethods:
         """
         if not events:
             return 0
-        call = self._start(timeout, request_id=request_id, metadata=trace(traceparent))
+        call = self._start(self._events, timeout, request_id=request_id, metadata=trace(traceparent))
         no_item = codec.no_item_beside(events)
         if no_item is None:
             no_item = await self._ask_no_item(call)
-        answer = await self._complete(call, "ModelInfer", codec.encode_events(events, no_item, call.request_id))
+        message = codec.encode_events(events, no_item, call.request_id)
+        answer = await self._events.complete(call, Question("ModelInfer", message))
         return codec.decode_stored(answer, call.request_id)
 
     async def _ask_no_item(self, call: Call) -> ItemId:
         if self._no_item is None:
-            metadata = await self._complete(call, "ModelMetadata", ModelMetadataRequest(name=INGEST))
+            question = Question("ModelMetadata", ModelMetadataRequest(name=INGEST))
+            metadata = await self._events.complete(call, question)
             self._no_item = codec.no_item_of(metadata)
         return self._no_item
 
     def _start(
         self,
+        attempts: Attempts,
         timeout: float | None,
         retry: RetryPolicy | None = None,
         *,
         request_id: str | None = None,
         metadata: Metadata = (),
     ) -> Call:
-        self._require_open()
+        self._channels.require_open()
         return Call(
             retry or self._retry,
-            self._budget,
+            attempts.budget,
             self._timeout if timeout is None else timeout,
             request_id=request_id,
             metadata=self._authorization + metadata,
         )
-
-    async def _complete(self, call: Call, rpc: str, message: Message, hedge_after: float | None = None) -> Any:
-        """Repeat an attempt until it succeeds or the failure is not to be tried again. The first may be hedged."""
-        while True:
-            try:
-                with self._closing_named():
-                    if hedge_after is not None and not call.tried:
-                        return await self._race(call, rpc, message, hedge_after)
-                    return await self._attempt(call, rpc, message)
-            except UnavailableError as error:
-                await self._transport.sleep(call.pause_before_retry(error))
-
-    async def _attempt(self, call: Call, rpc: str, message: Message) -> Any:
-        endpoint = self._next_endpoint(call)
-        method = getattr(endpoint.stub, rpc)
-        try:
-            answer = await self._transport.invoke(method, message, timeout=call.remaining(), metadata=call.metadata)
-        except grpc.RpcError as failure:
-            error = self._failed(call, endpoint, failure)
-            raise error from error.__cause__
-        self._succeeded(endpoint)
-        return answer
-
-    async def _race(self, call: Call, rpc: str, message: Message, hedge_after: float) -> Any:
-        """An attempt that a second one joins when it has no answer after ``hedge_after`` seconds.
-
-        The first answer wins, and the other attempt is cancelled. When one is told that the service is unavailable,
-        the other may still be answered; any other failure ends both.
-        """
-        runners: dict[Any, Endpoint] = {}
-
-        def enter() -> Any:
-            endpoint = self._next_endpoint(call)
-            method = getattr(endpoint.stub, rpc)
-            attempt = race.start(method, message, timeout=call.remaining(), metadata=call.metadata)
-            runners[attempt] = endpoint
-            return attempt
-
-        with self._transport.race() as race:
-            first = enter()
-            ended = await race.next_end(hedge_after)
-            if ended is None and self._budget.take():
-                enter()
-            while True:
-                if ended is None:
-                    ended = await race.next_end(None)
-                endpoint = runners.pop(ended)
-                try:
-                    answer = race.result(ended)
-                except grpc.RpcError as failure:
-                    error = self._failed(call, endpoint, failure)
-                    if not runners or not isinstance(error, UnavailableError):
-                        raise error from error.__cause__
-                    ended = None
-                else:
-                    if first in runners:  # overtaken
-                        self._endpoints.failed(runners[first], lightly=True)
-                    self._succeeded(endpoint)
-                    return answer
-
-    def _next_endpoint(self, call: Call) -> Endpoint:
-        endpoint = self._endpoints.choose(call.tried)
-        call.tried.append(endpoint)
-        return endpoint
-
-    def _succeeded(self, endpoint: Endpoint) -> None:
-        self._budget.succeeded()
-        self._endpoints.succeeded(endpoint)
-
-    def _failed(self, call: Call, endpoint: Endpoint, failure: grpc.RpcError) -> PinRecClientError:
-        """Notes a failed attempt and returns its error."""
-        self._require_open()  # if the client was closed meanwhile, that is the reason
-        error = from_rpc(failure, request_id=call.request_id, endpoint=endpoint.url)
-        if isinstance(error, UnavailableError):
-            self._budget.failed()
-            # With a time after which to come back it bounds its load, and most probably works.
-            self._endpoints.failed(endpoint, lightly=error.retry_after is not None)
-        elif isinstance(error, (DeadlineExceededError, ServerError)):
-            self._endpoints.failed(endpoint)
-        return error
-
-    def _require_open(self) -> None:
-        if self._endpoints.closed:
-            raise PinRecClientError(CLOSED)
-
-    @contextmanager
-    def _closing_named(self) -> Iterator[None]:
-        """What gRPC raises in a call whose client is closed meanwhile becomes this package's error."""
-        try:
-            yield
-        except (ValueError, grpc.aio.UsageError) as error:
-            if self._endpoints.closed:
-                raise PinRecClientError(CLOSED) from error
-            raise
-        except asyncio.CancelledError as error:
-            # gRPC cancels the calls of a channel that is closed. A task that is cancelled itself stays cancelled.
-            # Before Python 3.11 the two cannot be told apart.
-            cancelling = getattr(asyncio.current_task(), "cancelling", None)
-            if self._endpoints.closed and cancelling is not None and not cancelling():
-                raise PinRecClientError(CLOSED) from error
-            raise

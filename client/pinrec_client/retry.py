@@ -2,7 +2,7 @@
 
 The pauses grow exponentially, are drawn at random (jitter) and fit into the time that the caller gave. When the service
 says how long it wants to be left alone, no pause is shorter. Only an unavailable service is tried again, and only while
-most attempts succeed: a budget that the calls of a client share keeps retries from multiplying an overload. Repeating
+most attempts succeed: a budget that the calls of a model share keeps retries from multiplying an overload. Repeating
 is safe for every call: a recommendation only reads, and the store keeps one copy of an event, identified by user,
 timestamp and event id.
 """
@@ -30,9 +30,9 @@ class RetryPolicy:
     After the first attempt there are at most ``retries`` further ones. The pause before retry n = 0, 1, … is drawn
     uniformly from [0, min(first_pause · 2ⁿ, longest_pause)] seconds, and is added to what the service asked for.
 
-    ``budget`` is the size of the client's retry budget, a bucket of tokens that is full at first (``RetryBudget``).
-    With the defaults, 24 attempts that fail at once are tried again, and in the long run there is one retry for ten
-    successes. Raises ``InvalidRequestError``.
+    ``budget`` is the size of a retry budget, a bucket of tokens that is full at first (``RetryBudget``).
+    Recommendations and events have one each. With the defaults, 24 attempts that fail at once are tried again, and in
+    the long run there is one retry for ten successes. Raises ``InvalidRequestError``.
     """
 
     retries: int = 2
@@ -54,7 +54,7 @@ class RetryPolicy:
 
 
 class RetryBudget:
-    """The retry budget of a client, as in gRPC's retry throttling. Threads share it.
+    """The retry budget of one model at a client, as in gRPC's retry throttling. Threads share it.
 
     An attempt that fails because the service is unavailable takes a token, one that succeeds puts back
     ``budget_ratio`` of a token, up to the ``budget``. While not more than half of the budget is left, nothing is tried
@@ -113,6 +113,7 @@ class Call:
             require(usable and request_id.isprintable(), "request_id", request_id,
                     f"1 to {LONGEST_REQUEST_ID} printable characters")  # fmt: skip
         self.request_id = request_id or uuid.uuid4().hex
+        self.timeout = timeout
         self.metadata = metadata
         self.tried: list[Endpoint] = []
         self._policy = policy

@@ -13,8 +13,7 @@ from typing import Any, Concatenate, ParamSpec
 import grpc
 from google.protobuf.message import Message
 
-from pinrec_client.channel import DEFAULT_TIMEOUT, DEFAULT_URL, open_channel, split_urls
-from pinrec_client.endpoints import Endpoints
+from pinrec_client.channel import DEFAULT_TIMEOUT, DEFAULT_URL, Channels, open_channel, split_urls
 from pinrec_client.metadata import Metadata
 from pinrec_client.methods import ClientMethods
 from pinrec_client.retry import RetryPolicy
@@ -70,10 +69,10 @@ class PinRecClient:
         api_key: str | None = None,
         hedge_after: float | None = None,
     ) -> None:
-        self._endpoints = Endpoints(split_urls(url), functools.partial(open_channel, tls=tls))
+        self._channels = Channels(split_urls(url), functools.partial(open_channel, tls=tls))
         self._methods = ClientMethods(
             _BlockingTransport(),
-            self._endpoints,
+            self._channels,
             timeout=timeout,
             retry=retry,
             api_key=api_key,
@@ -96,10 +95,10 @@ class PinRecClient:
     def close(self) -> None:
         """Close the channels. Calls in flight fail, and so does every later one."""
         # At most once: under gevent a second close harms other channels (see ``Connection``).
-        if not self._endpoints.closed:
-            self._endpoints.closed = True
-            for endpoint in self._endpoints.all:
-                endpoint.channel.close()
+        if not self._channels.closed:
+            self._channels.closed = True
+            for channel in self._channels.by_url.values():
+                channel.close()
 
 
 class _BlockingTransport:

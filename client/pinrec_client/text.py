@@ -1,4 +1,4 @@
-"""Reads ids, budgets and the API key and writes answers as JSON, for this command line and for ``pinrec``."""
+"""Reads ids, budgets, API key and TLS files and writes answers as JSON, for this command line and for ``pinrec``."""
 
 from __future__ import annotations
 
@@ -6,14 +6,27 @@ import os
 from typing import Any
 
 from pinrec_client.errors import InvalidRequestError, PinRecClientError
-from pinrec_client.types import Recommendations, UserId
+from pinrec_client.types import Recommendations, Tls, UserId
 
 API_KEY = "PINREC_API_KEY"
+
+File = str | os.PathLike[str]
 
 
 def api_key() -> str | None:
     """The key in the environment, if there is one. No option takes it, because others can read a command line."""
     return os.environ.get(API_KEY) or None
+
+
+def tls_files(tls: bool, root_certificates: File | None, certificate: File | None, key: File | None) -> Tls | None:
+    """The TLS settings that options of a command line stand for, None without any. Raises ``InvalidRequestError``.
+
+    Without ``key``, the private key is in the file of ``certificate``.
+    """
+    files = [None if file is None else os.fspath(file) for file in (root_certificates, certificate, key or certificate)]
+    if not tls and not any(files):
+        return None
+    return Tls(root_certificates=files[0], certificate_chain=files[1], private_key=files[2])
 
 
 def parse_id(text: str, *, string_ids: bool = False) -> int | str:

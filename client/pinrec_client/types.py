@@ -130,7 +130,8 @@ class Tls:
     """TLS settings of the channel. Each field is the path of a PEM file.
 
     Without ``root_certificates``, gRPC uses the ones that it comes with. ``private_key`` and ``certificate_chain``
-    identify the client, for mutual TLS. Raises ``InvalidRequestError`` when a file does not exist.
+    identify the client together, for mutual TLS. Raises ``InvalidRequestError`` when a file does not exist, or one of
+    the two is missing.
     """
 
     root_certificates: str | None = None
@@ -138,9 +139,11 @@ class Tls:
     certificate_chain: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("root_certificates", "private_key", "certificate_chain"):
+        for name in ("root_certificates", "certificate_chain", "private_key"):
             path = getattr(self, name)
             require(path is None or os.path.isfile(path), name, path, "a PEM file")
+        alone = (self.private_key is None) != (self.certificate_chain is None)
+        require(not alone, "certificate_chain", self.certificate_chain, "it and private_key together, or neither")
 
 
 def _is_int(value: object) -> bool:

@@ -9,6 +9,7 @@ memory, which a swap needs less of. The manifest names the earlier release in ``
 from __future__ import annotations
 
 import datetime
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,14 @@ import numpy as np
 from pinrec_core.errors import ReleaseError
 from pinrec_core.files.file_writing import link_or_copy
 from pinrec_core.files.output_folder import built_beside
-from pinrec_core.release.current import point_current
 from pinrec_core.release.format import Release
 from pinrec_core.release.indexed_model import IndexedModel
-from pinrec_core.release.manifest import OF_CATALOGUE
+from pinrec_core.release.manifest import OF_CATALOGUE, Part, check_file
 from pinrec_core.release.programs import LOCAL_MANIFEST, LocalProgram, identity, programs_of
-from pinrec_core.release.publishing import check_recall, complete, new_release
+from pinrec_core.release.publishing import published
 from pinrec_core.validation import load_json, save_json
+
+log = logging.getLogger(__name__)
 
 
 def extend(
@@ -44,27 +46,21 @@ def extend(
     Every part but catalogue and index is that of ``base``, programs that were compiled beside it included. Raises what
     ``publishing.publish`` raises, and ``ReleaseError`` where a part of ``base`` is damaged.
     """
-    if not accept_recall:
-        check_recall(serving.calibration)
     manifest = base.manifest
-    release_id, target = new_release(releases, now, manifest.embedding_space)
     kept = {name: part for name, part in manifest.parts.items() if name not in OF_CATALOGUE}
-    with built_beside(target) as building:
+
+    def link_parts(building: Path) -> dict[str, Part]:
         report(f"parts of {manifest.release_id}")
         for part in kept.values():
             (building / part.file).parent.mkdir(parents=True, exist_ok=True)
             link_or_copy(base.folder / part.file, building / part.file)
-        written = complete(
-            building, serving, kept, release_id=release_id, now=now, dataset=dataset, training=manifest.training,
-            metrics=metrics, extends=manifest.release_id, report=report,
-        )  # fmt: skip
-        report("verification")
-        written.verify()
-    made = Release.open(target)
-    _carry_programs(base, made)
-    if make_current:
-        point_current(releases, release_id, by="extend")
-    return made
+        return kept
+
+    return published(
+        serving, link_parts, space=manifest.embedding_space, dataset=dataset, releases=releases,
+        training=manifest.training, metrics=metrics, now=now, make_current=make_current, accept_recall=accept_recall,
+        report=report, finish=lambda written: _carry_programs(base, written), extends=manifest.release_id,
+    )  # fmt: skip
 
 
 def changed_items(base: Release, made: Release) -> tuple[int, int]:
@@ -76,13 +72,28 @@ def changed_items(base: Release, made: Release) -> tuple[int, int]:
 def _carry_programs(base: Release, release: Release) -> None:
     """Put the programs beside ``base`` beside ``release`` too, which has the same model and settings of generation.
 
-    Raises ``ReleaseError`` for a ``program.json`` that cannot be read, and ``DataError``, ``StorageError``
-    or ``OSError`` where nothing can be written.
+    One that cannot be read, or is damaged, is left out with a warning: the release serves without it. Raises
+    ``DataError``, ``StorageError`` or ``OSError`` where nothing can be written.
     """
-    for folder in sorted(programs_of(base).glob(f"*/{LOCAL_MANIFEST}")):
-        local = load_json(LocalProgram, folder, error=ReleaseError, what="what a program is for")
-        if local.release != identity(base):
-            continue
-        with built_beside(programs_of(release) / folder.parent.name) as building:
-            link_or_copy(folder.parent / local.program.file, building / local.program.file)
-            save_json(LocalProgram(release=identity(release), program=local.program), building / LOCAL_MANIFEST)
+    if not (programs := _programs_beside(base)):
+        return
+    with built_beside(programs_of(release)) as building:
+        for folder, program in programs.items():
+            copy = building / folder.name
+            copy.mkdir()
+            link_or_copy(folder / program.file, copy / program.file)
+            save_json(LocalProgram(release=identity(release), program=program), copy / LOCAL_MANIFEST)
+
+
+def _programs_beside(release: Release) -> dict[Path, Part]:
+    """The folders of the whole programs that were compiled from ``release``."""
+    programs = {}
+    for path in sorted(programs_of(release).glob(f"*/{LOCAL_MANIFEST}")):
+        try:
+            local = load_json(LocalProgram, path, error=ReleaseError, what="what a program is for")
+            if local.release == identity(release):
+                check_file(path.parent / local.program.file, local.program)
+                programs[path.parent] = local.program
+        except (ReleaseError, OSError) as error:
+            log.warning("%s is left out: %s", path.parent, error)
+    return programs

@@ -6,6 +6,7 @@ needs no torch, no Faiss and no Arrow. The process that starts the stages uses i
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
@@ -116,6 +117,7 @@ class ReleaseManifest:
     def __post_init__(self) -> None:
         missing = [name for name in FILES if name not in self.parts]
         check(not missing, "parts", sorted(self.parts), f"{missing} as well")
+        check(_is_moment(self.created_at), "created_at", self.created_at, "a time such as 2026-01-31T12:00:00+00:00")
         for name in (MODEL, ID_EMBEDDER, INDEX, VECTORS):
             space = self.parts[name].space
             check(space == self.embedding_space, f"parts.{name}.space", space,
@@ -138,6 +140,14 @@ class ReleaseManifest:
                 "with `pinrec release RUN`"
             )
         return from_plain(ReleaseManifest, raw, error=ReleaseError, source=path)
+
+
+def _is_moment(text: str) -> bool:
+    try:
+        datetime.datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def open_manifest(folder: Path) -> ReleaseManifest:

@@ -1,6 +1,6 @@
 """Publishing a release: its parts are exported, verified and renamed into place, then the pointer moves.
 
-A failure at any point leaves no release folder and does not move the pointer.
+A failure before the pointer's turn leaves no release folder and does not move the pointer.
 """
 
 from __future__ import annotations
@@ -66,11 +66,9 @@ def publish(
     unless ``accept_recall``, and when a part does not verify, ``StorageError`` or ``OSError`` when a part cannot be
     written.
     """
-    if not accept_recall:
-        check_recall(serving.calibration)
     space = layout.embedding_space_of(serving.model, serving.dataset.feature_space)
-    release_id, target = new_release(releases, now, space)
-    with built_beside(target) as building:
+
+    def write_parts(building: Path) -> dict[str, Part]:
         report("weights")
         _export_weights(serving.model, building / FILES[MODEL], space)
         rows, tables = torch.from_numpy(serving.embed_ids.rows), building / FILES[ID_EMBEDDER]
@@ -79,68 +77,80 @@ def publish(
         if program is not None:
             folder, parts[PROGRAM] = program
             shutil.copyfile(folder / parts[PROGRAM].file, building / parts[PROGRAM].file)
-        written = complete(
-            building, serving, parts, release_id=release_id, now=now, dataset=dataset, training=training,
-            metrics=metrics, report=report,
-        )  # fmt: skip
-        report("verification")
-        _check_id_embedder(serving.model, written.load_id_embedder(), serving.catalogue)
-        written.verify()
-    if make_current:
-        point_current(releases, release_id, by="make")
-    return Release.open(target)
+        return parts
+
+    return published(
+        serving, write_parts, space=space, dataset=dataset, releases=releases, training=training, metrics=metrics,
+        now=now, make_current=make_current, accept_recall=accept_recall, report=report,
+        finish=lambda written: _check_id_embedder(serving.model, written.load_id_embedder(), serving.catalogue),
+    )  # fmt: skip
 
 
-def new_release(releases: Path, now: datetime.datetime, space: str) -> tuple[str, Path]:
-    """The id of a release that is made now, and its folder. Raises ``ReleaseError`` where that exists already."""
+def published(
+    serving: IndexedModel,
+    write_parts: Callable[[Path], Mapping[str, Part]],
+    *,
+    space: str,
+    dataset: Path,
+    releases: Path,
+    training: HeldOut,
+    metrics: dict[str, Any],
+    now: datetime.datetime,
+    make_current: bool,
+    accept_recall: bool,
+    report: Callable[[str], None],
+    finish: Callable[[Release], None],
+    extends: str | None = None,
+) -> Release:
+    """Write, verify and publish a release, wherever its parts come from.
+
+    ``write_parts`` puts model, ID tables and what is optional into the folder that it is given; catalogue, index and
+    manifest join them. ``finish`` gets the release when it is whole and verified, before it is in its place. Raises
+    what these two raise, and what ``publish`` does.
+    """
+    if not accept_recall:
+        check_recall(serving.calibration)
     release_id = f"{now:%Y%m%dT%H%M%S}-{space[:8]}"
     target = releases / release_id
     if target.exists():
         raise ReleaseError(f"{target}: exists already; a release is never overwritten")
-    return release_id, target
+    with built_beside(target) as building:
+        parts = {**write_parts(building), **_write_items(building, serving, dataset, space, report)}
+        manifest = ReleaseManifest(
+            format=FORMAT,
+            release_id=release_id,
+            created_at=now.isoformat(timespec="seconds"),
+            embedding_space=space,
+            model=serving.model.config,
+            generation=serving.generation,
+            dataset=serving.dataset,
+            calibration=serving.calibration,
+            training=training,
+            metrics=metrics,
+            parts=parts,
+            extends=extends,
+        )
+        save_json(manifest, building / MANIFEST_FILE)
+        report("verification")
+        written = Release.open(building)
+        written.verify()
+        finish(written)
+    if make_current:
+        point_current(releases, release_id, by="make" if extends is None else "extend")
+    return Release.open(target)
 
 
-def complete(
-    building: Path,
-    serving: IndexedModel,
-    parts: Mapping[str, Part],
-    *,
-    release_id: str,
-    now: datetime.datetime,
-    dataset: Path,
-    training: HeldOut,
-    metrics: dict[str, Any],
-    extends: str | None = None,
-    report: Callable[[str], None] = lambda _: None,
-) -> Release:
-    """Write catalogue, index and manifest of a release that is built in ``building``, beside the parts that are there.
-
-    Raises ``StorageError`` or ``OSError`` when one cannot be written.
-    """
+def _write_items(
+    building: Path, serving: IndexedModel, dataset: Path, space: str, report: Callable[[str], None]
+) -> dict[str, Part]:
+    """Write the parts that depend on the catalogue: itself and its index."""
     report(f"index of {len(serving.index):,} items")
-    space = parts[MODEL].space
     shutil.copyfile(dataset / FILES[CATALOGUE], building / FILES[CATALOGUE])
     index, vectors = building / FILES[INDEX], building / FILES[VECTORS]
     with writing(index):
         serving.index.write(index, vectors)
     spaces = {INDEX: space, VECTORS: space, CATALOGUE: serving.dataset.feature_space}
-    made = {name: Part.of(building, FILES[name], space=belongs) for name, belongs in spaces.items()}
-    manifest = ReleaseManifest(
-        format=FORMAT,
-        release_id=release_id,
-        created_at=now.isoformat(timespec="seconds"),
-        embedding_space=str(space),
-        model=serving.model.config,
-        generation=serving.generation,
-        dataset=serving.dataset,
-        calibration=serving.calibration,
-        training=training,
-        metrics=metrics,
-        parts={**parts, **made},
-        extends=extends,
-    )
-    save_json(manifest, building / MANIFEST_FILE)
-    return Release.open(building)
+    return {name: Part.of(building, FILES[name], space=belongs) for name, belongs in spaces.items()}
 
 
 def check_recall(calibration: Calibration) -> None:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import tritonclient.grpc
 from pinrec_client import AsyncPinRecClient, PinRecClient
@@ -83,6 +86,29 @@ def pair() -> Iterator[tuple[ScriptedService, ScriptedService]]:
         first.answer = lambda _: recommendations(2)
         second.answer = lambda _: recommendations(1)
         yield first, second
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``key.pem`` and a certificate for it, ``cert.pem``, that vouches for itself."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl makes the certificates")
+    folder = tmp_path_factory.mktemp("certificates")
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost"
+    command += " -addext subjectAltName=DNS:localhost -keyout key.pem -out cert.pem"
+    subprocess.run(command.split(), cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+@contextmanager
+def tls_service(certificates: Path, *, mutual: bool) -> Iterator[ScriptedService]:
+    """A service that shows the certificate and, if ``mutual``, asks its clients for one."""
+    key, certificate = ((certificates / name).read_bytes() for name in ("key.pem", "cert.pem"))
+    roots = certificate if mutual else None
+    credentials = grpc.ssl_server_credentials([(key, certificate)], roots, require_client_auth=mutual)
+    with scripted_service(credentials=credentials) as service:
+        service.url = service.url.replace("127.0.0.1", "localhost")  # as the certificate has it
+        yield service
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,10 @@ def test_all_attempts_share_the_request_id_and_the_deadline(
     # A deadline that began anew would move by the pause of 1 s. This one may seem to move by gRPC's rounding (to 10 ms
     # below 10 s) and by the time that a message takes.
     assert abs(second.deadline - first.deadline) < 0.5
+    # The service is told the time that is left, too: a pause less.
+    told = [received.question.parameters["timeout"].int64_param / 1e6 for received in (first, second)]
+    assert 8 < told[0] <= 9
+    assert told[1] <= told[0] - 1
 
 
 def test_a_call_is_tried_three_times_by_default(scripted: ScriptedService, connect: Connect):
@@ -273,8 +277,8 @@ def test_a_channel_is_closed_once(monkeypatch: pytest.MonkeyPatch):
     """gRPC under gevent counts what is closed."""
     closed = []
     client = PinRecClient(["127.0.0.1:1", "127.0.0.1:2"])
-    for endpoint in client._endpoints.all:
-        monkeypatch.setattr(endpoint.channel, "close", lambda url=endpoint.url: closed.append(url))
+    for url, channel in client._channels.by_url.items():
+        monkeypatch.setattr(channel, "close", lambda url=url: closed.append(url))
     client.close()
     client.close()
     assert sorted(closed) == ["127.0.0.1:1", "127.0.0.1:2"]

@@ -28,7 +28,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def _endpoints(n: int) -> Endpoints:
-    return Endpoints([f"127.0.0.1:{port}" for port in range(1, n + 1)], open_channel)
+    return Endpoints({url: open_channel(url) for url in (f"127.0.0.1:{port}" for port in range(1, n + 1))})
 
 
 def _fail(endpoints: Endpoints, endpoint: Endpoint, times: int = FAILURES) -> None:

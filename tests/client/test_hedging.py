@@ -50,7 +50,7 @@ def _in_order(pair: Pair, client: object) -> Pair:
     """The replicas in the order in which the next call reaches them."""
     first, second = pair
     endpoints = getattr(client, "_client", client)
-    endpoints = getattr(endpoints, "_methods", endpoints)._endpoints
+    endpoints = getattr(endpoints, "_methods", endpoints)._recommendations.endpoints
     return (first, second) if endpoints.all[endpoints._turn].url == first.url else (second, first)
 
 
@@ -68,6 +68,9 @@ def test_the_second_attempt_wins_and_the_first_is_cancelled(pair: Pair, connect:
     (lost,), (won,) = slow.received, quick.received
     assert lost.ended.wait(AT_ONCE)  # though its answer is still waiting
     gate.open()
+    # Each attempt tells the time that is left when it begins.
+    told = [received.question.parameters.pop("timeout").int64_param / 1e6 for received in (lost, won)]
+    assert told[1] < told[0] - SOON / 2
     assert lost.question == won.question
     assert lost.metadata["pinrec-user"] == won.metadata["pinrec-user"]
 

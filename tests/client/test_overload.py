@@ -11,6 +11,7 @@ import grpc
 import pytest
 from pinrec_client import (
     AuthenticationError,
+    DeadlineExceededError,
     Event,
     InvalidRequestError,
     PinRecClient,
@@ -24,7 +25,18 @@ from pinrec_client.__main__ import main
 from pinrec_client.endpoints import FAILURES, LIGHT_FAILURES, Endpoints
 
 from tests.client.conftest import Connect
-from tests.client.scripted import DRAINING, Refusal, ScriptedService, ready, recommendations, scripted_service, stored
+from tests.client.scripted import (
+    DRAINING,
+    Answer,
+    Question,
+    Refusal,
+    ScriptedService,
+    ready,
+    recommendations,
+    scripted_service,
+    stored,
+)
+from tests.client.vanishing import machine_before
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 EAGER = RetryPolicy(first_pause=0.001)
@@ -163,6 +175,52 @@ def test_an_endpoint_that_was_killed_is_left_out_and_comes_back(connect: Connect
             assert sorted(len(client.recommend(user).items) for user in range(4)) == [1, 1, 3, 3]
 
 
+def test_a_machine_that_vanishes_behind_a_name_is_given_up(pair: Pair, connect: Connect):
+    """It acknowledges nothing and sends no reset. The system itself waits a quarter of an hour for it."""
+    stays, vanishes = pair
+    with machine_before(vanishes.url) as machine:
+        client = connect([f"ipv4:{stays.url},{machine.url}"], timeout=0.5)  # like a name with two addresses
+        end = time.monotonic() + PATIENCE
+        while {len(service.received) > 0 for service in pair} != {True}:
+            assert time.monotonic() < end
+            client.recommend(17, timeout=PATIENCE)
+        machine.vanish()
+        answered = 0  # in a row; calls of one channel take turns
+        while answered < 10:
+            assert time.monotonic() < end
+            try:
+                client.recommend(17)
+                answered += 1
+            except (DeadlineExceededError, UnavailableError):
+                answered = 0
+
+
+def test_late_attempts_that_find_no_answer_do_not_count_against_their_endpoint(pair: Pair, connect: Connect):
+    """One endpoint refuses when most of the time has passed, and the other has no answer to what comes then."""
+    client = connect([service.url for service in pair], timeout=1, retry=EAGER)
+    refuses, other = pair
+    late: set[str] = set()
+
+    def refuse_late(question: Question) -> Answer:
+        time.sleep(0.6)
+        late.add(question.id)
+        return Refusal("0")
+
+    def no_answer_when_late(question: Question) -> Answer:
+        # What is malformed counts neither for an endpoint nor against it.
+        return grpc.StatusCode.DEADLINE_EXCEEDED if question.id in late else grpc.StatusCode.INVALID_ARGUMENT
+
+    refuses.answer, other.answer = refuse_late, no_answer_when_late
+    while sum(received.question.id in late for received in other.received) < FAILURES:
+        with pytest.raises((DeadlineExceededError, InvalidRequestError, UnavailableError)):
+            client.recommend(17)
+    refuses.answer = other.answer = lambda _: recommendations()
+    before = len(other.received)
+    for user in range(4):
+        client.recommend(user)
+    assert len(other.received) == before + 2
+
+
 def test_a_service_is_ready_when_one_endpoint_is(pair: Pair, connect: Connect):
     first, second = pair
     client = connect([first.url, "127.0.0.1:1", second.url], timeout=PATIENCE)
@@ -171,6 +229,40 @@ def test_a_service_is_ready_when_one_endpoint_is(pair: Pair, connect: Connect):
     assert client.is_ready()
     second.answer = lambda _: DRAINING
     assert not client.is_ready()
+
+
+# Recommendations and events
+
+
+def test_writes_that_fail_spend_no_retries_of_recommendations(scripted: ScriptedService, connect: Connect):
+    client = connect(scripted.url, timeout=PATIENCE, retry=RetryPolicy(first_pause=0.001, budget=10))
+    scripted.answer = lambda _: UNAVAILABLE
+    for _ in range(20):
+        with pytest.raises(UnavailableError):
+            client.log_events([LIKE])
+    scripted.script(UNAVAILABLE, recommendations())
+    assert client.recommend(17).items
+
+
+@pytest.mark.parametrize("failing", ["signal_ingest", "pinrec"])
+def test_an_endpoint_is_left_out_for_the_model_that_fails_there(pair: Pair, connect: Connect, failing: str):
+    first, second = pair
+
+    def answer(question: Question) -> Answer:
+        return stored(1) if question.model_name == "signal_ingest" else recommendations()
+
+    first.answer = lambda question: DRAINING if question.model_name == failing else answer(question)
+    second.answer = answer
+    client = connect([service.url for service in pair], timeout=PATIENCE, retry=EAGER)
+    calls = {"signal_ingest": lambda: client.log_events([LIKE]), "pinrec": lambda: client.recommend(17)}
+    fails = calls.pop(failing)
+    (works,) = calls.values()
+    for _ in range(2 * FAILURES):
+        fails()
+    before = len(first.received)
+    for _ in range(6):
+        works()
+    assert len(first.received) == before + 3
 
 
 # What goes beside a message

@@ -15,8 +15,8 @@ from typer.testing import CliRunner, Result
 from pinrec_cli.main import app
 from pinrec_core.dataset.catalogue import write_catalogue
 from pinrec_core.errors import DataError, InvalidRequestError, PinRecError, ServerError
-from tests.client.conftest import StandIn
-from tests.client.scripted import ScriptedService
+from tests.client.conftest import StandIn, tls_service
+from tests.client.scripted import ScriptedService, recommendations, stored
 
 
 def _pinrec(line: str, **environment: str) -> Result:
@@ -139,4 +139,52 @@ def test_nobody_listens():
 def test_what_is_malformed_is_refused_before_it_is_sent(line: str, error_class: type[PinRecError], field: str):
     result = _pinrec(f"{line} --url 127.0.0.1:1")
     assert type(result.exception) is error_class
+    assert field in str(result.exception)
+
+
+@pytest.mark.parametrize("line", ["recommend 17", "log-event 17 like --item 5"])
+def test_tls_with_a_certificate_of_the_client(
+    certificates: Path, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("PINREC_API_KEY", raising=False)
+    certificate, key = certificates / "cert.pem", certificates / "key.pem"
+    with tls_service(certificates, mutual=True) as service:
+        service.answer = lambda question: stored(1) if question.model_name == "signal_ingest" else recommendations()
+        line += f" --url {service.url}"
+        files = f"--root-certificates {certificate} --certificate {certificate} --key {key}"
+        given = _pinrec(f"{line} {files}", PINREC_API_KEY="s3cret")
+        assert given.exit_code == 0, given.output
+        assert service.received[-1].metadata["authorization"] == "Bearer s3cret"
+        from_environment = _pinrec(
+            line,
+            PINREC_ROOT_CERTIFICATES=str(certificate),
+            PINREC_CLIENT_CERTIFICATE=str(certificate),
+            PINREC_CLIENT_KEY=str(key),
+        )
+        assert from_environment.exit_code == 0, from_environment.output
+        both = tmp_path / "both.pem"
+        both.write_bytes(certificate.read_bytes() + key.read_bytes())
+        in_one_file = _pinrec(f"{line} --root-certificates {certificate} --certificate {both}")
+        assert in_one_file.exit_code == 0, in_one_file.output
+        assert len(service.received) == 3
+        for too_little in ("", "--tls", f"--root-certificates {certificate}"):
+            refused = _pinrec(f"{line} {too_little}")
+            assert isinstance(refused.exception, ServerError)
+            assert "--tls" in str(refused.exception)
+        assert len(service.received) == 3
+
+
+@pytest.mark.parametrize("line", ["recommend 17", "log-event 17 like --item 5"])
+@pytest.mark.parametrize(
+    ("option", "field"),
+    [
+        ("--root-certificates /nowhere", "root_certificates='/nowhere'"),
+        ("--certificate /nowhere", "certificate_chain='/nowhere'"),
+        ("--key CERTIFICATE", "private_key"),
+    ],
+)
+def test_files_of_tls_are_checked(certificates: Path, line: str, option: str, field: str):
+    option = option.replace("CERTIFICATE", str(certificates / "cert.pem"))
+    result = _pinrec(f"{line} {option} --url 127.0.0.1:1")
+    assert type(result.exception) is InvalidRequestError
     assert field in str(result.exception)

@@ -104,6 +104,11 @@ def test_the_edge_looks_after_as_many_replicas_as_there_may_be() -> None:
         assert SCHEMA["properties"][group]["properties"][name]["maximum"] == slots
 
 
+def test_a_stage_is_ready_when_it_is_healthy_in_compose() -> None:
+    compose = yaml.safe_load((ROOT / "compose.yaml").read_text("utf-8"))
+    assert f"      - {compose['x-stage']['healthcheck']['test'][-1]}\n" in TEMPLATES
+
+
 def test_the_autoscalers_metric_can_be_asked_for(tmp_path) -> None:
     if shutil.which("promtool") is None:
         pytest.skip("no promtool: apt-get install prometheus")
@@ -220,6 +225,10 @@ def test_the_edge_has_the_configuration_of_compose_and_haproxy_takes_it(variant,
     values, objects = variant
     (configuration,) = named(objects, "ConfigMap").values()
     assert configuration["data"]["haproxy.cfg"].strip() == EDGE.read_text("utf-8").strip()
+    files = {file.name: file for file in (CHART / "files").iterdir()}
+    assert {name: text.strip() for name, text in configuration["data"].items()} == {
+        name: file.read_text("utf-8").strip() for name, file in files.items()
+    }
     pod = pods(objects)[f"{RELEASE}-edge"]
     (container,) = pod["spec"]["containers"]
     environment = {variable["name"]: variable["value"] for variable in container["env"]}
@@ -240,7 +249,9 @@ def test_the_edge_has_the_configuration_of_compose_and_haproxy_takes_it(variant,
         environment["PINREC_EDGE_TLS"] = environment["PINREC_EDGE_TLS"].replace("/etc/pinrec-tls", str(folder))
         (tmp_path / "keys").write_text(f"{'0' * 64} a product\n", "utf-8")
         environment["PINREC_EDGE_API_KEYS"] = str(tmp_path / "keys")
-    done = subprocess.run([program, "-c", "-f", EDGE], env=environment, capture_output=True, text=True)
+    in_the_pod = re.compile(r"/etc/pinrec-edge/(.+)")
+    command = [in_the_pod.sub(lambda found: str(files[found[1]]), word) for word in container["command"]]
+    done = subprocess.run([program, "-c", *command[1:]], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

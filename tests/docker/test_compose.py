@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,7 @@ from tests.docker.project import need_compose
 
 Services = dict[str, dict[str, Any]]
 EDGE = (ROOT / "docker" / "scale-out" / "haproxy.cfg").read_text("utf-8")
+GUARD = (ROOT / "pinrec_serving" / "guard.cfg").read_text("utf-8")  # which the edge reads first
 
 
 def services(*files: str, profiles: tuple[str, ...] = ("*",), **environment: str) -> Services:
@@ -103,7 +108,7 @@ def test_the_edge_knows_the_services_and_models(cpu: Services) -> None:
     for model in (ENSEMBLE.name, SIGNAL_INGEST.name):
         assert f"/v2/models/{model}/ready" in EDGE
     # A message of Triton's protocol begins with the name of the model.
-    assert (b"\x0a" + bytes([len(SIGNAL_INGEST.name)]) + SIGNAL_INGEST.name.encode()).hex().upper() in EDGE
+    assert (b"\x0a" + bytes([len(SIGNAL_INGEST.name)]) + SIGNAL_INGEST.name.encode()).hex().upper() in GUARD
     assert set(cpu["edge"]["environment"]) < set(re.findall(r"\$\{(\w+)", EDGE))
 
 
@@ -157,6 +162,30 @@ def test_health_is_that_of_the_ensemble(cpu: Services) -> None:
         assert f"/v2/models/{ENSEMBLE.name}/ready" in cpu[name]["healthcheck"]["test"][-1]
     for name in ("ids", "index", "signals"):
         assert "/v2/models/stats" in cpu[name]["healthcheck"]["test"][-1]
+
+
+@pytest.mark.parametrize(
+    ("loaded", "healthy"), [([], False), (["signal_ingest"], False), (["signal_ingest", "signal_fetch__r1"], True)]
+)
+def test_a_stage_is_healthy_once_it_is_loaded_itself(loaded: list[str], healthy: bool) -> None:
+    class Statistics(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            assert self.path == "/v2/models/stats"
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"model_stats": [{"name": name} for name in loaded]}).encode())
+
+        def log_message(self, *_: object) -> None: ...
+
+    composed = yaml.safe_load((ROOT / "compose.yaml").read_text("utf-8"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), Statistics) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        program = composed["services"]["signals"]["healthcheck"]["test"][-1].replace(
+            ":8000/", f":{server.server_port}/"
+        )
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True)
+        server.shutdown()
+    assert (done.returncode == 0) == healthy
 
 
 def test_one_service_builds_the_image_of_all(cpu: Services, gpu: Services) -> None:

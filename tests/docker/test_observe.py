@@ -49,6 +49,22 @@ def test_alertmanager_takes_its_file():
     run("amtool", "check-config", "alertmanager.yml")
 
 
+def test_prometheus_reads_metrics_over_tls_as_the_document_says(tmp_path):
+    document = (ROOT / "docs" / "operate" / "observe.md").read_text("utf-8")
+    (said,) = re.findall(r"<!-- prometheus with TLS -->\n\n```yaml\n(.*?)```", document, re.DOTALL)
+    for name in ("ca.pem", "client.pem", "client.key"):
+        (tmp_path / name).touch()
+    shutil.copy(OBSERVE / "rules.yml", tmp_path)
+    configuration = yaml.safe_load((OBSERVE / "prometheus.yml").read_text("utf-8"))
+    (job,) = [job for job in configuration["scrape_configs"] if job["job_name"] == "pinrec"]
+    job |= yaml.safe_load(said.replace("/run/pinrec", str(tmp_path)))
+    (rule,) = job["relabel_configs"]
+    assert (rule["target_label"], rule["replacement"]) == ("__scheme__", "https")
+    assert rule["regex"] in job["dns_sd_configs"][0]["names"]
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(configuration), "utf-8")
+    run("promtool", "check", "config", tmp_path / "prometheus.yml")
+
+
 def test_a_rule_that_never_fires_is_found(tmp_path):
     """The test above can fail: an alert whose threshold is out of reach."""
     for name in ("rules.yml", "rules_test.yml"):

@@ -12,12 +12,17 @@ import pytest
 from typer.testing import CliRunner
 
 from pinrec_cli.main import app, main
+from pinrec_cli.tuning_runs import measuring
+from pinrec_core.errors import ServerError
 from pinrec_core.release.current import current_release
 from pinrec_core.release.format import Release
 from pinrec_core.release.manifest import HeldOut, Part
 from pinrec_core.release.programs import FILE, fit_of_this_machine, fitting_program
 from pinrec_core.release.publishing import publish
-from pinrec_serving.tuning import TUNING_FILE, Machine, load_tuning
+from pinrec_serving.installation import PRIVATE_PORTS, TritonSource
+from pinrec_serving.model_repository import default_templates
+from pinrec_serving.runtime import Endpoint
+from pinrec_serving.tuning import TUNING_FILE, Machine, Setting, load_tuning
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 
@@ -47,6 +52,52 @@ def test_what_is_best_is_written_where_serve_looks_for_it(releases, dataset, mon
     assert json.loads(done.stdout.splitlines()[-1])["setting"]["stages"] == {
         "generator": {"instances": 2, "queue_delay_us": 0}
     }
+
+
+def test_a_setting_that_does_not_serve_is_a_warning_and_what_is_better_outlives_an_interrupt(
+    releases, dataset, tmp_path, monkeypatch, capsys
+):
+    """Two generators serve more, two of another stage find no memory, and then somebody presses Ctrl-C."""
+
+    def measure(setting: Setting) -> float:
+        if setting.stage("faiss_retrieval").instances == 2:
+            raise ServerError("faiss_retrieval cannot be loaded: [/no memory]")
+        if setting.stage("signal_fetch").instances == 2:
+            raise KeyboardInterrupt
+        return 100.0 * setting.stage("generator").instances
+
+    monkeypatch.setattr("pinrec_serving.tuning.sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr("pinrec_cli.tuning_runs.measuring", lambda *_, **__: measure)
+    out = tmp_path / TUNING_FILE
+    arguments = ["--releases", str(releases), "--signals", str(dataset / "signals"), "--out", str(out)]
+    monkeypatch.setattr("sys.argv", ["pinrec", "tune", *arguments, "--no-compile"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    said = capsys.readouterr().err
+    assert end.value.code == 130, said
+    assert "faiss_retrieval × 2: it does not serve: faiss_retrieval cannot be loaded: [/no memory]" in said
+    assert (load_tuning(out).setting.instances, load_tuning(out).requests_per_second) == ({"generator": 2}, 200.0)
+
+
+def test_each_measurement_has_ports_of_its_own_that_no_connection_is_given(releases, dataset, monkeypatch):
+    seen: list[int] = []
+
+    class Server:
+        def __init__(self, *, endpoint: Endpoint, **_: object) -> None:
+            seen.extend(port for _, _, port in endpoint.ports)
+            raise ServerError("not now")
+
+    monkeypatch.setattr("pinrec_cli.tuning_runs.TritonServer", Server)
+    measure = measuring(
+        Release.open(current_release(releases)), dataset / "signals", templates=default_templates(), device="cpu",
+        clients=1, seconds=0.1, source=TritonSource.AUTO,
+    )  # fmt: skip
+    for _ in range(2):
+        with pytest.raises(ServerError, match="not now"):
+            measure(Setting(threads=1))
+    assert len(seen) == 6
+    assert all(port in range(*PRIVATE_PORTS) for port in seen)
+    assert seen[:3] != seen[3:]
 
 
 @pytest.mark.parametrize("helps", [True, False])

@@ -20,7 +20,10 @@ from pinrec_core.release.format import Release
 from pinrec_core.release.indexed_model import IndexedModel
 from pinrec_core.release.manifest import MANIFEST_FILE, HeldOut
 from pinrec_core.release.publishing import publish
+from pinrec_serving.deployment import Deployment
+from pinrec_serving.front import FrontChoice, FrontOptions, find_haproxy
 from pinrec_serving.installation import IMAGE_ROOT
+from pinrec_serving.options import ServingOptions
 from pinrec_serving.runtime import Endpoint, TritonServer
 from tests.pinrec_core.conftest import dataset, run, serving
 
@@ -92,9 +95,30 @@ def server(triton: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[T
         yield server
 
 
+@pytest.fixture(scope="session")
+def program() -> Path:
+    """HAProxy. Skips the test where it is not installed."""
+    found = find_haproxy(FrontChoice.AUTO, FrontOptions())
+    if found is None:
+        pytest.skip("no HAProxy: apt-get install haproxy")
+    return found
+
+
+@pytest.fixture(scope="module")
+def inner(server: TritonServer, templates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
+    """Where a Triton answers that serves a release of stand-ins, and the write path."""
+    signals = tmp_path_factory.mktemp("signals")
+    deployment = Deployment(server, templates, ServingOptions(signals=signals, realtime=signals / "realtime"))
+    deployment.deploy_ingest(manifest())
+    deployment.deploy(release_id="r1", folder=stand_in_release("r1"), dataset=manifest())
+    yield server.endpoint
+    deployment.drain(timeout=30.0)
+
+
 @pytest.fixture(scope="module")
 def world(triton: None, serving: IndexedModel, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with four real releases and their signals. The stand-in generator refuses the release ``damaged``."""
+    """A folder with five real releases and their signals. The stand-in generator refuses the release ``damaged`` and
+    never has ``endless`` loaded."""
     folder = tmp_path_factory.mktemp("world")
     made = publish(
         serving,
@@ -104,7 +128,7 @@ def world(triton: None, serving: IndexedModel, dataset: Path, tmp_path_factory: 
         metrics={},
         now=datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
     )
-    for release_id in ("r1", "r2", "r3", "damaged"):
+    for release_id in ("r1", "r2", "r3", "damaged", "endless"):
         copy_release(made, folder / "releases", release_id)
     (folder / "signals").mkdir()
     DatasetManifest.load(dataset).save(folder / "signals")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +23,15 @@ PINREC = [sys.executable, "-c", "from pinrec_cli.main import main; main()"]
 class Service:
     """A running ``pinrec serve``. ``wait_for`` reads its progress up to a given sentence."""
 
-    def __init__(self, *arguments: object, endpoint: Endpoint) -> None:
+    def __init__(
+        self, *arguments: object, endpoint: Endpoint, command: Sequence[str] = (), temporary: Path | None = None
+    ) -> None:
         ports = {"grpc": endpoint.grpc_port, "http": endpoint.http_port, "metrics": endpoint.metrics_port}
         options = [f"--{name}-port={port}" for name, port in ports.items()]
         self.process = subprocess.Popen(
-            [*PINREC, "serve", *map(str, arguments), *options, "--json"],
+            [*PINREC, "serve", *map(str, arguments), *options, "--json", *(["--", *command] if command else [])],
             cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=os.environ | ({"TMPDIR": str(temporary)} if temporary else {}),
         )  # fmt: skip
         self.endpoint = endpoint
         self.progress: list[str] = []
@@ -63,9 +68,12 @@ class Service:
 
     def child(self, word: str, *, of: int | None = None) -> int:
         """The child of the service, or of another process, whose command line holds ``word``."""
-        lines = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().decode() for pid in children(of or self.process.pid)}
-        (found,) = [pid for pid, line in lines.items() if word in line]
+        (found,) = self.children(word, of=of)
         return found
+
+    def children(self, word: str, *, of: int | None = None) -> list[int]:
+        lines = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().decode() for pid in children(of or self.process.pid)}
+        return [pid for pid, line in lines.items() if word in line]
 
     def end(self) -> tuple[int, str]:
         watchdog = threading.Timer(60.0, self.process.kill)

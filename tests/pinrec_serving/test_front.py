@@ -2,84 +2,47 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from http.client import HTTPConnection
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton_client
-from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse
+import yaml
+from tritonclient.grpc.service_pb2 import ModelConfigRequest, ModelInferRequest, ModelInferResponse
 from tritonclient.utils import InferenceServerException
+from typer.testing import CliRunner
 
 from load_tests.fuzzing.messages import Case, Tensor
+from pinrec_cli.main import app
 from pinrec_core.errors import ConfigError, ServerError
 from pinrec_serving import front as module
-from pinrec_serving.deployment import Deployment
-from pinrec_serving.front import Front, FrontChoice, FrontOptions, Tls, find_haproxy
+from pinrec_serving.front import CONFIGURATION, FrontChoice, FrontOptions, Tls, find_haproxy
 from pinrec_serving.model_control import input_tensor
-from pinrec_serving.options import ServingOptions
-from pinrec_serving.runtime import Endpoint, TritonServer
-from tests.pinrec_serving.conftest import free_endpoint, manifest, stand_in_release
+from pinrec_serving.runtime import Endpoint
+from tests.conftest import ROOT
+from tests.pinrec_serving.conftest import free_endpoint
+from tests.pinrec_serving.fronts import INFER, ask, fronted, http, refusal
 
 pytestmark = pytest.mark.triton
 
 KEY = "a-key-of-a-product"
-INFER = "/inference.GRPCInferenceService/ModelInfer"
-
-
-@pytest.fixture(scope="module")
-def program() -> Path:
-    found = find_haproxy(FrontChoice.AUTO, FrontOptions())
-    if found is None:
-        pytest.skip("no HAProxy: apt-get install haproxy")
-    return found
-
-
-@pytest.fixture(scope="module")
-def inner(
-    program: Path, server: TritonServer, templates: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Endpoint]:
-    signals = tmp_path_factory.mktemp("signals")
-    deployment = Deployment(server, templates, ServingOptions(signals=signals, realtime=signals / "realtime"))
-    deployment.deploy_ingest(manifest())
-    deployment.deploy(release_id="r1", folder=stand_in_release("r1"), dataset=manifest())
-    yield server.endpoint
-    deployment.drain(timeout=30.0)
-
-
-@contextmanager
-def fronted(program: Path, inner: Endpoint, folder: Path, **options) -> Iterator[tuple[Front, Endpoint]]:
-    outer = free_endpoint()
-    with Front(program, FrontOptions(**options), outer=outer, inner=inner, log_folder=folder) as front:
-        yield front, outer
-
-
-def ask(client: triton_client.InferenceServerClient, model: str = "pinrec", *, surface: str = "", **call):
-    inputs = [
-        input_tensor("user_id", np.array([[7]], np.int64)),
-        input_tensor("surface", np.array([[surface.encode()]], object)),
-    ]
-    return client.infer(model, inputs, **call).as_numpy("release")[0, 0]
-
-
-def refusal(call) -> tuple[str, str]:
-    with pytest.raises(InferenceServerException) as caught:
-        call()
-    return str(caught.value.status()).removeprefix("StatusCode."), str(caught.value.message())
 
 
 def test_what_is_too_much_is_refused_at_once_with_a_hint(program, inner, tmp_path) -> None:
@@ -273,6 +236,81 @@ def test_over_http_too(program, inner, tmp_path) -> None:
         assert ask_http(good) == 200
 
 
+def test_what_the_guard_cannot_see_as_a_whole_is_refused(program, inner, tmp_path) -> None:
+    good = b'{"inputs": [{"name": "user_id", "shape": [1, 1], "datatype": "INT64", "data": [7]}]}'
+    deadly = b', {"name": "budget", "shape": [1, 4611686018427387904], "datatype": "FP32", "data": []}]}'
+    sent = tmp_path / "sent"
+    with fronted(program, inner, tmp_path) as (_, outer):
+
+        def post(body: bytes, *headers: str) -> str:
+            """Over HTTP/2, which needs no Content-Length."""
+            sent.write_bytes(body)
+            command = ["curl", "-sS", "--http2-prior-knowledge", "--data-binary", f"@{sent}", "-H", "Expect:"]
+            command += [word for header in headers for word in ("-H", header)]
+            answer = ["-o", os.devnull, "-w", "%{http_code}", f"{outer.http}/v2/models/pinrec/infer"]
+            return subprocess.run([*command, *answer], capture_output=True, text=True, timeout=60).stdout
+
+        assert post(good) == "200"
+        for body in (good, good[:-2] + b" " * 1_150_000 + deadly):
+            # curl may see its stream end instead, because the rest of the body is not read.
+            assert post(body, "Content-Length:") in ("413", "000")
+        # Long headers take the place of the body's end in the buffer.
+        body = good[:-2] + b" " * 1_040_000 + deadly
+        assert len(body) < 1 << 20
+        connection = HTTPConnection(outer.host, outer.http_port, timeout=30)
+        connection.request("POST", "/v2/models/pinrec/infer", body, {"x-long": "a" * 100_000})
+        assert connection.getresponse().status == 400
+        connection.close()
+        assert post(good) == "200"
+
+
+def test_the_configuration_of_a_stage_is_nobodys_business(program, inner, tmp_path) -> None:
+    with (
+        fronted(program, inner, tmp_path) as (_, outer),
+        triton_client.InferenceServerClient(outer.grpc) as client,
+    ):
+        assert client.get_model_config("pinrec").config.name == "pinrec"
+        assert refusal(lambda: client.get_model_config("generator__r1"))[0] == "INVALID_ARGUMENT"
+        both = b"".join(ModelConfigRequest(name=name).SerializeToString() for name in ("pinrec", "generator__r1"))
+        with grpc.insecure_channel(outer.grpc) as channel:
+            ask_for = channel.unary_unary(INFER.replace("ModelInfer", "ModelConfig"))
+            with pytest.raises(grpc.RpcError) as caught:
+                ask_for(both, timeout=20)
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert http(f"{outer.http}/v2/models/pinrec/config") == 200
+        assert http(f"{outer.http}/v2/models/generator__r1/config") == 404
+        models = {model.name for model in client.get_inference_statistics().model_stats}
+        assert "generator__r1" in models  # the load tests and whoever watches need it
+
+
+def test_what_there_is_no_memory_to_look_at_is_refused(program, inner, tmp_path, monkeypatch) -> None:
+    (tmp_path / "little.cfg").write_text("global\n    tune.lua.maxmem 1\n")
+    monkeypatch.setattr(module, "CONFIGURATION", [*CONFIGURATION, "-f", tmp_path / "little.cfg"])
+    user = Tensor.of("user_id", "INT64", [7])
+    long = Case(model="pinrec", tensors=(user, Tensor.of("surface", "BYTES", [bytes(1_000_000)]))).encode()
+    with (
+        fronted(program, inner, tmp_path) as (_, outer),
+        triton_client.InferenceServerClient(outer.grpc) as client,
+        grpc.insecure_channel(outer.grpc) as channel,
+    ):
+        with pytest.raises(grpc.RpcError) as caught:
+            channel.unary_unary(INFER)(long, timeout=20)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert http(f"{outer.http}/v2/models/pinrec/infer", b'{"inputs": [' + b" " * 1_000_000 + b"]}") == 503
+        assert ask(client) == b"r1"
+
+
+def test_memory_is_bounded(program, inner, tmp_path) -> None:
+    """The buffers, of which one is as large as the largest message, take no more than half of what HAProxy may have."""
+    with fronted(program, inner, tmp_path) as (front, _):
+        said = dict(line.split(": ", 1) for line in front._ask("show info").splitlines() if ": " in line)
+        assert said["Memmax_MB"] == str(module.MEMORY_MIB)
+        (size,) = re.findall(r"Pool buffer \((\d+) bytes\)", front._ask("show pools"))
+    (most,) = re.findall(r"tune\.buffers\.limit (\d+)", CONFIGURATION[-1].read_text("utf-8"))
+    assert 1 << 20 < int(size)
+    assert int(most) * int(size) <= module.MEMORY_MIB * 2**20 * 0.55
+
+
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a certificate authority, and a server and a client with certificates of it."""
@@ -308,11 +346,58 @@ def test_mutual_tls_on_every_port(program, inner, authority, tmp_path) -> None:
             assert refusal(lambda: ask(client))[0] == "UNAVAILABLE"
         with triton_client.InferenceServerClient(outer.grpc) as client:
             assert refusal(lambda: ask(client, client_timeout=5))[0] == "UNAVAILABLE"
+        shown = (
+            f"--root-certificates {authority}/ca.pem --certificate {authority}/client.pem --key {authority}/client.key"
+        )
+        for line in ("recommend 7", "log-event 7 like --item 5"):
+            assert CliRunner().invoke(app, [*line.split(), "--url", outer.grpc, *shown.split()]).exit_code == 0
+            assert CliRunner().invoke(app, [*line.split(), "--url", outer.grpc, *shown.split()[:2]]).exit_code != 0
         for url in (outer.http, outer.metrics):
             bare = ["curl", "-sS", "--cacert", files["root_certificates"], url.replace("http:", "https:")]
             with_certificate = [*bare, "--cert", files["certificate_chain"], "--key", files["private_key"]]
             assert subprocess.run(bare, capture_output=True).returncode != 0
             assert subprocess.run(with_certificate, capture_output=True).returncode == 0
+
+
+def test_health_needs_no_certificate_and_metrics_can_be_watched_with_one(
+    program, inner, authority, tmp_path, monkeypatch
+) -> None:
+    tls = Tls(certificate=authority / "both.pem", client_ca=authority / "ca.pem")
+    metrics = tmp_path / "metrics"
+    metrics.write_text("pinrec_ready 1\n")
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with (
+        ThreadingHTTPServer(("127.0.0.1", 0), handler) as exporter,
+        fronted(program, replace(inner, metrics_port=exporter.server_port), tmp_path, tls=tls) as (_, outer),
+    ):
+        threading.Thread(target=exporter.serve_forever, daemon=True).start()
+        curl = ["curl", "-sS", "-o", os.devnull, "-w", "%{http_code}", "--cacert", str(authority / "ca.pem")]
+
+        def without_certificate(path: str) -> str:
+            url = f"{outer.http}{path}".replace("http:", "https:")
+            return subprocess.run([*curl, url], capture_output=True, text=True).stdout
+
+        for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/pinrec/ready"):
+            assert without_certificate(path) == "200"
+        for path in ("/v2/models/stats", "/v2/models/pinrec/config", "/v2/models/pinrec/infer"):
+            assert without_certificate(path) == "000"  # no answer at all
+
+        # What Compose runs in the container, told of TLS as there.
+        monkeypatch.setenv("PINREC_TLS_CERTIFICATE", str(tls.certificate))
+        compose = yaml.safe_load((ROOT / "compose.yaml").read_text("utf-8"))
+        program_text = compose["services"]["tritonserver"]["healthcheck"]["test"][-1]
+        assert ":8000/" in program_text
+        health = [sys.executable, "-c", program_text.replace(":8000/", f":{outer.http_port}/")]
+        assert subprocess.run(health, capture_output=True).returncode == 0
+
+        top = ["top", "--once", "--json", "--interval", "0.1", "--url", f"https://{outer.host}:{outer.metrics_port}"]
+        trusting = [*top, "--root-certificates", str(authority / "ca.pem")]
+        showing = [*trusting, "--certificate", str(authority / "client.pem"), "--key", str(authority / "client.key")]
+        shown = CliRunner().invoke(app, showing)
+        assert json.loads(shown.stdout)["ready"] is True
+        for arguments in (top, trusting):
+            assert isinstance(CliRunner().invoke(app, arguments).exception, ServerError)
+        exporter.shutdown()
 
 
 def test_a_front_that_is_killed_comes_back(program, inner, tmp_path) -> None:
@@ -359,11 +444,3 @@ def test_tls_and_keys_need_the_front(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for choice, wanted in ((FrontChoice.AUTO, options), (FrontChoice.HAPROXY, FrontOptions())):
         with pytest.raises(ServerError, match="not installed"):
             find_haproxy(choice, wanted)
-
-
-def http(url: str, data: bytes | None = None) -> int:
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, data), timeout=10) as response:
-            return response.status
-    except urllib.error.HTTPError as error:
-        return error.code

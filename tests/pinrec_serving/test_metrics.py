@@ -86,7 +86,7 @@ def test_one_answer_has_everything(server: MetricsServer, tmp_path: Path) -> Non
 
 def test_what_the_owner_measures(server: MetricsServer, world: Path) -> None:
     service = server.service
-    service.ready(True)
+    service.ready_while(lambda: True)
     for release_id in ("r1", "r2"):
         service.serves(Release.open(world / "releases" / release_id).manifest)
     service.restarted("generator", "r2")

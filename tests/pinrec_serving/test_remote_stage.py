@@ -138,7 +138,7 @@ def test_a_process_that_has_ended_is_a_server_that_is_away_and_comes_back(
     os.kill(process.pid, signal.SIGKILL)
     assert "is not healthy" in str(refused := answer())
     assert type(refused) is ServerError
-    assert deployment.process_ended(MODEL)
+    assert deployment.process_ended(MODEL, process.pid)
     assert "not swapped to this release yet" in str(refused := answer())
     assert type(refused) is ServerError
     assert deployment.restart(MODEL)

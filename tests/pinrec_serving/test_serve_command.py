@@ -9,6 +9,8 @@ import signal
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from pinrec_core.release.current import point_current
 from pinrec_core.release.format import Release
 from pinrec_serving.installation import TritonSource
 from pinrec_serving.processes import has_ended
+from pinrec_serving.supervision import INTERVAL
 from pinrec_serving.tuning import TUNING_FILE, Machine, Setting, StageTuning, Tuning, save_tuning
 from tests.pinrec_serving.conftest import free_endpoint
 from tests.pinrec_serving.serve_process import Service, children
@@ -26,6 +29,8 @@ from tests.pinrec_serving.serve_process import Service, children
 pytestmark = pytest.mark.triton
 
 SEVERAL = Setting(threads=1, stages={"generator": StageTuning(instances=2, queue_delay_us=500)})
+SLEEPING = "exec sleep 600 > /dev/null 2>&1"
+"""A command that does not keep the service's output open, should it outlive the service."""
 
 
 @pytest.fixture
@@ -56,6 +61,8 @@ def test_serve_swap_drain_stop(service: Service, world: Path) -> None:
     service.process.send_signal(signal.SIGHUP)
     service.wait_for("serving r2")
     assert service.release() == "r2"
+    service.process.send_signal(signal.SIGHUP)
+    service.wait_for("serving r2 already")
     with urllib.request.urlopen(service.endpoint.metrics) as answer:
         metrics = answer.read().decode()
     assert 'pinrec_serving_since_timestamp_seconds{release="r2"}' in metrics
@@ -118,6 +125,55 @@ def test_a_stage_that_is_killed_is_out_of_service_until_it_is_loaded_again(servi
     assert "Traceback" not in progress
 
 
+def test_one_of_two_processes_of_a_stage_is_killed_and_both_are_back_after_one_restart(
+    world: Path, templates: Path
+) -> None:
+    point_current(world / "releases", "r1")
+    service = Service(
+        "--releases", world / "releases", "--signals", world / "signals", "--model-repository", templates,
+        "--log-dir", world / "log", "--instances", "generator=2", endpoint=free_endpoint(),
+    )  # fmt: skip
+    try:
+        service.ready()
+        triton = service.child("tritonserver")
+        before = service.children("/generator__r1/", of=triton)
+        os.kill(before[0], signal.SIGKILL)
+        service.wait_for("generator__r1 was loaded again in")
+        while not has_ended(before[1]):
+            time.sleep(0.1)
+        time.sleep(3 * INTERVAL)  # the end of the other one has been seen
+        assert service.release() == "r1"
+        assert len(service.children("/generator__r1/", of=triton)) == 2
+    finally:
+        service.process.send_signal(signal.SIGTERM)
+        status, progress = service.end()
+    assert status == 0
+    assert progress.count("has ended") == progress.count("was loaded again") == 1
+
+
+def test_a_swap_that_takes_long_holds_up_neither_the_front_nor_a_stop(service: Service, world: Path) -> None:
+    service.ready()
+    point_current(world / "releases", "endless")
+    service.process.send_signal(signal.SIGHUP)
+    service.wait_for("loading generator__endless")
+    os.kill(service.child("haproxy"), signal.SIGKILL)
+    service.wait_for("the front ended with status -9; it is started again")
+    release = ""
+    while not release:
+        with suppress(InferenceServerException):
+            release = service.release()
+    assert release == "r1"
+    triton = service.child("tritonserver")
+    stages = children(triton)
+    service.process.send_signal(signal.SIGTERM)
+    status, progress = service.end()
+    assert status == 0, progress
+    assert "draining" in progress
+    assert "Traceback" not in progress
+    while not all(has_ended(pid) for pid in [triton, *stages]):
+        time.sleep(0.1)
+
+
 def test_a_stage_that_hangs_is_ended_and_loaded_again(world: Path, templates: Path) -> None:
     point_current(world / "releases", "r1")
     service = Service(
@@ -153,11 +209,73 @@ def test_a_swap_that_is_asked_for_during_the_start_follows_it(world: Path, templ
         assert service.end()[0] == 0
 
 
+def test_a_command_ends_the_service_and_its_exit_code_is_the_service_s(world: Path, templates: Path) -> None:
+    service = stage_alone(world, templates, ["sh", "-c", "exit 7"])
+    status, progress = service.end()
+    assert status == 7, progress
+    assert "stopping Triton" in progress
+
+
+def test_a_command_does_not_outlive_its_service(world: Path, templates: Path, tmp_path: Path) -> None:
+    service = stage_alone(world, templates, ["sh", "-c", f"touch {tmp_path}/begun; {SLEEPING}"])
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.05)
+    command = service.child("sleep")
+    service.process.send_signal(signal.SIGTERM)
+    status, progress = service.end()
+    assert status == 0, progress
+    assert has_ended(command)
+
+
+def test_ctrl_c_drains_although_it_ends_the_command_too(world: Path, templates: Path) -> None:
+    """A terminal sends SIGINT to both; the end of the command is no second signal."""
+    point_current(world / "releases", "r1")
+    slow = world / "signals" / "slow"
+    slow.unlink(missing_ok=True)
+    service = Service(
+        "--releases", world / "releases", "--signals", world / "signals", "--model-repository", templates,
+        "--log-dir", world / "log", endpoint=free_endpoint(), command=["sh", "-c", SLEEPING],
+    )  # fmt: skip
+    service.ready()
+    with ThreadPoolExecutor(1) as caller:
+        answer = caller.submit(service.release, surface="slow")
+        while not slow.exists():
+            time.sleep(0.05)
+        command = service.child("sleep")
+        service.process.send_signal(signal.SIGINT)
+        service.wait_for("draining")
+        os.kill(command, signal.SIGINT)
+        assert answer.result() == "r1"
+    status, progress = service.end()
+    assert status == 130, progress
+    assert "stopping Triton" in progress
+    assert "Traceback" not in progress
+
+
+def stage_alone(world: Path, templates: Path, command: list[str]) -> Service:
+    """The smallest service."""
+    return Service(
+        "--release", world / "releases" / "r1", "--only", "id_embedder", "--model-repository", templates,
+        "--log-dir", world / "log", endpoint=free_endpoint(), command=command,
+    )  # fmt: skip
+
+
+def test_a_folder_for_logs_that_somebody_else_has_laid_is_refused(world: Path, tmp_path: Path) -> None:
+    endpoint = free_endpoint()
+    (tmp_path / f"pinrec-serve-{endpoint.grpc_port}").symlink_to(world)
+    service = Service("--release", world / "releases" / "r1", "--signals", world / "signals", endpoint=endpoint,
+                      temporary=tmp_path)  # fmt: skip
+    status, progress = service.end()
+    assert status == 2, progress
+    assert f"pinrec-serve-{endpoint.grpc_port}: expected a folder of this user" in " ".join(progress.split())
+    assert "--log-dir" in progress
+
+
 @pytest.mark.parametrize("tuned", [Setting(threads=1), SEVERAL])
 def test_a_setting_is_measured_with_a_real_server(world: Path, templates: Path, dataset: Path, tuned: Setting) -> None:
     shutil.copytree(dataset / "signals" / "sequences", world / "signals" / "sequences", dirs_exist_ok=True)
     measure = measuring(
-        Release.open(world / "releases" / "r1"), world / "signals", templates=templates, endpoint=free_endpoint(),
+        Release.open(world / "releases" / "r1"), world / "signals", templates=templates,
         device="cpu", clients=4, seconds=0.3, source=TritonSource.AUTO,
     )  # fmt: skip
     assert measure(tuned) > 0

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pinrec_serving.heartbeat import FOLDER_VARIABLE, LEAST_PRIORITY, stage_processes
+from pinrec_serving.heartbeat import FOLDER_VARIABLE, LEAST_PRIORITY, StageProcess, stage_processes
 from pinrec_serving.processes import process_state
 from pinrec_serving.supervision import RestartPolicy, StageEnded, StageWatch
 
@@ -118,6 +118,21 @@ def test_a_report_that_fails_is_made_again_and_holds_up_no_other(stage: Stage, t
         while reports.get(timeout=10).pid != other.process.pid:
             pass
         other.process.communicate()
+
+
+def test_a_look_that_fails_is_repeated(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failures = [OSError("Input/output error"), ValueError("a bug")]
+
+    def look(folder: Path) -> list[StageProcess]:
+        if failures:
+            raise failures.pop()
+        return stage_processes(folder)
+
+    monkeypatch.setattr("pinrec_serving.supervision.stage_processes", look)
+    (tmp_path / "unknown.file").touch()
+    with watched(tmp_path, 60.0) as ended:
+        stage.process.kill()
+        assert ended.get(timeout=10).pid == stage.process.pid
 
 
 def test_the_state_of_a_process_that_never_was() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pinrec_core.errors import ConfigError
+from pinrec_core.errors import ConfigError, ServerError
 from pinrec_serving.tuning import (
     TUNING_FILE,
     Machine,
@@ -141,6 +141,50 @@ def test_the_search_ends_in_time_with_what_it_has() -> None:
     now = measured = 0
     assert search(FIRST, 4, rate, seconds=1.0, clock=lambda: now).setting == FIRST
     assert measured == 1
+
+
+def test_a_setting_that_cannot_be_served_is_named_and_counts_as_one_that_serves_nothing() -> None:
+    def rate(setting: Setting) -> float:
+        if setting.threads == 2:
+            raise ServerError("generator__r1 cannot be loaded")
+        return 100.0 * min(setting.stage("generator").instances, 2)
+
+    failures: list[str] = []
+    found = search(FIRST, 2, rate, seconds=1e9, failed=lambda setting, error: failures.append(f"{setting}: {error}"))
+    assert (found.complete, found.rate, found.setting.instances) == (True, 200.0, {"generator": 2})
+    assert failures == ["2 threads: generator__r1 cannot be loaded"]
+
+
+def test_a_setting_that_cannot_be_served_again_is_not_kept() -> None:
+    asked: list[str] = []
+
+    def once(setting: Setting) -> float:
+        asked.append(str(setting))
+        if len(asked) > 2:  # neither the first one nor the other
+            raise ServerError("no memory")
+        return 100.0 * len(asked)
+
+    assert search(FIRST, 2, once, seconds=1e9).setting == FIRST
+    assert asked[:4] == ["1 thread", "2 threads", "1 thread", "2 threads"]
+
+
+def test_the_first_setting_has_to_be_served() -> None:
+    def no(_: Setting) -> float:
+        raise ServerError("no memory")
+
+    with pytest.raises(ServerError, match="no memory"):
+        search(FIRST, 2, no, seconds=1e9)
+
+
+def test_what_is_better_is_told_at_once() -> None:
+    told: list[tuple[int, float]] = []
+    rates = {1: 100.0, 2: 150.0, 4: 300.0}
+    found = search(
+        FIRST, 4, lambda setting: rates[setting.threads], seconds=1e9,
+        better=lambda found: told.append((found.setting.threads, found.rate)),
+    )  # fmt: skip
+    assert told == [(2, 150.0), (4, 300.0)]
+    assert found.first_rate == 100.0
 
 
 def test_a_setting_is_written_in_words() -> None:

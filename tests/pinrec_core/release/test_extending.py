@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from pinrec_core.release.extending import changed_items, extend
 from pinrec_core.release.format import Release
 from pinrec_core.release.indexed_model import IndexedModel
 from pinrec_core.release.manifest import FILES, Part
-from pinrec_core.release.programs import FILE, LOCAL_MANIFEST, LocalProgram, identity, programs_of
+from pinrec_core.release.programs import FILE, LOCAL_MANIFEST, LOCAL_PROGRAMS, LocalProgram, identity, programs_of
 from pinrec_core.release.sample_requests import sample_requests
 from pinrec_core.validation import load_json, save_json
 
@@ -115,20 +117,55 @@ def test_what_stays_the_same_is_shared_and_neither_release_needs_the_other(relea
     Release.open(made.folder).verify()
 
 
+def program_beside(base: Release, name: str, *, compiled_from: str | None = None) -> Path:
+    """The folder of a made-up program for some machine."""
+    folder = programs_of(base) / name
+    folder.mkdir(parents=True)
+    (folder / FILE).write_bytes(b"program")
+    program = Part.of(folder, FILE, attributes={"products": "fp32"})
+    save_json(LocalProgram(release=compiled_from or identity(base), program=program), folder / LOCAL_MANIFEST)
+    return folder
+
+
 def test_programs_that_were_compiled_beside_it_come_along(releases, newer):
     base = Release.open(releases / "a")
-    for name, release in {"fits": identity(base), "of-another": "0" * 64}.items():
-        folder = programs_of(base) / name
-        folder.mkdir(parents=True)
-        (folder / FILE).write_bytes(b"program")
-        program = Part.of(folder, FILE, attributes={"products": "fp32"})
-        save_json(LocalProgram(release=release, program=program), folder / LOCAL_MANIFEST)
+    program_beside(base, "fits")
+    program_beside(base, "of-another", compiled_from="0" * 64)
     made = extended(base, newer, releases)
     (carried,) = programs_of(made).iterdir()
     assert carried.name == "fits"
     local = load_json(LocalProgram, carried / LOCAL_MANIFEST, error=ReleaseError, what="a program")
     assert local.release == identity(made)
     assert (carried / FILE).read_bytes() == b"program"
+
+
+def test_a_program_that_cannot_be_read_or_is_damaged_is_left_out_with_a_warning(releases, newer, caplog):
+    base = Release.open(releases / "a")
+    program_beside(base, "fits")
+    (program_beside(base, "cut-short") / LOCAL_MANIFEST).write_text("{")
+    (program_beside(base, "changed") / FILE).write_bytes(b"prog")
+    (program_beside(base, "gone") / FILE).unlink()
+    made = extended(base, newer, releases)
+    assert [folder.name for folder in programs_of(made).iterdir()] == ["fits"]
+    warnings = [record.getMessage() for record in caplog.records if "is left out" in record.getMessage()]
+    assert len(warnings) == 3
+    for name, said in {"changed": "sha256", "cut-short": "JSON", "gone": "No such file"}.items():
+        assert any(str(programs_of(base) / name) in one and said in one for one in warnings), name
+
+
+def test_programs_that_cannot_be_carried_leave_no_release(releases, newer, monkeypatch):
+    base = Release.open(releases / "a")
+    program_beside(base, "fits")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("pinrec_core.release.extending.save_json", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        extended(base, newer, releases)
+    assert current_id(releases) == "a"
+    assert sorted(path.name for path in releases.iterdir() if path.is_dir()) == ["a", LOCAL_PROGRAMS]
+    assert [path.name for path in (releases / LOCAL_PROGRAMS).iterdir()] == ["a"]
 
 
 @pytest.mark.parametrize(

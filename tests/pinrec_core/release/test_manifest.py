@@ -12,6 +12,7 @@ import pytest
 from pinrec_core.errors import ReleaseError
 from pinrec_core.release.manifest import FILES, HeldOut, verify_files
 from pinrec_core.release.publishing import publish
+from tests.pinrec_core.release.conftest import edit_manifest
 
 HEAVY = ("torch", "faiss", "pyarrow")
 
@@ -51,3 +52,10 @@ def test_every_part_is_verified(release, part):
     finally:
         path.write_bytes(whole)
     assert verify_files(release.folder) == release.manifest
+
+
+def test_a_moment_that_is_none_is_refused(copies):
+    release = copies(["a"]) / "a"
+    edit_manifest(release, created_at="yesterday")
+    with pytest.raises(ReleaseError, match=r"created_at='yesterday': expected a time such as 2026-"):
+        verify_files(release)

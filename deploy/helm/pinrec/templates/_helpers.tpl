@@ -81,14 +81,14 @@ securityContext:
 - { name: metrics, containerPort: 8002 }
 {{- end -}}
 
-{{/* A stage alone answers no requests of clients: it is ready once its models are loaded. */}}
+{{/* A stage alone answers no clients: it is ready once the model that bears the name of its release is loaded. */}}
 {{- define "pinrec.stage-probes" -}}
 startupProbe:
   exec: &loaded
     command:
       - python3
       - -c
-      - import json, urllib.request as r; assert json.load(r.urlopen("http://127.0.0.1:8000/v2/models/stats", timeout=3))["model_stats"]
+      - import json, urllib.request as r; assert any("__" in m["name"] for m in json.load(r.urlopen("http://127.0.0.1:8000/v2/models/stats", timeout=3))["model_stats"])
   periodSeconds: 5
   timeoutSeconds: 5
   failureThreshold: {{ div .Values.startSeconds 5 }}

@@ -1,0 +1,1 @@
+../../../../pinrec_serving/request_guard.lua
