@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks.quality.results import LIST_MEASURES, StudyResult
 from benchmarks.quality.study import study_names
+from pinrec_core.config.sections import GenerationConfig, Merging
 
 _TIES = "equal scores: of a counting baseline the earlier item first, of a model as Faiss orders them"
 
@@ -37,6 +38,23 @@ def protocol(result: StudyResult, evaluation: str) -> str:
     return f"{log_filter(result)}; {_protocol(result, evaluation)}"
 
 
+_MERGED = {
+    Merging.PER_OUTCOME: "each outcome's share chosen by its own embeddings in turn",
+    Merging.MIXTURE: "lists merged as a mixture",
+    Merging.QUOTA: "each embedding's quota of its best",
+}
+
+
+def _merged(result: StudyResult) -> str:
+    """How the lists of the study's models became one, by what the models were judged with."""
+    for run in result.runs.values():
+        for seed in run["seeds"].values():
+            for evaluation in seed["evaluations"].values():
+                if generation := evaluation.get("generation"):
+                    return _MERGED[Merging(generation["merging"])]
+    return _MERGED[GenerationConfig().merging]
+
+
 def _protocol(result: StudyResult, evaluation: str) -> str:
     kind, _, width = evaluation.partition("-")
     split, settings = result.plain["split"], result.plain["evaluation"]
@@ -54,7 +72,7 @@ def _protocol(result: StudyResult, evaluation: str) -> str:
     E = settings["embeddings"]
     served = (
         f"served: {settings['num_items']} items of the whole path: compression, the IVF-HNSW index at an nprobe of at "
-        "least .99 of exact recall (counting baselines: exact), lists merged as a mixture, later steps discounted as "
+        f"least .99 of exact recall (counting baselines: exact), {_merged(result)}, later steps discounted as "
         "calibrated, no item twice"
     )
     if kind == "leave_one_out":

@@ -260,9 +260,8 @@ def calibrate_strength(indexed: IndexedModel, known: Sequence[KnownRequest]) -> 
                 for one, answer in zip(part, indexed.answer(asked), strict=True):
                     hits[outcome, i] += np.isin(one.target_row[one.target_outcome == outcome], answer.item_row).sum()
     pooled = POOLED_TARGETS * hits.sum(axis=0) / max(1, targets.sum())
-    best = (hits + pooled).argmax(axis=1)
-    strength = tuple(STRENGTHS[i] for i in best)
-    return replace(indexed, generation=replace(indexed.generation, strength=strength))
+    best = tuple(STRENGTHS[i] for i in (hits + pooled).argmax(axis=1))
+    return replace(indexed, generation=replace(indexed.generation, strength=best))
 
 
 def calibrate_merge_cosine(embedding: Tensor, target_ratio: float) -> float:
