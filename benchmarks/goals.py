@@ -269,7 +269,7 @@ def _reached(goal: Goal, folder: Path, slug: str) -> Reached:
     )  # fmt: skip
 
 
-def write(lines: Sequence[Reached], folder: Path, page: Path = PAGE, runbook: Path = RUNBOOK) -> None:
+def write(lines: Sequence[Reached], folder: Path, page: Path, runbook: Path) -> None:
     """``goals.json`` and the tables of the two pages."""
     plain = [asdict(line) for line in lines]
     (folder / "goals.json").write_text(json.dumps(plain, indent=1, ensure_ascii=False) + "\n", "utf-8")

@@ -55,19 +55,25 @@ def test_a_gpu_is_another_machine_than_the_one_that_collects(results, monkeypatc
 
 
 def test_the_table_and_the_file_say_the_same_and_leave_the_page_alone(results):
-    page = results / "page.md"
-    page.write_text(f"before\n{goals.START}\nold\n{goals.END}\nafter\n")
-    write(collect(results, "here"), results, page)
+    page, runbook = results / "page.md", results / "runbook.md"
+    for path in (page, runbook):
+        path.write_text(f"before\n{goals.START}\nold\n{goals.END}\nafter\n")
+    of_operation = Goal(goal="kills", case="lost", target=0, missing="no such drill", operation=True)
+    write([*collect(results, "here"), goals._reached(of_operation, results, "here")], results, page, runbook)
+    for path in (page, runbook):
+        assert path.read_text().startswith("before\n")
+        assert path.read_text().endswith("\nafter\n")
+        assert "old" not in path.read_text()
     text = page.read_text()
-    assert text.startswith("before\n")
-    assert text.endswith("\nafter\n")
-    assert "old" not in text
+    assert "kills" not in text
+    assert "| kills | lost | <= 0 |  | open | no such drill |" in runbook.read_text()
     assert f"| speed | batch 8 | <= 0.35 | 0.4 | **no** | `{goals.COMMANDS['program']}` |" in text
     assert "| impossible |  | <= 1 |  | open | no such device |" in text
     assert [line["reached"] for line in json.loads((results / "goals.json").read_text())] == [
         True,
         False,
         True,
+        None,
         None,
         None,
     ]
