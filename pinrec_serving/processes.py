@@ -11,9 +11,9 @@ from typing import TypeVar
 
 ENDED = "ZX"  # a zombie, which its parent has not asked for yet; dead
 STOPPED = "T"
-LOADING_NICENESS = 10
-"""How far what loads stands back behind what serves: it gets a tenth of the time of a busy core, and all of the time of
-an idle one."""
+LOADING_NICENESS = 19
+"""How far what loads stands back behind what serves: it gets a sixtieth of the time of a busy core, and all of the time
+of an idle one."""
 
 T = TypeVar("T")
 

@@ -130,16 +130,16 @@ def _swap_to_and_fro(
     periods = []
     for number in range(swaps):
         setting.progress(f"swap {number + 1} of {swaps}")
-        serving = current_release(releases).name
-        periods.append(_swap_to(server, releases, next(release for release in good if release != serving)))
+        other = current_release(releases).name
+        serving = next(release for release in good if release != other)
+        periods.append(_swap_to(server, releases, serving))
         time.sleep(1.0)
         if bad and (number % max(swaps // len(BAD), 1) == 0 or number == swaps - 1):
             for what in list(bad)[: 1 if number < swaps - 1 else None]:
                 setting.progress(f"a release with {what}")
                 copy = releases / f"bad-{len(bad)}"
-                shutil.copytree(releases / good[0], copy, copy_function=_link)
+                shutil.copytree(releases / other, copy, copy_function=_link)  # of the one that serves nothing is read
                 bad.pop(what)(copy)
-                serving = current_release(releases).name
                 periods.append(_swap_to(server, releases, copy.name))
                 point_current(releases, serving)
     return periods
