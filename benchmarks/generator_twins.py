@@ -129,11 +129,14 @@ class MatmulFlops:
 
     @staticmethod
     def of(config: ModelConfig, *, B: int, T: int, S: int, W: int) -> MatmulFlops:
-        """B histories of T items, S steps and W embeddings per step and outcome."""
+        """B histories of T items, S steps and W embeddings per step and outcome.
+
+        What an outcome-conditioned model says without an outcome, from which it steers, is no part of the floor.
+        """
         flops = ForwardFlops.of(config)
         token = flops.project_item + flops.project_time
         return MatmulFlops(
             prefill=B * (T * (flops.embed_pin + token) + flops.prefill(1 + T)),
             decode=B * ((S - 1) * token + flops.decode(S - 1, cached=1 + T)),
-            head=B * S * (flops.read_hidden + config.head_conditions * W * flops.answer),
+            head=B * S * (flops.read_hidden + config.num_conditions * W * flops.answer),
         )

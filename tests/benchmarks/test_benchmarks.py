@@ -71,7 +71,8 @@ def test_the_floor_counts_no_more_than_is_computed():
         generate(model, batch, context, (1, 2, 3))
     assert needed.total <= counted.get_total_flops() <= 2 * needed.total
     with torch.inference_mode():
-        condition, hidden = condition_of_step(model, (1, 2, 3)), torch.randn(CASE.B, 1, 1, CASE.config.hidden_width)
+        condition = condition_of_step(model, (1, 2, 3))[:, : CASE.config.num_conditions]
+        hidden = torch.randn(CASE.B, 1, 1, CASE.config.hidden_width)
         with FlopCounterMode(display=False) as head:
             model.head.conditioned(hidden, condition)
     assert head.get_total_flops() * CASE.S == needed.head
