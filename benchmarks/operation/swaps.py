@@ -24,7 +24,8 @@ from pinrec_core.release.current import current_release, point_current
 from pinrec_core.release.manifest import FILES, ID_EMBEDDER, INDEX, MANIFEST_FILE, MODEL
 
 SWAPS = 30
-SHARE = 0.5  # of the saturation
+SHARE = 0.5
+"""Of the saturation of the slower of the two releases, which serves half of the time."""
 SAME_SHARE = 0.9
 """Of the items, above which an answer is the one of its release. It need not be all of them: what a request gets
 depends a little on the batch that it is served in, and near-equal items change places."""
@@ -72,19 +73,26 @@ def run(setting: Setting) -> list[Row]:
         good = _two_releases(setting.releases, releases)
         setting = replace(setting, releases=releases)
         requests = setting.requests(seed=7, request_time=NOW)[:32]
-        with setting.server() as server:
-            expected = {release: _answers(server, releases, release, requests) for release in good}
+        with setting.server() as server, Load(server.url, requests, keep_answers=True) as load:
+            expected, saturation = {}, {}
+            for release in reversed(good):
+                _serve(server, releases, release)
+                expected[release] = _answers(server, requests)
+                setting.progress(f"saturation of {release}")
+                saturation[release] = load.closed(32, 2.0 if setting.quick else 8.0)
             shared = fmean(_shared(one, other) for one, other in zip(*expected.values(), strict=True))
             if shared > DIFFERENT_SHARE:
                 raise ConfigError(f"the two releases share {shared:.0%} of their items: take two training runs")
-            with Load(server.url, requests, keep_answers=True) as load:
-                saturation = load.closed(32, 2.0 if setting.quick else 8.0)
-                setting.progress("before")
-                before = load.at_rate(SHARE * saturation, 5.0 if setting.quick else 60.0)
-                started = len(load.sent)
-                with load.beside(SHARE * saturation):
-                    periods = _swap_to_and_fro(setting, server, releases, good, swaps)
-                sent = load.sent[started:]
+            rate = SHARE * min(saturation.values())
+            before = []
+            for release in good:
+                _serve(server, releases, release)
+                setting.progress(f"{rate:.0f} requests/s to {release}, before any swap under load")
+                before += load.at_rate(rate, 3.0 if setting.quick else 30.0)
+            started = len(load.sent)
+            with load.beside(rate):
+                periods = _swap_to_and_fro(setting, server, releases, good, swaps)
+            sent = load.sent[started:]
     during = [s for s in sent if any(begin <= s.due <= end for begin, end, _ in periods)]
     refused = sum(verdict == "refused" for *_, verdict in periods)
     return [
@@ -94,7 +102,7 @@ def run(setting: Setting) -> list[Row]:
             "mixed": sum(_is_mixed(s, expected) for s in sent if s.status == OK),
             "before p99 ms": p99(before), "during p99 ms": p99(during), "p99 ratio": p99(during) / p99(before),
             "swap s": max(end - begin for begin, end, verdict in periods if verdict == "swapped"),
-            "rate /s": SHARE * saturation,
+            "rate /s": rate, "saturations /s": [round(saturation[release], 1) for release in good],
         }
     ]  # fmt: skip
 
@@ -114,10 +122,13 @@ def _link(source: str, target: str) -> None:
     Path(target).hardlink_to(source)
 
 
-def _answers(server: Served, releases: Path, release: str, requests: list[RecommendRequest]) -> list[Recommendations]:
-    """What ``release`` answers, alone."""
+def _serve(server: Served, releases: Path, release: str) -> None:
     if current_release(releases).name != release:
         _swap_to(server, releases, release)
+
+
+def _answers(server: Served, requests: list[RecommendRequest]) -> list[Recommendations]:
+    """What the release that serves answers, alone."""
     with PinRecClient(server.url, timeout=30.0) as client:
         return [client.send(request) for request in requests]
 

@@ -26,8 +26,8 @@ from pinrec_core.retrieval.quota import merge_by_quota
 from pinrec_core.retrieval.ranked_items import RankedItems
 
 DEEPER = 4
-"""Factor by which a search that came up short is deepened, in items and in lists."""
-DEEPENINGS = 2
+"""Factor by which a search that came up short is deepened: at first in items, then in lists as well."""
+DEEPENINGS = 3
 WHOLE_ITEMS = 65_536
 """The largest catalogue that is searched as a whole where deepening did not find enough."""
 
@@ -46,8 +46,8 @@ def retrieve(
     """Answer a batch: the lookup of all requests' embeddings, then the merge of all requests.
 
     ``excluded`` holds rows per request that must not come back (int64 ``[X]``). Requests that came up short look again,
-    together: most shortfalls are embeddings that compete for the same items. They look deeper and in more lists, a few
-    times, and in the end through the whole of a catalogue of at most ``WHOLE_ITEMS``. What is still short then is
+    together: most shortfalls are embeddings that compete for the same items. They look deeper, which costs little, then in
+    more lists as well, and in the end through the whole of a catalogue of at most ``WHOLE_ITEMS``. What is still short then is
     marked as not ``complete``.
     """
     depth = np.array([lookup_depth(plan, rows, overfetch) for plan, rows in zip(plans, excluded, strict=True)])
@@ -59,7 +59,7 @@ def retrieve(
         reach = np.minimum(depth[short] * DEEPER**attempt, len(index))
         if whole:
             reach[:] = len(index)
-        finds = look_up(index, batch, reach, widen=DEEPER**attempt, exhaustive=whole)
+        finds = look_up(index, batch, reach, widen=DEEPER ** max(0, attempt - 1), exhaustive=whole)
         merged = merge(batch, finds, [excluded[b] for b in short])
         answers.update({b: replace(items, looks=attempt + 1) for b, items in zip(short, merged, strict=True)})
         short = [b for b, N in zip(short, batch.num_items.tolist(), strict=True) if len(answers[b].item_row) < N]

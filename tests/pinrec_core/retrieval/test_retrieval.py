@@ -289,6 +289,25 @@ def test_one_deep_request_leaves_its_neighbours_at_their_depth(index):
     assert (np.bincount(finds.embedding)[[0, 1, 2, 4]] == [20, 16, 16, 2]).all()
 
 
+def test_who_came_up_short_looks_deeper_before_it_looks_in_more_lists():
+    """Twenty of an embedding's nearest items are seen. Its lists hold enough others, and no other list is visited."""
+    index = ItemIndex.build(unit(4000, 8, 0), nprobe=8, flat_items=0)
+    searched = []
+
+    class Counting(ItemIndex):
+        def search(self, query, k, **how):
+            searched.append((k, how["widen"]))
+            return super().search(query, k, **how)
+
+    plan = plan_of([10], [0], 5)
+    near = index.search(plan.embedding, 20)[1][0]
+    counting = Counting(index._index, index._vectors, nprobe=index.nprobe)
+    (items,) = retrieve(counting, [plan], [near], overfetch=1, merge=MergeByMixture(ItemSoftmax(index, 14.0)))
+    assert searched == [(20, 1), (80, 1)]
+    assert items.complete
+    assert items.looks == 2
+
+
 def test_a_search_that_is_given_up_says_so(index, monkeypatch):
     """All but ten items are excluded, so that no depth short of the whole catalogue finds three of them."""
     excluded = np.setdiff1d(np.arange(600), np.arange(0, 600, 60))
