@@ -36,6 +36,7 @@ class Sent:
     due: float
     ended: float = 0.0
     status: str = ""  # of gRPC
+    reason: str = ""  # why it failed
     answer: bytes = b""
 
     @property
@@ -120,7 +121,9 @@ class Load:
 
     def _end(self, sent: Sent, places: threading.Semaphore | None, future: grpc.Future) -> None:
         sent.status = future.code().name
-        if self._keep and sent.status == OK:
+        if sent.status != OK:
+            sent.reason = future.details()
+        elif self._keep:
             sent.answer = future.result()
         sent.ended = time.perf_counter()
         if places is not None:

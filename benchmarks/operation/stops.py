@@ -7,11 +7,12 @@ import signal
 import time
 
 from benchmarks.operation.drill import Row, Setting
-from benchmarks.operation.load import OK, REFUSED, Load
+from benchmarks.operation.load import OK, REFUSED, Load, Sent
 
 ROUNDS = 20
 SHARE = 0.5  # of the saturation
-SETTLED = 0.5  # seconds behind the signal, after which a request cannot have been accepted before it
+REFUSALS = ("too many requests are in flight", "Request for unknown model", "failed to connect")
+"""How a request is told that it was not accepted: by the front, by Triton, and by the kernel once both are gone."""
 
 
 def run(setting: Setting) -> list[Row]:
@@ -30,14 +31,21 @@ def run(setting: Setting) -> list[Row]:
                 stopped = time.perf_counter()
             sent = load.sent[begun:]
         before = [s for s in sent if s.due < signalled]
+        lost = [s for s in before if s.status != OK and not _was_refused(s)]
         rows.append(
             {
                 "round": number + 1, "status": status, "stopped s": stopped - signalled,
                 "in flight": sum(s.ended > signalled for s in before),
-                "accepted lost": sum(s.status != OK for s in before),
+                "accepted lost": len(lost),
                 "failed otherwise": sum(s.status not in (OK, REFUSED) for s in sent),
                 "answered later": sum(s.status == OK for s in sent if s.due >= signalled),
-                "refused": sum(s.status == REFUSED for s in sent),
+                "refused": sum(map(_was_refused, sent)),
+                "reasons": sorted({s.reason for s in sent if s.status != OK and not _was_refused(s)}),
             }
         )  # fmt: skip
     return rows
+
+
+def _was_refused(sent: Sent) -> bool:
+    """Whether the server has said so. A request that is due just before the signal may reach it just behind."""
+    return sent.status == REFUSED and any(words in sent.reason for words in REFUSALS)

@@ -39,7 +39,7 @@ PRESETS: dict[str, Preset] = {
         model={
             "layers": 2, "heads": 2, "hidden_width": 64, "item_width": 32, "embedder_layers": 2, "dropout": 0.0,
             "id_dropout": 0.0, "id_width": 32, "id_hashes": 2, "id_rows": 1 << 12, "max_history": 64,
-            "max_steps": 8, "max_offset": 4,
+            "max_steps": 8, "max_offset": 4, "offset_seconds": (),
         },
         objective=ObjectiveConfig(in_batch_negatives=512, random_negatives=512, windows_per_step=1024),
         training=TrainingConfig(epochs=12, batch_users=16, learning_rate=2e-3),
@@ -48,7 +48,7 @@ PRESETS: dict[str, Preset] = {
         model={
             "layers": 4, "heads": 4, "hidden_width": 128, "item_width": 64, "embedder_layers": 2, "dropout": 0.1,
             "id_dropout": 0.0, "id_width": 64, "id_hashes": 2, "id_rows": 1 << 15, "max_history": 128,
-            "max_steps": 8, "max_offset": 8,
+            "max_steps": 8, "max_offset": 8, "offset_seconds": (),
         },
         objective=ObjectiveConfig(in_batch_negatives=1024, random_negatives=2048, windows_per_step=2048),
         training=TrainingConfig(epochs=10, batch_users=32, learning_rate=1.5e-3),
@@ -57,7 +57,7 @@ PRESETS: dict[str, Preset] = {
         model={
             "layers": 12, "heads": 12, "hidden_width": 768, "item_width": 256, "embedder_layers": 3, "dropout": 0.1,
             "id_dropout": 0.0, "id_width": 256, "id_hashes": 4, "id_rows": 1 << 20, "max_history": 512,
-            "max_steps": 16, "max_offset": 16,
+            "max_steps": 16, "max_offset": 16, "offset_seconds": (),
         },
         objective=ObjectiveConfig(
             in_batch_negatives=8192, random_negatives=16384, windows_per_step=8192, sketch_width=1 << 22

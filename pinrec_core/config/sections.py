@@ -7,6 +7,7 @@ other settings of the model. This module knows no preset and no command line.
 from __future__ import annotations
 
 from enum import StrEnum
+from itertools import pairwise
 from typing import Annotated
 
 from pydantic import Field
@@ -104,6 +105,8 @@ class ModelConfig:
     max_history: Annotated[int, Field(gt=0, le=1 << 20)]  # the largest T; start and generated tokens do not count
     max_steps: Annotated[int, Field(gt=0, le=1 << 16)]  # the largest S
     max_offset: Annotated[int, Field(gt=0, le=1 << 16)]  # Δmax; always 1 unless the variant is trained on offsets
+    offset_seconds: ListOf[int] = ()
+    """How far ahead each offset looks, from 0 on, which is the next item. Without it offset δ is the δ-th item."""
     dropout: Share
     id_dropout: Share  # of the ID embedding, so that the model also learns from the content
     num_outcomes: Annotated[int, Field(gt=0)]  # O
@@ -117,6 +120,11 @@ class ModelConfig:
         check(self.id_rows & (self.id_rows - 1) == 0, "id_rows", self.id_rows, "a power of two")
         if not (self.variant.multi_token or self.variant is Variant.DOT_PRODUCT):
             object.__setattr__(self, "max_offset", 1)
+            object.__setattr__(self, "offset_seconds", ())
+        seconds = self.offset_seconds
+        ascending = not seconds or (seconds[0] == 0 and all(a < b for a, b in pairwise(seconds)))
+        check(ascending, "offset_seconds", seconds, "ascending seconds, the first of them 0")
+        check(len(seconds) in (0, self.max_offset), "offset_seconds", seconds, f"max_offset={self.max_offset} of them")
 
     @property
     def num_conditions(self) -> int:

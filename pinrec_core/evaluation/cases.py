@@ -77,23 +77,25 @@ def held_out_cases(
     targets: int,
     cold: bool = False,
     validation: bool = False,
+    earlier: int = 0,
     max_users: int | None = None,
 ) -> Iterator[EvaluationCase]:
     """Held-out users with their last ``targets`` distinct items and at least one interaction before these.
 
-    ``cold`` takes their first distinct items instead, and leaves nothing known of the user but surface and time.
+    ``cold`` takes their first distinct items instead, and leaves nothing known of the user but surface and time. With
+    ``earlier`` a user's case is that of as many requests ago: all behind the cut of the later ones is forgotten.
     ``catalogue`` is that of the index to be judged, whose rows the cases hold. ``max_users`` of the users, if given,
     are chosen by hash. Raises ``ConfigError`` for a number below 1.
     """
     _check(targets=targets, max_users=max_users)
 
     def cases() -> Iterator[EvaluationCase]:
-        for user_id, history in _held_out(dataset, share, validation):
+        for user_id, whole in _held_out(dataset, share, validation):
+            history = whole
+            for _ in range(earlier):
+                history = history.take(slice(0, _last_cut(history, catalogue, targets)))
             position, row = _targets(history, catalogue)
-            if cold:
-                chosen = np.sort(np.unique(row, return_index=True)[1])[:targets]
-            else:  # the last occurrence of each distinct item
-                chosen = np.sort(len(row) - 1 - np.unique(row[::-1], return_index=True)[1])[-targets:]
+            chosen = np.sort(np.unique(row, return_index=True)[1])[:targets] if cold else _last_distinct(row, targets)
             if len(chosen) == targets and (cold or position[chosen[0]] > 0):
                 yield _case(user_id, history, catalogue, position[chosen], row[chosen], cut=0 if cold else None)
 
@@ -147,6 +149,17 @@ def _targets(history: History, catalogue: ItemCatalogue) -> tuple[np.ndarray, np
     position = np.flatnonzero(history.outcome != NO_OUTCOME)
     row = catalogue.rows_of(history.item_key[position])
     return position[row >= 0], row[row >= 0]
+
+
+def _last_distinct(row: np.ndarray, targets: int) -> np.ndarray:
+    """Where the last ``targets`` distinct rows are, each at its last occurrence; fewer where there are no more."""
+    return np.sort(len(row) - 1 - np.unique(row[::-1], return_index=True)[1])[-targets:]
+
+
+def _last_cut(history: History, catalogue: ItemCatalogue, targets: int) -> int:
+    """Where the history of the latest case ends: 0 for one without a target."""
+    position, row = _targets(history, catalogue)
+    return int(position[_last_distinct(row, targets)[0]]) if len(row) else 0
 
 
 def _case(

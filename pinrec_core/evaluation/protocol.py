@@ -67,8 +67,8 @@ class EvaluationTask:
         protocol = Protocol.HELD_OUT_VALIDATION if self.evaluation_share else Protocol.LEAVE_ONE_OUT_VALIDATION
         return replace(self, protocol=protocol, max_users=CALIBRATION_USERS)
 
-    def cases(self, catalogue: ItemCatalogue) -> Iterator[EvaluationCase]:
-        """A fresh stream of the cases, in rows of ``catalogue``."""
+    def cases(self, catalogue: ItemCatalogue, *, earlier: int = 0) -> Iterator[EvaluationCase]:
+        """A fresh stream of the cases, in rows of ``catalogue``; of held-out users those ``earlier`` requests ago."""
         if self.protocol.left_out:
             return leave_one_out_cases(
                 self.dataset, catalogue, from_end=self.protocol.left_out, max_users=self.max_users
@@ -76,6 +76,7 @@ class EvaluationTask:
         cases = held_out_cases(
             self.dataset, catalogue, share=self.evaluation_share, targets=self.targets, max_users=self.max_users,
             cold=self.protocol is Protocol.COLD, validation=self.protocol is Protocol.HELD_OUT_VALIDATION,
+            earlier=earlier,
         )  # fmt: skip
         return map(ahead_of_request, cases) if self.protocol.offline else cases
 

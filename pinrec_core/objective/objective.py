@@ -24,7 +24,14 @@ from pinrec_core.objective.sampled_softmax import (
     pool_log_q,
     streamed_sampled_softmax_loss,
 )
-from pinrec_core.objective.targets import Targets, draw_all_actions, draw_windows, share_queries
+from pinrec_core.objective.targets import (
+    Targets,
+    draw_all_actions,
+    draw_windows,
+    share_queries,
+    windows_by_position,
+    windows_by_time,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +144,11 @@ class Objective(nn.Module):
                 is_target, batch.history.timestamp, horizon_days=config.horizon_days, windows=config.windows_per_step
             )
         window = config.window if model.variant.multi_token else 1
-        return draw_windows(is_target, max_offset=model.max_offset, window=window, windows=config.windows_per_step)
+        if model.offset_seconds:
+            first = windows_by_time(batch.history.timestamp, batch.history.length, model.offset_seconds)
+        else:
+            first = windows_by_position(*is_target.shape, model.max_offset, is_target.device)
+        return draw_windows(is_target, first, window=window, windows=config.windows_per_step)
 
     def _draw_pool(self, batch: TrainingBatch, item: Tensor, is_target: Tensor) -> _Pool:
         """Draw in-batch negatives from the batch's targets, and append the random ones.

@@ -1,11 +1,13 @@
 """Which (position, target) pairs a training step scores: next item (eq. 3), windows (eq. 5), or all future actions.
 
-Hidden state t of a user, at offset δ ≥ 1, predicts item t + δ − 1 (counting from 0). This module knows positions,
+Hidden state t of a user, at offset δ ≥ 1, predicts item t + δ − 1 (counting from 0) or, where offsets are times, the
+first one that is so many seconds ahead. This module knows positions,
 offsets and times. It knows nothing of embeddings or losses.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,27 +29,53 @@ class Targets:
     num_windows: int
 
 
-def draw_windows(is_target: Tensor, *, max_offset: int, window: int, windows: int) -> Targets:
-    """Draw at most ``windows`` windows [δ, δ + W) from those of all positions and all δ in 1..Δmax (eq. 5).
+def draw_windows(is_target: Tensor, first: Tensor, *, window: int, windows: int) -> Targets:
+    """Draw at most ``windows`` windows of W items from those of all positions and all offsets (eq. 5).
 
-    ``is_target`` bool ``[B, T]``. All targets inside a drawn window are predicted. Windows without a target, such as
-    those beyond the end of a history, are never drawn. With Δmax = W = 1 this is next-item prediction (eq. 3).
+    ``is_target`` bool ``[B, T]``; ``first`` int64 ``[B, T, Δmax]``, where the windows of a position begin. All targets
+    inside a drawn window are predicted. Windows without a target, such as those beyond the end of a history, are never
+    drawn. With Δmax = W = 1 this is next-item prediction (eq. 3).
     """
-    _, T = is_target.shape
+    B, T = is_target.shape
     device = is_target.device
     seen = _targets_before(is_target)
-    first = (torch.arange(T, device=device).unsqueeze(1) + torch.arange(max_offset, device=device)).clamp(max=T)
-    last = (first + window).clamp(max=T)  # [T, Δmax]
-    user, position, offset = _sample((seen[:, last] > seen[:, first]).nonzero(as_tuple=True), windows)
-    offset = offset + 1
+    last = (first + window).clamp(max=T)
 
-    target = (position + offset - 1).unsqueeze(1) + torch.arange(window, device=device)  # [n, W]
+    def seen_at(place: Tensor) -> Tensor:
+        return seen.gather(1, place.view(B, -1)).view(place.shape)
+
+    user, position, offset = _sample((seen_at(last) > seen_at(first)).nonzero(as_tuple=True), windows)
+
+    target = first[user, position, offset].unsqueeze(1) + torch.arange(window, device=device)  # [n, W]
     valid = (target < T) & is_target[user.unsqueeze(1), target.clamp(max=T - 1)]
     row, slot = valid.nonzero(as_tuple=True)
     return Targets(
-        user=user[row], position=position[row], target=target[row, slot], offset=offset[row], window=row,
+        user=user[row], position=position[row], target=target[row, slot], offset=offset[row] + 1, window=row,
         num_windows=len(user),
     )  # fmt: skip
+
+
+def windows_by_position(B: int, T: int, max_offset: int, device: torch.device) -> Tensor:
+    """Where the window of each position and offset begins, if δ counts items: int64 ``[B, T, Δmax]``, T beyond."""
+    first = torch.arange(T, device=device).unsqueeze(1) + torch.arange(max_offset, device=device)
+    return first.clamp(max=T).expand(B, T, max_offset)
+
+
+def windows_by_time(timestamp: Tensor, length: Tensor, offset_seconds: Sequence[int]) -> Tensor:
+    """The same where an offset is a time: a window begins with the first item at least so many seconds after the last
+    one that its position has seen, and no earlier than the next item.
+
+    ``timestamp`` int64 ``[B, T]``, ascending over the ``length`` int64 ``[B]`` real interactions. The start token has
+    seen nothing; its clock starts at the first interaction.
+    """
+    B, T = timestamp.shape
+    device = timestamp.device
+    ahead = torch.tensor(offset_seconds, device=device)
+    ascending = timestamp.cummax(dim=1).values  # padding has time 0, and ``searchsorted`` needs ascending rows
+    due = previous_timestamps(timestamp).unsqueeze(2) + ahead  # [B, T, Δmax]
+    found = torch.searchsorted(ascending, due.view(B, -1)).view(due.shape)
+    next_item = torch.arange(T, device=device).unsqueeze(1)
+    return torch.maximum(found, next_item).where(found < length.view(B, 1, 1), T)
 
 
 def draw_all_actions(is_target: Tensor, timestamp: Tensor, *, horizon_days: float, windows: int) -> Targets:

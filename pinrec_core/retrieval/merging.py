@@ -46,9 +46,9 @@ def retrieve(
     """Answer a batch: the lookup of all requests' embeddings, then the merge of all requests.
 
     ``excluded`` holds rows per request that must not come back (int64 ``[X]``). Requests that came up short look again,
-    together: most shortfalls are embeddings that compete for the same items. They look deeper, which costs little, then in
-    more lists as well, and in the end through the whole of a catalogue of at most ``WHOLE_ITEMS``. What is still short then is
-    marked as not ``complete``.
+    together: most shortfalls are embeddings that compete for the same items. They look deeper, which costs little, then
+    in more lists as well, and in the end through the whole of a catalogue of at most ``WHOLE_ITEMS``. What is still
+    short then is marked as not ``complete``.
     """
     depth = np.array([lookup_depth(plan, rows, overfetch) for plan, rows in zip(plans, excluded, strict=True)])
     answers: dict[int, RankedItems] = {}

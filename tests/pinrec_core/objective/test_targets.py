@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from pinrec_core.objective.targets import Targets, draw_all_actions, draw_windows
+from pinrec_core.objective.targets import (
+    Targets,
+    draw_all_actions,
+    draw_windows,
+    windows_by_position,
+    windows_by_time,
+)
 from pinrec_core.representations.time_features import DAY
 
 
@@ -13,10 +19,16 @@ def pairs(targets: Targets) -> list[tuple[int, int, int]]:
     return sorted(zip(targets.user.tolist(), targets.position.tolist(), targets.target.tolist(), strict=True))
 
 
+def windows_of(is_target: torch.Tensor, *, max_offset: int, window: int, windows: int) -> Targets:
+    """Windows whose offsets count items."""
+    first = windows_by_position(*is_target.shape, max_offset, is_target.device)
+    return draw_windows(is_target, first, window=window, windows=windows)
+
+
 def test_next_item_prediction_is_one_window_per_target():
     """With δ = W = 1 every target is predicted once, from the hidden state before it, and nothing else is predicted."""
     is_target = torch.tensor([[True, False, True, False], [True, True, True, True]])
-    targets = draw_windows(is_target, max_offset=1, window=1, windows=100)
+    targets = windows_of(is_target, max_offset=1, window=1, windows=100)
     assert pairs(targets) == [(0, 0, 0), (0, 2, 2), (1, 0, 0), (1, 1, 1), (1, 2, 2), (1, 3, 3)]
     assert targets.offset.unique().tolist() == [1]
     assert targets.window.tolist() == list(range(targets.num_windows))
@@ -25,7 +37,7 @@ def test_next_item_prediction_is_one_window_per_target():
 def test_a_window_holds_all_its_targets_and_no_other():
     torch.manual_seed(0)
     is_target = torch.rand(5, 20) < 0.6
-    targets = draw_windows(is_target, max_offset=4, window=3, windows=10_000)
+    targets = windows_of(is_target, max_offset=4, window=3, windows=10_000)
     for w in range(targets.num_windows):
         of_window = targets.window == w
         (user,) = targets.user[of_window].unique().tolist()
@@ -39,7 +51,7 @@ def test_a_window_holds_all_its_targets_and_no_other():
 def test_every_offset_of_every_position_is_a_window_as_long_as_it_leads_to_a_target():
     """The hidden state before the last target reaches it with offset 1 alone, the one before that with 1 or 2, etc."""
     is_target = torch.tensor([[True, True, False, True, False, False]])
-    targets = draw_windows(is_target, max_offset=3, window=2, windows=100)
+    targets = windows_of(is_target, max_offset=3, window=2, windows=100)
     drawn = set(zip(targets.position.tolist(), targets.offset.tolist(), strict=True))
     assert drawn == {(0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (3, 1)}
     assert targets.num_windows == len(drawn)
@@ -51,17 +63,53 @@ def test_windows_are_drawn_from_all_of_them():
     torch.manual_seed(0)
     drawn = torch.zeros(8, 9)
     for _ in range(3600):
-        targets = draw_windows(is_target, max_offset=8, window=1, windows=2)
+        targets = windows_of(is_target, max_offset=8, window=1, windows=2)
         drawn[targets.position, targets.offset] += 1
     # Each of the 36 windows is drawn 200 times on average, with a standard deviation of 14.
     assert ((drawn[drawn > 0] - 200).abs() < 70).all()
     assert (drawn > 0).sum() == 36
 
 
+def test_offsets_in_time_lead_to_the_first_item_that_is_so_far_ahead():
+    """Of a window of two, at 0, 60 and 600 s: what a position can reach depends on when its own last item was."""
+    timestamp = torch.tensor([[100, 110, 170, 1000, 1000, 0]])  # five items, and padding
+    first = windows_by_time(timestamp, torch.tensor([5]), (0, 60, 600))
+    assert first[0].tolist() == [
+        [0, 2, 3],  # the clock of the start token starts at 100
+        [1, 2, 3],
+        [2, 2, 3],  # the item at 170 is the next one, and 60 s ahead
+        [3, 3, 3],
+        [4, 6, 6],  # of two items at once the next is now; nothing is later
+        [5, 6, 6],  # there is no next item: not a target below
+    ]
+    is_target = torch.tensor([[True] * 5 + [False]])
+    drawn = draw_windows(is_target, first, window=2, windows=100)
+    of_position_1 = drawn.position == 1
+    found = zip(drawn.offset[of_position_1].tolist(), drawn.target[of_position_1].tolist(), strict=True)
+    assert sorted(found) == [(1, 1), (1, 2), (2, 2), (2, 3), (3, 3), (3, 4)]
+    assert drawn.position.max() == 4
+
+
+def test_offsets_in_time_and_by_position_are_the_same_where_one_item_comes_a_second():
+    torch.manual_seed(0)
+    is_target = torch.rand(4, 12) < 0.7
+    length = torch.tensor([12, 12, 7, 1])
+    is_target &= torch.arange(12) < length.unsqueeze(1)
+    timestamp = torch.where(torch.arange(12) < length.unsqueeze(1), torch.arange(1, 13), 0)
+    by_time = draw_windows(is_target, windows_by_time(timestamp, length, (0, 2, 3)), window=2, windows=1000)
+    by_position = windows_of(is_target, max_offset=3, window=2, windows=1000)
+    # The first position has seen nothing: its clock stands at the first item, one second later than elsewhere.
+    later = lambda t: sorted(  # noqa: E731
+        row for row in zip(t.user.tolist(), t.position.tolist(), t.offset.tolist(), t.target.tolist(), strict=True)
+        if row[1] > 0
+    )  # fmt: skip
+    assert later(by_time) == later(by_position)
+
+
 def test_windows_are_bounded():
     is_target = torch.ones(8, 50, dtype=torch.bool)
-    assert draw_windows(is_target, max_offset=1, window=1, windows=64).num_windows == 64
-    assert draw_windows(is_target, max_offset=4, window=4, windows=64).num_windows == 64
+    assert windows_of(is_target, max_offset=1, window=1, windows=64).num_windows == 64
+    assert windows_of(is_target, max_offset=4, window=4, windows=64).num_windows == 64
     assert draw_all_actions(is_target, torch.zeros(8, 50).long(), horizon_days=1, windows=64).num_windows == 64
 
 
