@@ -150,7 +150,11 @@ class ObjectiveConfig:
     random_negatives: Annotated[int, Field(ge=0, le=1 << 24)] = 1024
     windows_per_step: Count = 2048
     """The largest number of windows in a training step. Each is a hidden state, an offset and W target items."""
-    window: Width = 4  # W; a variant without time offsets uses 1
+    window: Width = 4  # W; a variant without offsets predicts the next item
+    next_window: Width = 1
+    """W of δ = 1, whose embedding becomes the next token when generating. 1 is the next item alone."""
+    next_share: Annotated[float, Field(ge=0, le=1)] = 0.75
+    """The share of windows at δ = 1, however many offsets there are."""
     window_reduction: OneOf[WindowReduction] = WindowReduction.MARGINAL
     outcome_dropout: Share = 0.25
     """The share of windows that are predicted without their outcome, so that an outcome-conditioned model knows what it
@@ -203,6 +207,8 @@ class GenerationConfig:
     """An embedding merges into a kept one if their cosine is above this. Calibrated when a release is made."""
     step_discount: Annotated[float, Field(gt=0, le=1)] = 1.0
     """The weight of a step's embeddings, relative to the previous step. Calibrated when a release is made."""
+    offset_discount: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """The weight of an embedding at δ > 1, relative to that of the next item. Calibrated when a release is made."""
     strength: ListOf[float] = ()
     """How strongly each outcome steers: 0 not at all, 1 as trained. Calibrated when a release is made; none means 1."""
     allocation: OneOf[Allocation] = Allocation.DETERMINISTIC

@@ -182,7 +182,12 @@ def known_requests(task: EvaluationTask, budget: np.ndarray) -> list[KnownReques
     """Requests of the task's users for calibration, with what they did next; ``budget`` ``[O]`` is each request's."""
     cases = task.calibration_cases(ItemCatalogue.open(task.dataset))
     return [
-        KnownRequest(request=case.request(budget), target_row=case.target_row, target_outcome=case.target_outcome)
+        KnownRequest(
+            user_id=case.user_id,
+            request=case.request(budget),
+            target_row=case.target_row,
+            target_outcome=case.target_outcome,
+        )
         for case in cases
     ]
 

@@ -16,10 +16,12 @@ from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.dataset.splits import training_histories
 from pinrec_core.evaluation.cases import EvaluationCase, ahead_of_request, held_out_cases, leave_one_out_cases
 from pinrec_core.history import History
-from pinrec_core.release.calibration import CALIBRATION_USERS
 
+CALIBRATION_USERS = 256
+CALIBRATION_CASES = 1024
+CALIBRATION_REQUESTS_PER_USER = 8
 CALIBRATION_TARGETS = 8
-"""Most targets per user that a calibration asks for."""
+"""Most users, requests of theirs, requests of one user, and targets per request that a calibration asks for."""
 
 
 class Protocol(StrEnum):
@@ -85,16 +87,25 @@ class EvaluationTask:
 
         The protocols on users for validation judge these same users, so they are for choosing settings only. Where few
         users have enough items for ``targets``, fewer are asked for, namely the number that makes most targets in all.
+        Behind the latest request of every user come earlier ones, for outcomes so rare that few of the latest see them.
         """
 
         def num_targets(cases: list[EvaluationCase]) -> int:
             return sum(len(case.target_row) for case in cases)
 
         task = self.for_calibration
-        Z = 1 if task.protocol.left_out else min(self.targets, CALIBRATION_TARGETS)
-        found = list(replace(task, targets=Z).cases(catalogue))
+        task = replace(task, targets=1 if task.protocol.left_out else min(self.targets, CALIBRATION_TARGETS))
+        found = list(task.cases(catalogue))
+        best, Z = task, task.targets
         while (Z := Z // 2) and num_targets(found) < CALIBRATION_USERS * Z:
-            found = max(found, list(replace(task, targets=Z).cases(catalogue)), key=num_targets)
+            fewer = replace(task, targets=Z)
+            if num_targets(cases := list(fewer.cases(catalogue))) > num_targets(found):
+                best, found = fewer, cases
+        if not task.protocol.left_out:
+            for earlier in range(1, CALIBRATION_REQUESTS_PER_USER):
+                if len(found) >= CALIBRATION_CASES or not (cases := list(best.cases(catalogue, earlier=earlier))):
+                    break
+                found += cases[: CALIBRATION_CASES - len(found)]
         return list(map(ahead_of_request, found)) if self.protocol.offline else found
 
     def training_histories(self) -> Iterator[History]:

@@ -76,7 +76,7 @@ class ModelSubject:
             retrieved=retrieved_lists(embedding, indexed.index.blocks(), depth),
             served=[answer.item_row for answer in served],
             # A plan knows the outcomes that its budget asks for; this counts all. One copy to the host per batch.
-            kept=(compress(embedding, indexed.generation.merge_cosine) > 0).sum((1, 2)).cpu().numpy(),
+            kept=(compress(embedding, indexed.generation.merge_cosine)[1] > 0).sum((1, 2)).cpu().numpy(),
         )
 
     def scores(self, cases: Sequence[EvaluationCase]) -> np.ndarray:

@@ -56,8 +56,8 @@ class CompressedGeneration(nn.Module):
     def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         """The tensors of ``program_inputs`` → embeddings ``[B, O, n, D]``, and weights float64 ``[B, O, n]``."""
         embedding = self.program(*tensors)  # FP32
-        weight = by_fixed_steps(embedding @ embedding.mT, self.threshold, self.weight)
-        return embedding.to(self.dtype), weight
+        merged, weight = by_fixed_steps(embedding, self.threshold, self.weight)
+        return merged.to(self.dtype), weight
 
     @property
     def dtype(self) -> torch.dtype:

@@ -18,27 +18,31 @@ from pinrec_core.request import Request
 def plan_retrieval(embedding: Tensor, requests: Sequence[Request], config: GenerationConfig) -> list[RetrievalPlan]:
     """Embeddings ``[B, O, n, D]`` of B requests → one plan per request.
 
-    n is steps times offsets. An embedding counts ``step_discount`` times as much as one of the step before.
+    n is steps times offsets. An embedding counts ``step_discount`` times as much as one of the step before, and at
+    δ > 1 ``offset_discount`` times as much as that of the next item.
     """
-    return plan_of_weights(embedding, merged_weights(embedding, config), requests, config)
+    return plan_of_weights(*merged(embedding, config), requests, config)
 
 
-def merged_weights(embedding: Tensor, config: GenerationConfig) -> Tensor:
-    """Embeddings ``[B, O, n, D]`` → the weight of each after compression, float64 ``[B, O, n]``, on the same device."""
+def merged(embedding: Tensor, config: GenerationConfig) -> tuple[Tensor, Tensor]:
+    """Embeddings ``[B, O, n, D]`` → the same after compression, and the weight of each, float64 ``[B, O, n]``, on the
+    same device."""
     own = own_weights(config, embedding.shape[2], embedding.device)
     return compress(embedding, config.merge_cosine, own)
 
 
 def own_weights(config: GenerationConfig, n: int, device: torch.device) -> Tensor:
     """What each of a request's n embeddings of an outcome weighs before any merges into it: float64 ``[n]``."""
-    step = torch.arange(n, device=device) // len(config.offsets)
-    return config.step_discount ** step.double()
+    index = torch.arange(n, device=device)
+    W = len(config.offsets)
+    is_later = index % W != config.offsets.index(1)
+    return config.step_discount ** (index // W).double() * config.offset_discount ** is_later.double()
 
 
 def plan_of_weights(
     embedding: Tensor, weight: Tensor, requests: Sequence[Request], config: GenerationConfig
 ) -> list[RetrievalPlan]:
-    """As ``plan_retrieval``, with the weights after compression, ``[B, O, n]``."""
+    """As ``plan_retrieval``, of compressed embeddings and their weights, ``[B, O, n]``."""
     # The plan is made on the host, once per batch.
     on_host = (embedding if embedding.dtype is torch.float16 else embedding.float()).cpu().numpy()
     quotas = allocate(

@@ -143,12 +143,14 @@ class Objective(nn.Module):
             return draw_all_actions(
                 is_target, batch.history.timestamp, horizon_days=config.horizon_days, windows=config.windows_per_step
             )
-        window = config.window if model.variant.multi_token else 1
         if model.offset_seconds:
             first = windows_by_time(batch.history.timestamp, batch.history.length, model.offset_seconds)
         else:
-            first = windows_by_position(*is_target.shape, model.max_offset, is_target.device)
-        return draw_windows(is_target, first, window=window, windows=config.windows_per_step)
+            first = windows_by_position(is_target, model.max_offset)
+        return draw_windows(
+            is_target, first, window=config.window, next_window=config.next_window if model.variant.multi_token else 1,
+            windows=config.windows_per_step, next_share=config.next_share,
+        )  # fmt: skip
 
     def _draw_pool(self, batch: TrainingBatch, item: Tensor, is_target: Tensor) -> _Pool:
         """Draw in-batch negatives from the batch's targets, and append the random ones.

@@ -7,6 +7,7 @@ offsets and times. It knows nothing of embeddings or losses.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,25 +30,39 @@ class Targets:
     num_windows: int
 
 
-def draw_windows(is_target: Tensor, first: Tensor, *, window: int, windows: int) -> Targets:
-    """Draw at most ``windows`` windows of W items from those of all positions and all offsets (eq. 5).
+def draw_windows(
+    is_target: Tensor, first: Tensor, *, window: int, next_window: int, windows: int, next_share: float
+) -> Targets:
+    """Draw at most ``windows`` windows of items from those of all positions and all offsets (eq. 5).
 
-    ``is_target`` bool ``[B, T]``; ``first`` int64 ``[B, T, Δmax]``, where the windows of a position begin. All targets
-    inside a drawn window are predicted. Windows without a target, such as those beyond the end of a history, are never
-    drawn. With Δmax = W = 1 this is next-item prediction (eq. 3).
+    ``is_target`` bool ``[B, T]``; ``first`` int64 ``[B, T, Δmax]``, where the windows of a position begin. A window has
+    W = ``window`` items, at δ = 1 ``next_window``. All targets inside a drawn window are predicted. Windows without a
+    target, such as those beyond the end of a history, are never drawn. Of those drawn the share ``next_share`` has
+    δ = 1, as far as there are as many of both kinds. With Δmax = ``next_window`` = 1 this is next-item prediction
+    (eq. 3).
     """
     B, T = is_target.shape
     device = is_target.device
     seen = _targets_before(is_target)
-    last = (first + window).clamp(max=T)
+    length = torch.full((first.shape[2],), window, device=device)
+    length[0] = next_window
+    last = (first + length).clamp(max=T)
 
     def seen_at(place: Tensor) -> Tensor:
         return seen.gather(1, place.view(B, -1)).view(place.shape)
 
-    user, position, offset = _sample((seen_at(last) > seen_at(first)).nonzero(as_tuple=True), windows)
+    holds_target = seen_at(last) > seen_at(first)
+    of_next = holds_target[:, :, 0].nonzero(as_tuple=True)
+    least = min(math.ceil(next_share * windows), len(of_next[0]))
+    later = _sample(holds_target[:, :, 1:].nonzero(as_tuple=True), windows - least)
+    user, position = _sample(of_next, windows - len(later[0]))
+    offset = torch.cat([torch.zeros_like(user), later[2] + 1])
+    user, position = torch.cat([user, later[0]]), torch.cat([position, later[1]])
 
-    target = first[user, position, offset].unsqueeze(1) + torch.arange(window, device=device)  # [n, W]
-    valid = (target < T) & is_target[user.unsqueeze(1), target.clamp(max=T - 1)]
+    slots = torch.arange(max(window, next_window), device=device)
+    target = first[user, position, offset].unsqueeze(1) + slots  # [n, W]
+    inside = (target < T) & (slots < length[offset].unsqueeze(1))
+    valid = inside & is_target[user.unsqueeze(1), target.clamp(max=T - 1)]
     row, slot = valid.nonzero(as_tuple=True)
     return Targets(
         user=user[row], position=position[row], target=target[row, slot], offset=offset[row] + 1, window=row,
@@ -55,8 +70,10 @@ def draw_windows(is_target: Tensor, first: Tensor, *, window: int, windows: int)
     )  # fmt: skip
 
 
-def windows_by_position(B: int, T: int, max_offset: int, device: torch.device) -> Tensor:
+def windows_by_position(is_target: Tensor, max_offset: int) -> Tensor:
     """Where the window of each position and offset begins, if δ counts items: int64 ``[B, T, Δmax]``, T beyond."""
+    B, T = is_target.shape
+    device = is_target.device
     first = torch.arange(T, device=device).unsqueeze(1) + torch.arange(max_offset, device=device)
     return first.clamp(max=T).expand(B, T, max_offset)
 

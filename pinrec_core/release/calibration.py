@@ -1,8 +1,8 @@
 """A training run becomes an ``IndexedModel``: its catalogue is indexed and what a run cannot learn is calibrated.
 
 Calibrated are the merge threshold (on a compression ratio), nprobe (on exact search for the queries that requests
-make), and the strength of each outcome and the step discount (on what users did next). Who the users are is the
-caller's choice; they come as requests with their targets.
+make), the strength of each outcome and the weights of later offsets and steps (both on what users did next, among as
+many items as are served). Who the users are is the caller's choice; they come as requests with their targets.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,11 +33,12 @@ from pinrec_core.retrieval.merging import lookup_depth
 from pinrec_core.training.run import Run
 
 INDEX_RECALL_TARGET = 0.98
-CALIBRATION_USERS = 256
+CALIBRATION_REQUESTS = 256  # that a choice is made on, or that are asked for an outcome
 THRESHOLD_USERS = 64  # of them: a threshold needs fewer than a recall
 CALIBRATION_QUERIES = 1024
 CALIBRATION_BATCH = 32
-STEP_DISCOUNTS = (1.0, 0.8, 0.6, 0.4, 0.2)
+DISCOUNTS = {"offset_discount": (1.0, 0.5, 0.2, 0.05), "step_discount": (1.0, 0.8, 0.6, 0.4, 0.2)}
+"""Settings of generation, in the order in which they are calibrated, and what is tried."""
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 POOLED_TARGETS = 50
 """What the curve of all outcomes together counts in that of each, in targets: one with fewer follows the others."""
@@ -52,6 +54,7 @@ NOT_YET = Calibration(
 class KnownRequest:
     """A request of the past, and what its user did next: Z items, by catalogue row, each with its outcome."""
 
+    user_id: int | str
     request: Request
     target_row: np.ndarray  # int64 [Z]
     target_outcome: np.ndarray  # int [Z]
@@ -105,15 +108,15 @@ def index_run(
     report("calibrating compression and index")
     indexed = _calibrate_lookup(indexed, known, compression_target)
     report("calibrating the strength of each outcome")
-    steered = calibrate_strength(indexed, known[:CALIBRATION_USERS])
+    steered = calibrate_strength(indexed, known)
     if steered.generation.strength != indexed.generation.strength:
         report("calibrating compression and index again, for what is generated at that strength")
         steered = _calibrate_lookup(steered, known, compression_target)
-    report("calibrating the step discount")
-    discounted = calibrate_step_discount(steered, known[:CALIBRATION_USERS])
-    if discounted.generation.step_discount == steered.generation.step_discount:
+    report("calibrating the weights of later offsets and steps")
+    discounted = calibrate_discounts(steered, known[:CALIBRATION_REQUESTS])
+    if discounted.generation == steered.generation:
         return discounted
-    report("calibrating the index again, at the depth under that discount")
+    report("calibrating the index again, at the depth under these weights")
     usual = known[:THRESHOLD_USERS]
     return _calibrate_index(discounted, _sample_embeddings(discounted, usual), [one.request for one in usual])
 
@@ -144,7 +147,7 @@ def reindex(
     sample = _sample_embeddings(indexed, known[:THRESHOLD_USERS])
     calibration = replace(
         serving.calibration,
-        compression_ratio=compression_ratio(compress(sample, serving.generation.merge_cosine)),
+        compression_ratio=compression_ratio(compress(sample, serving.generation.merge_cosine)[1]),
         calibrated_on=_users(known, protocol=protocol, unseen=unseen),
     )
     report("calibrating the index")
@@ -160,7 +163,9 @@ def _calibrate_lookup(indexed: IndexedModel, known: Sequence[KnownRequest], comp
     indexed = replace(
         indexed,
         generation=replace(indexed.generation, merge_cosine=merge_cosine),
-        calibration=replace(indexed.calibration, compression_ratio=compression_ratio(compress(sample, merge_cosine))),
+        calibration=replace(
+            indexed.calibration, compression_ratio=compression_ratio(compress(sample, merge_cosine)[1])
+        ),
     )
     return _calibrate_index(indexed, sample, [one.request for one in usual])
 
@@ -174,7 +179,8 @@ def check_later_dataset(manifest: DatasetManifest, made_with: DatasetManifest) -
 
 def _users(known: Sequence[KnownRequest], *, protocol: str, unseen: bool) -> CalibratedOn:
     targets = len(known[0].target_row) if known else 0
-    return CalibratedOn(protocol=protocol, users=len(known), targets_per_user=targets, unseen=unseen)
+    users = len({one.user_id for one in known})
+    return CalibratedOn(protocol=protocol, users=users, targets_per_user=targets, unseen=unseen)
 
 
 def _calibrate_index(indexed: IndexedModel, sample: Tensor, requests: Sequence[Request]) -> IndexedModel:
@@ -216,26 +222,35 @@ def _sample_queries(indexed: IndexedModel, sample: Tensor, requests: Sequence[Re
     return queries[chosen], max(lookup_depth(plan, nothing, generation.overfetch) for plan in plans)
 
 
-def calibrate_step_discount(indexed: IndexedModel, known: Sequence[KnownRequest]) -> IndexedModel:
-    """The same model with the step discount under which most targets are among the items served.
+def calibrate_discounts(indexed: IndexedModel, known: Sequence[KnownRequest]) -> IndexedModel:
+    """The same model with the discounts of later offsets and of later steps under which most targets are served.
 
-    Later steps follow what was generated, not what happened, and how far they can be trusted differs between models.
-    Of discounts that find as many the weakest is chosen.
+    Later steps follow what was generated, not what happened, and later offsets look further ahead: how far either can
+    be trusted differs between models. Of discounts that find as many the weakest is chosen.
     """
-    if indexed.generation.steps == 1 or not known:
-        return indexed
-    discounted = [
-        replace(indexed, generation=replace(indexed.generation, step_discount=discount)) for discount in STEP_DISCOUNTS
-    ]
-    hits = np.zeros(len(discounted))
+    generation = indexed.generation
+    matters = {"offset_discount": len(generation.offsets) > 1, "step_discount": generation.steps > 1}
+    for name, candidates in DISCOUNTS.items():
+        if matters[name] and known:
+            indexed = _best_of([_with(indexed, **{name: discount}) for discount in candidates], known)
+    return indexed
+
+
+def _with(indexed: IndexedModel, **settings: Any) -> IndexedModel:
+    return replace(indexed, generation=replace(indexed.generation, **settings))
+
+
+def _best_of(candidates: Sequence[IndexedModel], known: Sequence[KnownRequest]) -> IndexedModel:
+    """The model that serves most targets of these requests, the first of equal ones. All generate alike."""
+    hits = np.zeros(len(candidates))
     for start in range(0, len(known), CALIBRATION_BATCH):
         part = known[start : start + CALIBRATION_BATCH]
         requests = [one.request for one in part]
-        embedding = indexed.generate(requests)
-        for i, model in enumerate(discounted):
+        embedding = candidates[0].generate(requests)
+        for i, model in enumerate(candidates):
             for one, answer in zip(part, model.retrieve(embedding, requests), strict=True):
                 hits[i] += np.isin(one.target_row, answer.item_row).sum()
-    return discounted[int(hits.argmax())]
+    return candidates[int(hits.argmax())]
 
 
 def calibrate_strength(indexed: IndexedModel, known: Sequence[KnownRequest]) -> IndexedModel:
@@ -251,7 +266,7 @@ def calibrate_strength(indexed: IndexedModel, known: Sequence[KnownRequest]) -> 
     hits, targets = np.zeros((O, len(STRENGTHS))), np.zeros(O)
     for outcome in range(O):
         alone = np.eye(O)[outcome]
-        concerned = [one for one in known if (one.target_outcome == outcome).any()]
+        concerned = [one for one in known if (one.target_outcome == outcome).any()][:CALIBRATION_REQUESTS]
         for start in range(0, len(concerned), CALIBRATION_BATCH):
             part = concerned[start : start + CALIBRATION_BATCH]
             targets[outcome] += sum((one.target_outcome == outcome).sum() for one in part)
@@ -274,5 +289,7 @@ def calibrate_merge_cosine(embedding: Tensor, target_ratio: float) -> float:
     low, high = -1.0, 1.0
     for _ in range(16):
         middle = (low + high) / 2
-        low, high = (middle, high) if compression_ratio(compress(embedding, middle)) > target_ratio else (low, middle)
+        low, high = (
+            (middle, high) if compression_ratio(compress(embedding, middle)[1]) > target_ratio else (low, middle)
+        )
     return round(high, 4)

@@ -16,7 +16,7 @@ from pinrec_core.generation.captured import CapturedGenerator
 from pinrec_core.generation.cuda_graphs import CudaGraphs
 from pinrec_core.generation.generate import RequestContext, generate
 from pinrec_core.generation.inputs import packed_histories, request_context
-from pinrec_core.generation.planning import merged_weights, plan_of_weights
+from pinrec_core.generation.planning import merged, plan_of_weights
 from pinrec_core.generation.program import Generate, Products, with_products
 from pinrec_core.history import DTYPES, History
 from pinrec_core.model.device import torch_device
@@ -38,8 +38,8 @@ from pinrec_core.stages.metrics import (
 from pinrec_core.stages.packing import decode_request, encode_plan
 
 GenerateWeighted = Callable[[PackedHistories, RequestContext], tuple[Tensor, Tensor]]
-"""Histories and requests of a batch, on the CPU → unit embeddings ``[B, O, n, D]``, and the weight of each after
-compression, float64 ``[B, O, n]``."""
+"""Histories and requests of a batch, on the CPU → compressed unit embeddings ``[B, O, n, D]``, and the weight of each,
+float64 ``[B, O, n]``."""
 
 log = logging.getLogger(__name__)
 
@@ -122,8 +122,7 @@ class GeneratorStage:
 
     def _weighted(self, generate: Generate) -> GenerateWeighted:
         def weighted(history: PackedHistories, request: RequestContext) -> tuple[Tensor, Tensor]:
-            embedding = generate(history, request)
-            return embedding, merged_weights(embedding, self.generation)
+            return merged(generate(history, request), self.generation)
 
         return weighted
 

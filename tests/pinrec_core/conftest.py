@@ -51,7 +51,12 @@ def indexed_model(run: Run, dataset) -> IndexedModel:
     cases = held_out_cases(dataset, ItemCatalogue.open(dataset), share=EVALUATION_SHARE, targets=4)
     budget = default_budget(run.model, DatasetManifest.load(dataset).outcome_share)
     known = [
-        KnownRequest(request=case.request(budget), target_row=case.target_row, target_outcome=case.target_outcome)
+        KnownRequest(
+            user_id=case.user_id,
+            request=case.request(budget),
+            target_row=case.target_row,
+            target_outcome=case.target_outcome,
+        )
         for case in cases
     ]
     return index_run(

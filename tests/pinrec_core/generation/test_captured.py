@@ -18,7 +18,7 @@ from pinrec_core.generation.buckets import Bucket, default_buckets, example, inp
 from pinrec_core.generation.captured import CapturedGenerator, CompressedGeneration
 from pinrec_core.generation.cuda_graphs import CudaGraphs, fixed_program
 from pinrec_core.generation.generate import RequestContext, generate
-from pinrec_core.generation.planning import merged_weights
+from pinrec_core.generation.planning import merged
 from pinrec_core.generation.program import COSINE_TOLERANCE, Products, largest_difference, program_inputs, with_products
 from pinrec_core.generation.static_buffers import StaticBuffers
 from pinrec_core.model.packed_histories import PackedHistories, pack
@@ -58,10 +58,9 @@ def test_buckets_answer_what_the_plain_model_does(lengths):
     model = tiny_model()
     history, request = batch(model, lengths)
     embedding, weight = captured(model)(history, request)
-    expected = generate(model, history, request, GENERATION.offsets)
+    expected, expected_weight = merged(generate(model, history, request, GENERATION.offsets), GENERATION)
     torch.testing.assert_close(embedding, expected, atol=TOLERANCE, rtol=0)
-    # Float64 sums in another order. Of the same embeddings, so that none passes the threshold here and fails there.
-    torch.testing.assert_close(weight, merged_weights(embedding, GENERATION), atol=1e-12, rtol=0)
+    torch.testing.assert_close(weight, expected_weight, atol=1e-12, rtol=0)  # float64 sums in another order
 
 
 def test_what_a_bucket_served_before_changes_no_bit_of_an_answer():
@@ -194,6 +193,8 @@ def test_cuda_graphs_answer_what_the_plain_model_does(precision):
     for lengths in ([24], [0], [5, 0, 8], [24] * 40, [3, 24, 0, 7, 8]):
         history, request = batch(model, lengths)
         embedding, weight = generator(history, request)
-        expected = generate(model, history.to(device), request.to(device), GENERATION.offsets)
-        assert largest_difference(embedding, expected.cpu()) < COSINE_TOLERANCE
-        torch.testing.assert_close(weight, merged_weights(embedding, GENERATION), atol=1e-12, rtol=0)
+        made = generate(model, history.to(device), request.to(device), GENERATION.offsets)
+        expected, expected_weight = merged(made, GENERATION)
+        torch.testing.assert_close(weight, expected_weight.cpu(), atol=1e-12, rtol=0)
+        kept = weight > 0  # what merged is looked up no more
+        assert largest_difference(embedding[kept], expected.cpu()[kept]) < COSINE_TOLERANCE

@@ -19,10 +19,15 @@ def pairs(targets: Targets) -> list[tuple[int, int, int]]:
     return sorted(zip(targets.user.tolist(), targets.position.tolist(), targets.target.tolist(), strict=True))
 
 
-def windows_of(is_target: torch.Tensor, *, max_offset: int, window: int, windows: int) -> Targets:
-    """Windows whose offsets count items."""
-    first = windows_by_position(*is_target.shape, max_offset, is_target.device)
-    return draw_windows(is_target, first, window=window, windows=windows)
+def windows_of(
+    is_target: torch.Tensor, *, max_offset: int, window: int, windows: int, next_window: int | None = None,
+    next_share: float | None = None,
+) -> Targets:  # fmt: skip
+    """Windows whose offsets count items; unless given, of equal length and equally often of each offset."""
+    return draw_windows(
+        is_target, windows_by_position(is_target, max_offset), window=window, next_window=next_window or window,
+        windows=windows, next_share=1 / max_offset if next_share is None else next_share,
+    )  # fmt: skip
 
 
 def test_next_item_prediction_is_one_window_per_target():
@@ -58,16 +63,44 @@ def test_every_offset_of_every_position_is_a_window_as_long_as_it_leads_to_a_tar
 
 
 def test_windows_are_drawn_from_all_of_them():
-    """A history of eight has 36 windows, of which two are drawn at a time. All are equally likely."""
+    """A history of eight has 8 windows at δ = 1 and 28 at the other offsets, of which one each is drawn at a time."""
     is_target = torch.ones(1, 8, dtype=torch.bool)
     torch.manual_seed(0)
     drawn = torch.zeros(8, 9)
-    for _ in range(3600):
-        targets = windows_of(is_target, max_offset=8, window=1, windows=2)
+    for _ in range(5600):
+        targets = windows_of(is_target, max_offset=8, window=1, windows=2, next_share=0.5)
         drawn[targets.position, targets.offset] += 1
-    # Each of the 36 windows is drawn 200 times on average, with a standard deviation of 14.
-    assert ((drawn[drawn > 0] - 200).abs() < 70).all()
+    # Each window is drawn 700 or 200 times on average, with a standard deviation of 25 or 14.
+    assert ((drawn[:, 1] - 700).abs() < 125).all()
+    later = drawn[:, 2:]
+    assert ((later[later > 0] - 200).abs() < 70).all()
     assert (drawn > 0).sum() == 36
+
+
+def test_the_next_item_has_its_share_and_a_window_of_its_own():
+    torch.manual_seed(0)
+    is_target = torch.ones(4, 50, dtype=torch.bool)
+    targets = windows_of(is_target, max_offset=8, window=4, windows=100, next_window=1, next_share=0.3)
+    assert targets.num_windows == 100
+    is_next = targets.offset == 1
+    assert is_next.sum() == 30  # a target each
+    assert (targets.target[is_next] == targets.position[is_next]).all()
+    assert targets.window[~is_next].unique().numel() == 70
+    full = targets.window[~is_next].bincount().max()
+    assert full == 4
+
+
+def test_windows_that_one_kind_lacks_are_drawn_from_the_other():
+    """One position has no later offset. One target at the end is the next item of one position, and ahead of seven."""
+    is_target = torch.ones(30, 1, dtype=torch.bool)
+    alone = windows_of(is_target, max_offset=4, window=2, windows=20, next_share=0.5)
+    assert alone.num_windows == 20
+    assert alone.offset.unique().tolist() == [1]
+    is_target = torch.zeros(1, 60, dtype=torch.bool)
+    is_target[0, 59] = True
+    rare = windows_of(is_target, max_offset=8, window=1, windows=8, next_share=0.5)
+    assert rare.num_windows == 8
+    assert (rare.offset == 1).sum() == 1
 
 
 def test_offsets_in_time_lead_to_the_first_item_that_is_so_far_ahead():
@@ -83,7 +116,7 @@ def test_offsets_in_time_lead_to_the_first_item_that_is_so_far_ahead():
         [5, 6, 6],  # there is no next item: not a target below
     ]
     is_target = torch.tensor([[True] * 5 + [False]])
-    drawn = draw_windows(is_target, first, window=2, windows=100)
+    drawn = draw_windows(is_target, first, window=2, next_window=2, windows=100, next_share=0.5)
     of_position_1 = drawn.position == 1
     found = zip(drawn.offset[of_position_1].tolist(), drawn.target[of_position_1].tolist(), strict=True)
     assert sorted(found) == [(1, 1), (1, 2), (2, 2), (2, 3), (3, 3), (3, 4)]
@@ -96,7 +129,9 @@ def test_offsets_in_time_and_by_position_are_the_same_where_one_item_comes_a_sec
     length = torch.tensor([12, 12, 7, 1])
     is_target &= torch.arange(12) < length.unsqueeze(1)
     timestamp = torch.where(torch.arange(12) < length.unsqueeze(1), torch.arange(1, 13), 0)
-    by_time = draw_windows(is_target, windows_by_time(timestamp, length, (0, 2, 3)), window=2, windows=1000)
+    by_time = draw_windows(
+        is_target, windows_by_time(timestamp, length, (0, 2, 3)), window=2, next_window=2, windows=1000, next_share=0.5
+    )
     by_position = windows_of(is_target, max_offset=3, window=2, windows=1000)
     # The first position has seen nothing: its clock stands at the first item, one second later than elsewhere.
     later = lambda t: sorted(  # noqa: E731

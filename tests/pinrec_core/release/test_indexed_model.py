@@ -34,7 +34,12 @@ def test_the_step_discount_is_the_one_that_serves_the_calibration_users_best(run
     one_step = replace(calibrated, generation=replace(calibrated.generation, steps=1, step_discount=1.0))
     budget = calibrated.default_budget
     known = [
-        KnownRequest(request=case.request(budget), target_row=case.target_row, target_outcome=case.target_outcome)
+        KnownRequest(
+            user_id=case.user_id,
+            request=case.request(budget),
+            target_row=case.target_row,
+            target_outcome=case.target_outcome,
+        )
         for case in cases
     ]
     assert calibrate_step_discount(one_step, known) is one_step
