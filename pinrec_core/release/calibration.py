@@ -147,7 +147,7 @@ def reindex(
     sample = _sample_embeddings(indexed, known[:THRESHOLD_USERS])
     calibration = replace(
         serving.calibration,
-        compression_ratio=compression_ratio(compress(sample, serving.generation.merge_cosine)[1]),
+        compression_ratio=_ratio(sample, serving.generation.merge_cosine),
         calibrated_on=_users(known, protocol=protocol, unseen=unseen),
     )
     report("calibrating the index")
@@ -163,9 +163,7 @@ def _calibrate_lookup(indexed: IndexedModel, known: Sequence[KnownRequest], comp
     indexed = replace(
         indexed,
         generation=replace(indexed.generation, merge_cosine=merge_cosine),
-        calibration=replace(
-            indexed.calibration, compression_ratio=compression_ratio(compress(sample, merge_cosine)[1])
-        ),
+        calibration=replace(indexed.calibration, compression_ratio=_ratio(sample, merge_cosine)),
     )
     return _calibrate_index(indexed, sample, [one.request for one in usual])
 
@@ -289,7 +287,10 @@ def calibrate_merge_cosine(embedding: Tensor, target_ratio: float) -> float:
     low, high = -1.0, 1.0
     for _ in range(16):
         middle = (low + high) / 2
-        low, high = (
-            (middle, high) if compression_ratio(compress(embedding, middle)[1]) > target_ratio else (low, middle)
-        )
+        low, high = (middle, high) if _ratio(embedding, middle) > target_ratio else (low, middle)
     return round(high, 4)
+
+
+def _ratio(embedding: Tensor, threshold: float) -> float:
+    _, weight = compress(embedding, threshold)
+    return compression_ratio(weight)

@@ -158,7 +158,7 @@ def test_compression_equals_its_definition(seed, threshold, n):
     merged, count = compress(embedding, threshold)
     expected, expected_count = compress_reference(embedding, threshold)
     assert torch.equal(count, expected_count)
-    # Means are float32 sums in another order, and a sum of nearly opposite vectors is short: its direction is uncertain.
+    # Float32 sums in another order; the sum of nearly opposite vectors is short, and its direction uncertain.
     torch.testing.assert_close(merged, expected, atol=1e-3, rtol=0)
     on_accelerators, accelerator_count = by_fixed_steps(embedding, threshold, torch.ones(n, dtype=torch.float64))
     assert torch.equal(accelerator_count, expected_count)
