@@ -39,9 +39,8 @@ CALIBRATION_QUERIES = 1024
 CALIBRATION_BATCH = 32
 DISCOUNTS = {"offset_discount": (1.0, 0.5, 0.2, 0.05), "step_discount": (1.0, 0.8, 0.6, 0.4, 0.2)}
 """Settings of generation, in the order in which they are calibrated, and what is tried."""
-STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
-POOLED_TARGETS = 50
-"""What the curve of all outcomes together counts in that of each, in targets: one with fewer follows the others."""
+STRENGTHS = (0.75, 1.0, 0.5, 1.25, 0.25, 1.5, 0.0)
+"""What is tried, the likeliest first. On logs of several kinds .75 is near the best for frequent and rare outcomes."""
 NOT_YET = Calibration(
     index_type="", nlist=0, nprobe=0, recall_depth=0, recall_target=INDEX_RECALL_TARGET, recall=0.0,
     compression_ratio=1.0,
@@ -224,7 +223,7 @@ def calibrate_discounts(indexed: IndexedModel, known: Sequence[KnownRequest]) ->
     """The same model with the discounts of later offsets and of later steps under which most targets are served.
 
     Later steps follow what was generated, not what happened, and later offsets look further ahead: how far either can
-    be trusted differs between models. Of discounts that find as many the weakest is chosen.
+    be trusted differs between models. Of discounts that find about as many the weakest is chosen.
     """
     generation = indexed.generation
     matters = {"offset_discount": len(generation.offsets) > 1, "step_discount": generation.steps > 1}
@@ -239,20 +238,34 @@ def _with(indexed: IndexedModel, **settings: Any) -> IndexedModel:
 
 
 def _best_of(candidates: Sequence[IndexedModel], known: Sequence[KnownRequest]) -> IndexedModel:
-    """The model that serves most targets of these requests, the first of equal ones. All generate alike."""
-    hits = np.zeros(len(candidates))
+    """The model that serves most targets of these requests. All generate alike."""
+    hits = np.zeros((len(known), len(candidates)))
     for start in range(0, len(known), CALIBRATION_BATCH):
         part = known[start : start + CALIBRATION_BATCH]
         requests = [one.request for one in part]
         embedding = candidates[0].generate(requests)
         for i, model in enumerate(candidates):
-            for one, answer in zip(part, model.retrieve(embedding, requests), strict=True):
-                hits[i] += np.isin(one.target_row, answer.item_row).sum()
-    return candidates[int(hits.argmax())]
+            for b, answer in enumerate(model.retrieve(embedding, requests)):
+                hits[start + b, i] = np.isin(part[b].target_row, answer.item_row).sum()
+    return candidates[first_of_the_best(hits)]
+
+
+def first_of_the_best(value: np.ndarray) -> int:
+    """The first of the candidates that nothing speaks against: ``[requests, candidates]`` → its number.
+
+    That is one whose mean is less than a standard error below the best one's, of the differences between the two
+    request by request. Figures of a few requests differ by chance, and what they say alone should not decide.
+    """
+    if not len(value):
+        return 0
+    best = value.mean(axis=0).argmax()
+    behind = value[:, [best]] - value
+    error = behind.std(axis=0) / len(value) ** 0.5
+    return int((behind.mean(axis=0) <= error).argmax())
 
 
 def calibrate_strength(indexed: IndexedModel, known: Sequence[KnownRequest]) -> IndexedModel:
-    """The same model, in which each outcome steers as strongly as finds most of its own targets.
+    """The same model, in which each outcome steers as strongly as serves its own targets best: most, and foremost.
 
     Asked for one outcome alone, a model may find fewer of that outcome's targets than it would unconditioned: what a
     rare outcome's own interactions teach is little. How strongly to steer is therefore a property of the log and of the
@@ -260,21 +273,28 @@ def calibrate_strength(indexed: IndexedModel, known: Sequence[KnownRequest]) -> 
     """
     if not indexed.model.config.variant.outcome_conditioned or not known:
         return indexed
-    O = indexed.model.config.num_conditions
-    hits, targets = np.zeros((O, len(STRENGTHS))), np.zeros(O)
-    for outcome in range(O):
-        alone = np.eye(O)[outcome]
-        concerned = [one for one in known if (one.target_outcome == outcome).any()][:CALIBRATION_REQUESTS]
-        for start in range(0, len(concerned), CALIBRATION_BATCH):
-            part = concerned[start : start + CALIBRATION_BATCH]
-            targets[outcome] += sum((one.target_outcome == outcome).sum() for one in part)
-            for i, strength in enumerate(STRENGTHS):
-                asked = [replace(one.request, budget=alone, strength=strength) for one in part]
-                for one, answer in zip(part, indexed.answer(asked), strict=True):
-                    hits[outcome, i] += np.isin(one.target_row[one.target_outcome == outcome], answer.item_row).sum()
-    pooled = POOLED_TARGETS * hits.sum(axis=0) / max(1, targets.sum())
-    best = tuple(STRENGTHS[i] for i in (hits + pooled).argmax(axis=1))
-    return replace(indexed, generation=replace(indexed.generation, strength=best))
+    best = [
+        STRENGTHS[first_of_the_best(_gain_by_strength(indexed, known, outcome))]
+        for outcome in range(indexed.model.config.num_conditions)
+    ]
+    return _with(indexed, strength=tuple(best))
+
+
+def _gain_by_strength(indexed: IndexedModel, known: Sequence[KnownRequest], outcome: int) -> np.ndarray:
+    """What the list for one outcome alone is worth to the requests that have a target of it, float
+    ``[requests, strengths]``: the sum of 1 / log2(1 + rank) over these targets, as in DCG."""
+    alone = np.eye(indexed.model.config.num_conditions)[outcome]
+    concerned = [one for one in known if (one.target_outcome == outcome).any()][:CALIBRATION_REQUESTS]
+    gain = np.zeros((len(concerned), len(STRENGTHS)))
+    for start in range(0, len(concerned), CALIBRATION_BATCH):
+        part = concerned[start : start + CALIBRATION_BATCH]
+        for i, strength in enumerate(STRENGTHS):
+            asked = [replace(one.request, budget=alone, strength=strength) for one in part]
+            for b, answer in enumerate(indexed.answer(asked)):
+                own = part[b].target_row[part[b].target_outcome == outcome]
+                rank = 1 + np.flatnonzero(np.isin(answer.item_row, own))
+                gain[start + b, i] = (1 / np.log2(1 + rank)).sum()
+    return gain
 
 
 def calibrate_merge_cosine(embedding: Tensor, target_ratio: float) -> float:
