@@ -256,11 +256,11 @@ def first_of_the_best(value: np.ndarray) -> int:
     That is one whose mean is less than a standard error below the best one's, of the differences between the two
     request by request. Figures of a few requests differ by chance, and what they say alone should not decide.
     """
-    if not len(value):
+    if len(value) < 2:
         return 0
     best = value.mean(axis=0).argmax()
     behind = value[:, [best]] - value
-    error = behind.std(axis=0) / len(value) ** 0.5
+    error = behind.std(axis=0, ddof=1) / len(value) ** 0.5
     return int((behind.mean(axis=0) <= error).argmax())
 
 

@@ -47,9 +47,15 @@ def test_configurations_refuse_what_cannot_be():
         ("dropout", float("nan"), "expected a finite number"),
         ("id_width", -4, "id_width=-4: expected a value of at least 0"),
         ("variant", "x", "variant='x': expected one of"),
+        ("offset_seconds", [0, 60], "offset_seconds=.*: expected max_offset=4 of them"),
+        ("offset_seconds", [1, 2, 3, 4], "expected ascending seconds, the first of them 0"),
+        ("offset_seconds", [0, 60, 60, 90], "expected ascending seconds"),
     ]:
         with pytest.raises(ConfigError, match=message):
             ModelConfig(**good | {field: value})
+    assert ModelConfig(**good | {"offset_seconds": [0, 30, 60, 180]}).offset_seconds == (0, 30, 60, 180)
+    of_next_items = ModelConfig(**good | {"variant": "oc", "offset_seconds": [0, 30, 60, 180]})
+    assert (of_next_items.max_offset, of_next_items.offset_seconds) == (1, ())
     for wrong in ({"seed": -1}, {"warmup_share": 1.0}, {"weight_decay": -0.1}):
         with pytest.raises(ConfigError, match="expected a value"):
             TrainingConfig(**wrong)

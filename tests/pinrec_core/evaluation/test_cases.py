@@ -53,6 +53,18 @@ def test_held_out_targets_are_the_last_distinct_items(dataset, log, catalogue):
         assert catalogue.item_key[case.seen_row].tolist() == sorted(set(case.history.item_key.tolist()))
 
 
+def test_an_earlier_case_is_the_latest_one_of_a_user_whose_later_targets_never_happened(dataset, log, catalogue):
+    latest = {c.user_id: c for c in held_out_cases(dataset, catalogue, share=EVALUATION_SHARE, targets=Z)}
+    earlier = list(held_out_cases(dataset, catalogue, share=EVALUATION_SHARE, targets=Z, earlier=1))
+    assert len(earlier) > 20
+    for case in earlier:
+        before = log[case.user_id].take(slice(0, len(latest[case.user_id].history)))
+        positions = sorted(max(occurrences(before, key)) for key in set(before.item_key.tolist()))[-Z:]
+        check_targets(case, before, positions, catalogue)
+        assert case.history.item_key.tolist() == before.item_key[: positions[0]].tolist()
+    assert not list(held_out_cases(dataset, catalogue, share=EVALUATION_SHARE, targets=Z, earlier=100))
+
+
 def test_cold_targets_are_the_first_distinct_items_and_nothing_comes_before_them(dataset, log, catalogue):
     cases = list(cold_cases(dataset, catalogue, share=EVALUATION_SHARE, targets=Z))
     assert len(cases) > 20

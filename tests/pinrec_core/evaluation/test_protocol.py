@@ -14,10 +14,11 @@ import pytest
 from pinrec_core.dataset.catalogue import ItemCatalogue, write_catalogue
 from pinrec_core.dataset.manifest import CATALOGUE_NAME
 from pinrec_core.errors import ConfigError, DataError
+from pinrec_core.evaluation import protocol as protocols
 from pinrec_core.evaluation.cases import ahead_of_request, held_out_cases
 from pinrec_core.evaluation.judging import judge
 from pinrec_core.evaluation.opening import open_subject, task_for_subjects
-from pinrec_core.evaluation.protocol import Protocol
+from pinrec_core.evaluation.protocol import CALIBRATION_REQUESTS_PER_USER, Protocol
 from pinrec_core.evaluation.result import compare, compare_at_equal_distinct_items
 from pinrec_core.release.manifest import HeldOut
 from pinrec_core.release.publishing import publish
@@ -99,6 +100,22 @@ def test_calibration_is_that_of_a_release_whatever_is_judged(run, dataset):
         of_protocol.append([(c.user_id, len(c.history)) for c in calibration])
     assert of_protocol[0] == of_protocol[1]
     assert min(length for _, length in of_protocol[0]) > 0
+
+
+def test_few_users_are_asked_for_several_requests_each(run, dataset, monkeypatch):
+    """The latest of every user first, then the ones before, as long as there are any, and no more than are wanted."""
+    task = task_for_subjects([str(run.folder)], targets=2)
+    catalogue = ItemCatalogue.open(dataset)
+    found = task.calibration_cases(catalogue)
+    users = [case.user_id for case in found]
+    distinct = len(set(users))
+    assert len(users) > 2 * distinct
+    assert len(set(users[:distinct])) == distinct
+    assert max(users.count(user) for user in set(users)) <= CALIBRATION_REQUESTS_PER_USER
+    by_user = [case for case in found if case.user_id == users[0]]
+    assert [len(case.history) for case in by_user] == sorted((len(case.history) for case in by_user), reverse=True)
+    monkeypatch.setattr(protocols, "CALIBRATION_CASES", distinct + 3)
+    assert len(task.calibration_cases(catalogue)) == distinct + 3
 
 
 def test_ahead_of_the_request_nothing_of_it_is_known(run, dataset):

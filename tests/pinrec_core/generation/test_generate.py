@@ -16,7 +16,7 @@ from pinrec_core.generation import budget as budgets
 from pinrec_core.generation.compression import by_fixed_steps, compress, compress_reference, compression_ratio
 from pinrec_core.generation.generate import RequestContext, condition_of_step, generate, step_embeddings
 from pinrec_core.generation.inputs import draw_feedback_outcomes
-from pinrec_core.generation.planning import plan_retrieval
+from pinrec_core.generation.planning import own_weights, plan_retrieval
 from pinrec_core.history import History
 from pinrec_core.release.calibration import calibrate_merge_cosine
 from pinrec_core.request import Request
@@ -232,6 +232,12 @@ def test_allocation_by_hand():
     """10 items at .5/.3/.2; inside the first outcome counts 3:1 share 5 as 3.75/1.25, so 4 and 1."""
     quota = allocate(np.array([0.5, 0.3, 0.2]), np.array([[3, 1], [1, 0], [1, 1]]), 10)
     assert quota.tolist() == [[4, 1], [3, 0], [1, 1]]
+
+
+def test_later_offsets_weigh_less_than_the_next_item_of_the_same_step():
+    """Two steps of δ = 2 and δ = 1 that nothing merges: a fourth for the later offset, half for the later step."""
+    config = GenerationConfig(steps=2, offsets=(2, 1), step_discount=0.5, offset_discount=0.25)
+    assert own_weights(config, 4, torch.device("cpu")).tolist() == [0.25, 1.0, 0.125, 0.5]
 
 
 def test_later_steps_weigh_less_by_the_discount():
