@@ -64,7 +64,7 @@ class Claim:
     """One figure beside its baseline. A claim without a goal is shown for comparison only.
 
     The claims of a ``group`` share a section of the report. Where ``only_with`` is set, this claim counts as reached
-    only if that other claim is reached too.
+    only if that other claim is reached too, and has no goal where that one has none.
 
     In a row, ``ci95`` is the interval of the ratio, which says what other users would have given; ``by_seed`` is what
     each seed gave. ``ci95`` is None where the figures are not means over users, and one of its bounds is None where

@@ -102,7 +102,8 @@ def delivered(curves: Mapping[str, Sequence[Mapping[str, Any]]], outcome: str) -
     A point of a curve has the budget ``at``, its ``value`` and ``ci95``.
     """
     drawing, axes = _new(width=4.5, height=3.4)
-    axes.plot([0, 1], [0, 1], "--", color="#718096", linewidth=0.8, label="as asked for")
+    # Above the curves, because one of them is to lie on it.
+    axes.plot([0, 1], [0, 1], "--", color="black", linewidth=0.8, label="as asked for", zorder=5)
     for colour, (name, points) in zip(COLOURS, curves.items(), strict=False):
         at, value = ([point[key] for point in points] for key in ("at", "value"))
         axes.errorbar(at, value, yerr=_errors(points), fmt="o-", color=colour, label=name, **_ERROR_BARS)

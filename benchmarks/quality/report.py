@@ -62,12 +62,12 @@ _HOW_TO_READ = """## How to read the tables
   users. A dash stands for a bound that does not exist.
 - **goal** is judged on the ratio where it ends in x, else on the value. *reached* is about the figure itself; *open*
   beside it means that the interval spans the goal, so that other users could have decided otherwise. That a budget
-  lowers the other outcomes counts only where it lifts its own. **targets** is the number of targets behind the
-  figure. An outcome with fewer than 100 targets has no goal, because so few say nothing of ratios this close to 1. A
-  multi-token model has no goal over one of a single token where the log's times are days.
-- A figure that is made of others, such as the largest distance over arms and seeds, has no baseline and no interval,
-  and its value is the one that the metric names, not a mean over the seeds. What is counted there is explained on the
-  page about [steering](steering.md).
+  lowers the other outcomes counts only where its own reaches its goal. **targets** is the number of targets behind the
+  figure. The budget on an outcome with fewer than 100 targets has no goals, because so few say nothing of ratios this
+  close to 1. {MT,OC} has no goal over OC where the log's times are days.
+- A figure that is made of others has no baseline and no interval. The largest distance and the smallest rise are those
+  of any seed. The share of the outcomes is taken of their ratios with the seeds pooled, so that it may lie outside of
+  what single seeds give. What is counted as delivered is explained on the page about [steering](steering.md).
 - **Who is judged**: users that no model was trained on. A quarter of the held-out users is for validation: the merge
   threshold and the step discount are calibrated on them, the loss after each epoch is theirs, and they are not
   judged. The studies' settings were chosen on an earlier, independent draw of held-out users; by chance a share of
