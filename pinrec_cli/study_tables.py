@@ -51,7 +51,7 @@ def _steps_table(points: Sequence[StepsPoint]) -> Table:
 
 
 def _budget_table(points: Sequence[SweepPoint]) -> Table:
-    names = list(points[0].served_mix)
+    names = points[0].outcomes
     table = Table(title="served recall by true outcome, and what users did with such items, as the budget moves")
     table.add_column("share", justify="right")
     for name in ("all", *names):

@@ -10,9 +10,12 @@
     judge           the only file that knows how PinRec trains and evaluates
     measures        the quantities that are compared, with their confidence intervals
     results         all figures of a study with their comparisons: benchmarks/results/quality/<study>.json
-    claims          the goals, and whether the figures reach them: docs/results/summary.json
+    budgets         the measures of a sweep of budgets
+    goals           what a claim is, and whether the figures reach its goal: docs/results/summary.json
+    claims          all claims but those of steering_claims, which are about outcomes and budgets
     report          docs/results/README.md, and the headlines of the project's README
     pages, sweeps   docs/results/<study>.md
+    steering        docs/results/steering.md
     plots           docs/results/*.svg
 
 The report needs nothing but the JSON files, so it can be made again from a fresh clone.

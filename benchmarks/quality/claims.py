@@ -7,13 +7,12 @@ trained on offsets up to 16. A claim that has not been measured yet makes no row
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from benchmarks.quality.goals import AnyClaim, Claim, Goal, Published
 from benchmarks.quality.measures import Measure
-from benchmarks.quality.protocols import protocol, run_again
-from benchmarks.quality.results import StudyResult
+from benchmarks.quality.steering_claims import OUTCOME_LOGS, budget_delivered, oc_over_uc
 from pinrec_core.evaluation.result import EQUAL_DISTINCT_ITEMS
 
 LONG_HISTORIES = ("yelp", "ml100k")  # the sessions of trivago are much shorter than 16 offsets
@@ -22,123 +21,15 @@ GSASREC = "gSASRec, its repository (arXiv 2308.07192)"
 TIGER = "TIGER (arXiv 2305.05065)"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Goal:
-    """What a figure has to reach: ``of`` says whether its ratio to the baseline or the value itself is meant."""
-
-    compare: str  # ">=", ">", "<=", "<" or "within"
-    bound: float  # for "within", the largest |ratio − 1|
-    of: str = "ratio"  # or "value"
-
-    def __str__(self) -> str:
-        if self.compare == "within":
-            return f"within {self.bound:.1%}"
-        return f"{self.compare} {self.bound:g}{'x' if self.of == 'ratio' else ''}"
-
-    def is_reached(self, row: dict[str, Any]) -> bool | None:
-        """Whether the row's figure reaches the goal; None where it has no figure, as the ratio to a baseline of 0."""
-        value = row[self.of]
-        return None if value is None else self._holds(value)
-
-    def is_certain(self, row: dict[str, Any]) -> bool | None:
-        """Whether the whole 95% interval lies on the same side of the goal as the figure; None without an interval."""
-        if row["ci95"] is None:
-            return None
-        if None in row["ci95"]:
-            return False
-        low, high = (bound * (row["baseline_value"] if self.of == "value" else 1) for bound in row["ci95"])
-        if self.compare == "within" and not self._holds(row[self.of]):
-            return bool(low > 1 + self.bound or high < 1 - self.bound)
-        return self._holds(low) == self._holds(high) == self._holds(row[self.of])
-
-    def _holds(self, value: float) -> bool:
-        return {
-            ">=": value >= self.bound, ">": value > self.bound, "<=": value <= self.bound, "<": value < self.bound,
-            "within": abs(value - 1) <= self.bound,
-        }[self.compare]  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Published:
-    """A figure that somebody else has published."""
-
-    source: str
-    value: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """One figure beside its baseline. A claim without a goal is shown for comparison only.
-
-    The claims of a ``group`` share a section of the report. Where ``only_with`` is set, this claim counts as reached
-    only if that other claim is reached too.
-
-    In a row, ``ci95`` is the interval of the ratio, which says what other users would have given; ``by_seed`` is what
-    each seed gave. ``ci95`` is None where the figures are not means over users, and one of its bounds is None where
-    some resampled users give a baseline of 0.
-    """
-
-    group: str
-    claim: str
-    study: str
-    metric: str
-    of: Measure
-    against: Measure | Published
-    goal: Goal | None
-    overview: bool = False  # whether the table at the top of the report shows it
-    only_with: Claim | None = None
-
-    def row(self, result: StudyResult) -> dict[str, Any] | None:
-        """The claim's row of the summary; None where it has not been measured."""
-        if isinstance(self.against, Published):
-            found = result.figure(self.of)
-            if found is None:
-                return None
-            bounds = found["ci95"]
-            compared = {
-                "value": found["value"], "baseline": self.against.source, "baseline_value": self.against.value,
-                "ratio": found["value"] / self.against.value,
-                "ci95": None if bounds is None else [bound / self.against.value for bound in bounds],
-                "seeds": found["seeds"], "by_seed": found["by_seed"], "baseline_by_seed": [],
-                "targets": found["targets"],
-            }  # fmt: skip
-        else:
-            paired = result.comparison(self.of, self.against)
-            if paired is None:
-                return None
-            # A counting baseline draws nothing at random, so that one seed of it is enough.
-            counts = result.runs[self.against.run]["recommender"] is not None
-            compared = {
-                "value": paired["value"], "baseline": _name(self.against, self.of, result),
-                "baseline_value": paired["baseline_value"], "ratio": paired["ratio"], "ci95": paired["ci95"],
-                "seeds": paired["seeds"] if counts else min(paired["seeds"], paired["baseline_seeds"]),
-                "by_seed": paired["by_seed"], "baseline_by_seed": paired["baseline_by_seed"],
-                "targets": paired["targets"],
-            }  # fmt: skip
-        row = {
-            "claim": self.claim, "dataset": result.name, "protocol": protocol(result, self.of.evaluation),
-            "metric": self.metric + _embeddings(self.metric, self.of.evaluation, result), **compared,
-            "goal": None if self.goal is None else str(self.goal),
-            "command": run_again(self.study),
-        }  # fmt: skip
-        if self.goal is None:
-            return row | {"reached": None, "certain": None}
-        reached, certain = self.goal.is_reached(row), self.goal.is_certain(row)
-        if reached and self.only_with is not None:
-            needed = self.only_with.row(result)
-            reached = needed is not None and needed["reached"]
-            certain = certain and needed is not None and needed["certain"]
-        return row | {"reached": reached, "certain": certain}
-
-
-def claims_of(study: str, outcomes: Sequence[str]) -> list[Claim]:
+def claims_of(study: str, outcomes: Sequence[str]) -> list[AnyClaim]:
     """All claims about a study, measured or not."""
     return [claim for make in GROUPS.values() for claim in make(study, outcomes)]
 
 
 def pairs_of(study: str, outcomes: Sequence[str]) -> list[tuple[Measure, Measure]]:
     """The comparisons that the claims about a study need."""
-    return [(c.of, c.against) for c in claims_of(study, outcomes) if isinstance(c.against, Measure)]
+    compared = [claim for claim in claims_of(study, outcomes) if isinstance(claim, Claim)]
+    return [(c.of, c.against) for c in compared if isinstance(c.against, Measure)]
 
 
 def uc_over_pinnerformer(study: str, outcomes: Sequence[str]) -> Iterator[Claim]:
@@ -163,50 +54,21 @@ def uc_over_pinnerformer(study: str, outcomes: Sequence[str]) -> Iterator[Claim]
             )  # fmt: skip
 
 
-def oc_over_uc(study: str, outcomes: Sequence[str]) -> Iterator[Claim]:
-    if study not in ("yelp", "trivago", "ml100k"):
-        return
-
-    def figure(
-        claim: str, metric: str, goal: Goal, name: str, per: str | None = None, only_with: Claim | None = None
-    ) -> Claim:
-        of, against = (Measure(run=run, evaluation="controllability", name=name, per=per) for run in ("oc", "uc"))
-        return Claim(
-            group="oc-over-uc", claim=claim, study=study, metric=metric, goal=goal, of=of, against=against,
-            overview=per is None, only_with=only_with,
-        )  # fmt: skip
-
-    yield figure(
-        "OC over UC, conditioned on the target's outcome", "unordered recall@10", Goal(compare=">=", bound=1.02),
-        "own_outcome_hit",
-    )  # fmt: skip
-    for outcome in outcomes:
-        lifts = figure(
-            f"all budget on {outcome} lifts it", f"unordered recall@10 of {outcome}", Goal(compare=">", bound=1.0),
-            f"own_hits_{outcome}", f"own_targets_{outcome}",
-        )  # fmt: skip
-        yield lifts
-        yield figure(
-            f"all budget on {outcome} lowers the others", f"unordered recall@10 of all but {outcome}",
-            Goal(compare="<", bound=1.0), f"other_hits_{outcome}", f"other_targets_{outcome}", only_with=lifts,
-        )  # fmt: skip
-
-
 def mt_oc_over_uc(study: str, outcomes: Sequence[str]) -> Iterator[Claim]:
-    if study not in ("yelp", "trivago", "ml100k"):
+    if study not in OUTCOME_LOGS:
         return
     yield Claim(
         group="mt-oc-over-uc", claim="{MT,OC} over UC at equal embeddings", study=study, metric="unordered recall@10",
         of=_held_out("mt_oc", "hit"), against=_held_out("uc", "hit"), goal=Goal(compare=">=", bound=1.11),
         overview=True,
     )  # fmt: skip
-    for run, other, claim in (
-        ("mt_oc", "oc", "{MT,OC} over OC at equal embeddings"),
-        ("mt", "uc", "MT over UC at equal embeddings"),
+    for run, other, claim, goal in (
+        ("mt_oc", "oc", "{MT,OC} over OC at equal embeddings", Goal(compare=">=", bound=1.05)),
+        ("mt", "uc", "MT over UC at equal embeddings", None),
     ):
         yield Claim(
             group="mt-oc-over-uc", claim=claim, study=study, metric="unordered recall@10", of=_held_out(run, "hit"),
-            against=_held_out(other, "hit"), goal=None,
+            against=_held_out(other, "hit"), goal=goal, needs_times=True, overview=goal is not None,
         )  # fmt: skip
     if study in LONG_HISTORIES:
         yield Claim(
@@ -253,8 +115,13 @@ def amazon(study: str, outcomes: Sequence[str]) -> Iterator[Claim]:
 
 
 def served(study: str, outcomes: Sequence[str]) -> Iterator[Claim]:
-    if study not in ("yelp", "trivago", "ml100k"):
+    if study not in OUTCOME_LOGS:
         return
+    yield Claim(
+        group="served", claim="{MT,OC} served, against the 100 items of UC", study=study, metric="served recall@100",
+        of=_held_out("mt_oc", "served_hit"), against=_held_out("uc", "served_hit"),
+        goal=Goal(compare=">=", bound=1.0), overview=True,
+    )  # fmt: skip
     for run, title in (("pinnerformer", "PinnerFormer"), ("sasrec", "SASRec")):
         claim = f"{{MT,OC}} served, against the top 100 of {title}"
         yield Claim(
@@ -335,9 +202,10 @@ HEADLINES = (
 )
 """Each stands for a row of the overview with all its logs, so that no log can be left out here."""
 
-GROUPS = {
+GROUPS: dict[str, Callable[[str, Sequence[str]], Iterator[AnyClaim]]] = {
     "uc-over-pinnerformer": uc_over_pinnerformer,
     "oc-over-uc": oc_over_uc,
+    "steering": budget_delivered,
     "mt-oc-over-uc": mt_oc_over_uc,
     "embeddings-per-step": embeddings_per_step,
     "movielens-1m": movielens_1m,
@@ -349,11 +217,12 @@ GROUPS = {
 TITLES = {
     "uc-over-pinnerformer": "Generative over one embedding: UC against PinnerFormer",
     "oc-over-uc": "Outcome conditioning: OC against UC",
+    "steering": "Steering: what a budget delivers",
     "mt-oc-over-uc": "Multi-token and outcome conditioning: {MT,OC} against UC and OC",
     "embeddings-per-step": "16 embeddings per step against 1",
     "movielens-1m": "MovieLens-1M against published figures",
     "amazon": "Amazon Beauty and Toys against published figures",
-    "served": "What a user is served: {MT,OC} against PinnerFormer and SASRec",
+    "served": "What a user is served: {MT,OC} against UC, PinnerFormer and SASRec",
     "cold": "Users without a history",
     "precision": "Number formats of serving",
 }
@@ -386,22 +255,3 @@ def _over_co_occurrence(study: str, claim: str) -> Iterator[Claim]:
             group="movielens-1m" if study == "ml1m" else "amazon", claim=f"{claim}, beside counting", study=study,
             metric=metric, of=of, against=against, goal=None, overview=True,
         )  # fmt: skip
-
-
-def _name(against: Measure, of: Measure, result: StudyResult) -> str:
-    """The name of a baseline: its run, or what differs where both sides are of the same run."""
-    title = result.runs[against.run]["title"]
-    if against.evaluation.startswith("steps-") and of.evaluation != against.evaluation:
-        return f"{title}, {against.evaluation.removeprefix('steps-')} per step"
-    return title if against.run != of.run else f"{title} in FP32"
-
-
-def _embeddings(metric: str, evaluation: str, result: StudyResult) -> str:
-    """The number of embeddings behind a recall at k per embedding, which depends on it; empty for other metrics."""
-    settings = result.plain["evaluation"]
-    E = {
-        "held_out": settings["embeddings"], "held_out_offline": settings["embeddings"],
-        "precision": settings["embeddings"],
-        "controllability": settings["outcome_embeddings"],
-    }.get(evaluation)  # fmt: skip
-    return f", E={E}" if E is not None and metric.startswith("unordered recall@") else ""

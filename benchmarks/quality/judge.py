@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import machine_card
+from benchmarks.quality import budgets
 from benchmarks.quality.study import EvaluationSettings, RunSpec, Study
 from benchmarks.quality.work_folder import FIGURES_FILE, MACHINE_FILE, RESULTS, SPEC_FILE, Place, write_json
 from pinrec_core.config.sections import ModelConfig, Variant
@@ -238,15 +239,17 @@ class _Judge:
 
     def budget(self) -> Findings:
         """What is served as the budget moves from one outcome to another."""
-        start, end = self.settings.budget
+        start, end = swept = self.settings.budget
         points = sweep_budget(
             self._model("budget"), self.cases, from_outcome=self.manifest.outcomes.index(start),
             to_outcome=self.manifest.outcomes.index(end), num_items=self.settings.num_items,
-            item_outcomes=count_outcomes(
+            shares=self.settings.budget_shares, item_outcomes=count_outcomes(
                 self._task(Protocol.HELD_OUT).training_histories(), self.catalogue, len(self.manifest.outcomes)
             ),
         )  # fmt: skip
-        return Findings(figures={"from": start, "to": end, "points": [point.to_dict() for point in points]})
+        figures = {"from": start, "to": end, "points": [point.to_dict() for point in points]}
+        arrays = {name: values for point in points for name, values in budgets.arrays(point, swept).items()}
+        return Findings(figures=figures, users={budgets.BUDGET: self._result(budgets.BUDGET, figures, arrays)})
 
     def precision(self) -> Findings:
         """Serving's number formats against FP32 throughout."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.quality import plots, sweeps
+from benchmarks.quality import plots, steering, sweeps
 from benchmarks.quality.markdown import interval, number, sentence, slug, table
 from benchmarks.quality.measures import Measure
 from benchmarks.quality.protocols import log_filter, protocol, run_again
@@ -43,7 +43,7 @@ def _parts(result: StudyResult, folder: Path) -> Iterator[list[str]]:
     yield from _by_group(result, "by_surface", "Recall by surface")
     yield from sweeps.controllability(result, folder)
     yield from sweeps.steps(result, folder)
-    yield from sweeps.budget(result, folder)
+    yield from steering.link(result)
     yield from sweeps.precision(result)
     yield from _ablations(result, folder)
     yield _trainings(result)

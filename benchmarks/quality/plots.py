@@ -25,6 +25,7 @@ matplotlib.rcParams.update(
     }
 )
 COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#b83280", "#718096")
+_ERROR_BARS = {"markersize": 3, "capsize": 2}
 _NAME_WIDTH = 48  # characters of a bar's name in one line
 
 
@@ -95,25 +96,42 @@ def heat_map(ratio: np.ndarray, outcomes: Sequence[str]) -> Figure:
     return drawing
 
 
-def budget_sweep(points: Sequence[Mapping[str, Any]], start: str, end: str) -> Figure:
-    """Served items and served recall of the two outcomes as the budget moves from ``start`` to ``end``."""
-    drawing = Figure(figsize=(9, 2.8))
-    share = [point["share"] for point in points]
-    for number, (name, title) in enumerate(
-        (
-            ("served_mix", "served items by embedding"),
-            ("logged_mix", "expected of the served items"),
-            ("served_recall_by_outcome", "served recall by true outcome"),
-        ),
-        1,
-    ):
-        axes = drawing.add_subplot(1, 3, number)
-        for colour, outcome in zip(COLOURS, (start, end), strict=False):
-            value = [point[name].get(outcome, np.nan) for point in points]
-            axes.plot(share, value, "o-", color=colour, label=outcome, markersize=3)
-        axes.set_xlabel(f"share of the budget on {end}")
-        axes.set_title(title, fontsize=9)
+def delivered(curves: Mapping[str, Sequence[Mapping[str, Any]]], outcome: str) -> Figure:
+    """What budgets deliver of an outcome beside what they ask for, which is the diagonal.
+
+    A point of a curve has the budget ``at``, its ``value`` and ``ci95``.
+    """
+    drawing, axes = _new(width=4.5, height=3.4)
+    # Above the curves, because one of them is to lie on it.
+    axes.plot([0, 1], [0, 1], "--", color="black", linewidth=0.8, label="as asked for", zorder=5)
+    for colour, (name, points) in zip(COLOURS, curves.items(), strict=False):
+        at, value = ([point[key] for point in points] for key in ("at", "value"))
+        axes.errorbar(at, value, yerr=_errors(points), fmt="o-", color=colour, label=name, **_ERROR_BARS)
+    axes.set_xlabel(f"share of the budget on {outcome}")
+    axes.set_ylabel(f"share of the served items, {outcome}")
     axes.legend(frameon=False)
+    return drawing
+
+
+def pareto(points: Sequence[Mapping[str, Any]], start: str, end: str) -> Figure:
+    """Served recall of the targets of one outcome against that of another, by the share of the budget on ``end``.
+
+    A point has its ``share``, and ``value`` and ``ci95`` in both ``x`` and ``y``.
+    """
+    drawing, axes = _new(width=4.5, height=3.4)
+    x, y = ([point[axis] for point in points] for axis in "xy")
+    axes.errorbar(
+        [cell["value"] for cell in x], [cell["value"] for cell in y], xerr=_errors(x), yerr=_errors(y), fmt="o-",
+        color=COLOURS[0], elinewidth=0.6, **_ERROR_BARS,
+    )  # fmt: skip
+    for point in points:
+        axes.annotate(
+            f"{point['share']:.0%}", (point["x"]["value"], point["y"]["value"]), xytext=(4, 4),
+            textcoords="offset points", fontsize=8,
+        )  # fmt: skip
+    axes.set_xlabel(f"served recall of {start}")
+    axes.set_ylabel(f"served recall of {end}")
+    axes.set_title(f"by share of the budget on {end}", fontsize=9)
     return drawing
 
 
@@ -129,6 +147,12 @@ def loss_by_epoch(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     axes.set_ylabel("loss")
     axes.legend(frameon=False)
     return drawing
+
+
+def _errors(cells: Sequence[Mapping[str, Any]]) -> list[list[float]]:
+    """How far each interval reaches below and above its value; a value without one has an interval of no width."""
+    bounds = [(cell["value"], *(cell["ci95"] or (cell["value"], cell["value"]))) for cell in cells]
+    return [[value - low for value, low, _ in bounds], [high - value for value, _, high in bounds]]
 
 
 def _new(*, width: float = 6.5, height: float) -> tuple[Figure, Axes]:

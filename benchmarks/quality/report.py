@@ -1,4 +1,4 @@
-"""The report: ``summary.json``, ``README.md`` and one page per study, from the JSON files of the studies alone.
+"""The report: ``summary.json``, ``README.md``, a page per study and one about steering, made of JSON files alone.
 
 The reasons for missed goals, and what was tried, are written by hand in ``notes.toml`` beside the report, which quotes
 them.
@@ -13,7 +13,8 @@ from textwrap import indent
 from typing import Any
 
 from benchmarks.machine import ROOT
-from benchmarks.quality import claims, pages
+from benchmarks.quality import claims, pages, steering
+from benchmarks.quality.goals import AnyClaim
 from benchmarks.quality.markdown import interval, number, over_seeds, table
 from benchmarks.quality.protocols import protocol
 from benchmarks.quality.results import StudyResult, load_all, rounded
@@ -28,7 +29,7 @@ NOTES_FILE = "notes.toml"
 _SEEDS = 3  # that a figure of the overview is expected to have; fewer are remarked on
 _REACHED = {True: "yes", False: "**no**", None: ""}
 _BEGIN, _END = "<!-- headlines -->", "<!-- end of headlines -->"
-Measured = dict[str, list[tuple[claims.Claim, dict[str, Any]]]]
+Measured = dict[str, list[tuple[AnyClaim, dict[str, Any]]]]
 """Claims and their rows of the summary, by group."""
 _TITLE = """# Results
 
@@ -61,8 +62,12 @@ _HOW_TO_READ = """## How to read the tables
   users. A dash stands for a bound that does not exist.
 - **goal** is judged on the ratio where it ends in x, else on the value. *reached* is about the figure itself; *open*
   beside it means that the interval spans the goal, so that other users could have decided otherwise. That a budget
-  lowers the other outcomes counts only where it lifts its own. **targets** is the number of targets behind the
-  figure.
+  lowers the other outcomes counts only where its own reaches its goal. **targets** is the number of targets behind the
+  figure. The budget on an outcome with fewer than 100 targets has no goals, because so few say nothing of ratios this
+  close to 1. {MT,OC} has no goal over OC where the log's times are days.
+- A figure that is made of others has no baseline and no interval. The largest distance and the smallest rise are those
+  of any seed. The share of the outcomes is taken of their ratios with the seeds pooled, so that it may lie outside of
+  what single seeds give. What is counted as delivered is explained on the page about [steering](steering.md).
 - **Who is judged**: users that no model was trained on. A quarter of the held-out users is for validation: the merge
   threshold and the step discount are calibrated on them, the loss after each epoch is theirs, and they are not
   judged. The studies' settings were chosen on an earlier, independent draw of held-out users; by chance a share of
@@ -83,6 +88,7 @@ _HOW_TO_READ = """## How to read the tables
   PinnerFormer. In rows *ahead of the request* no model knows them.
 - **Release**: each page gives the options with which `pinrec release` serves what is judged there.
 """
+_STEERING = "what budgets between two outcomes ask for, deliver and find, on every log that has them"
 _RUN_AGAIN = """## Run it again
 
 ```
@@ -115,6 +121,9 @@ def write_report(results: Path, out: Path, readme: Path | None = None) -> list[d
         for plot in out.glob(f"{study.name}-*.svg"):  # the run or ablation it shows may no longer exist
             plot.unlink()
         (out / f"{study.name}.md").write_text(pages.page(study, out), "utf-8")
+    for plot in out.glob(steering.PLOTS):
+        plot.unlink()
+    (out / steering.FILE).write_text(steering.page(studies, out), "utf-8")
     (out / "README.md").write_text(_readme(studies, measured, missing, notes), "utf-8")
     return rows
 
@@ -153,7 +162,7 @@ def _overview(measured: Measured) -> list[list[str]]:
     return [[*key, ", ".join(figures)] for key, figures in by_claim.items()]
 
 
-def _of_log(claim: claims.Claim, row: dict[str, Any]) -> str:
+def _of_log(claim: AnyClaim, row: dict[str, Any]) -> str:
     """What one log says: the ratio, or the value where the goal is about it, and whether that reaches the goal."""
     of_value = claim.goal is not None and claim.goal.of == "value"
     figure = number(row["value"]) if of_value else f"{number(row['ratio'], 3)}x"
@@ -205,7 +214,7 @@ def _readme(
                 *_claims_table([row for _, row in rows]),
                 *_note(notes.get(group)),
             ]
-    lines += ["## All runs, ablations and sweeps", ""]
+    lines += ["## All runs, ablations and sweeps", "", f"- [Steering]({steering.FILE}): {_STEERING}"]
     for study in studies:
         dataset = study.dataset
         lines.append(
@@ -223,7 +232,7 @@ def _claims_table(rows: Sequence[dict[str, Any]]) -> list[str]:
         [
             row["claim"], f"[{row['dataset']}]({row['dataset']}.md)", row["metric"],
             over_seeds(row["value"], row["by_seed"]),
-            f"{row['baseline']}: {over_seeds(row['baseline_value'], row['baseline_by_seed'])}", number(row["ratio"], 3),
+            _baseline(row), number(row["ratio"], 3),
             interval(row["ci95"], 3), str(row["seeds"]), "–" if row["targets"] is None else f"{row['targets']:,}",
             row["goal"] or "", _verdict(row),
         ]
@@ -231,6 +240,12 @@ def _claims_table(rows: Sequence[dict[str, Any]]) -> list[str]:
     ]  # fmt: skip
     header = ["claim", "dataset", "metric", "value", "baseline", "ratio", "95% interval", "seeds", "targets", "goal"]
     return table([*header, "reached"], cells, text_columns=3)
+
+
+def _baseline(row: dict[str, Any]) -> str:
+    if row["baseline_value"] is None:
+        return "–"
+    return f"{row['baseline']}: {over_seeds(row['baseline_value'], row['baseline_by_seed'])}"
 
 
 def _verdict(row: dict[str, Any]) -> str:

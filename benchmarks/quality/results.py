@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import MachineCard
+from benchmarks.quality.budgets import BUDGET, Arm
 from benchmarks.quality.judge import dataset_card, training_figures
 from benchmarks.quality.measures import Measure, Seeds, comparison, figure
-from benchmarks.quality.study import EVALUATIONS, Study
+from benchmarks.quality.study import EVALUATIONS, Study, Times
 from benchmarks.quality.work_folder import FIGURES_FILE, MACHINE_FILE, RESULTS, Place, write_json
 from pinrec_core.config.sections import Variant
 from pinrec_core.errors import DataError
@@ -52,6 +53,7 @@ class StudyResult:
         self.plain = plain
         self.name: str = plain["study"]
         self.dataset: dict[str, Any] = plain["dataset"]
+        self.times = Times(plain["dataset"].get("times", Times.SECONDS))  # older files do not say it
         self.log: dict[str, int] = plain["dataset"]["log"]  # counts of `pinrec prepare`
         self.outcomes: list[str] = list(plain["dataset"]["outcomes"])
         self.runs: dict[str, Any] = plain["runs"]
@@ -91,7 +93,8 @@ def collect(study: Study, places: Sequence[Place], dataset: Path, pairs: Pairs) 
     pairs = [*pairs, *_ablation_pairs(study)]
     measures = {measure.key: measure for measure in _list_measures(study)}
     return {
-        "study": study.name, "title": study.title, "dataset": dataset_card(dataset) | {"filter": study.filter},
+        "study": study.name, "title": study.title,
+        "dataset": dataset_card(dataset) | {"filter": study.filter, "times": study.times.value},
         "split": {"evaluation_share": study.evaluation_share, "held_out_last": study.held_out_last},
         "evaluation": asdict(study.evaluation),
         "machines": machines, "runs": runs, "not_run": _not_run(study, trained),
@@ -193,6 +196,9 @@ def _list_measures(study: Study) -> Iterable[Measure]:
         if "steps" in run.evaluations:
             for width in study.evaluation.offsets_per_step:
                 yield Measure(run=run.name, evaluation=f"steps-{width}", name="hit")
+        if BUDGET in run.evaluations:
+            for share in study.evaluation.budget_shares:
+                yield from Arm(run.name, share).measures(study.evaluation.budget)
 
 
 def ablation_evaluation(evaluations: Sequence[str]) -> str | None:

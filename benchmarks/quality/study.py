@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +20,8 @@ from pinrec_core.config.sections import TrainingConfig, Variant
 from pinrec_core.config.settings import apply_settings
 from pinrec_core.errors import ConfigError, require
 from pinrec_core.evaluation.opening import BASELINES
-from pinrec_core.validation import ListOf, check, from_plain, read_toml, to_plain, validated
+from pinrec_core.evaluation.studies.budget_sweep import SHARES
+from pinrec_core.validation import ListOf, OneOf, check, from_plain, read_toml, to_plain, validated
 
 STUDIES = Path(__file__).parent / "studies"
 
@@ -30,7 +32,7 @@ EVALUATIONS: dict[str, ListOf[str]] = {
     "held_out_offline": _LISTS,
     "controllability": ("targets", "k", "outcome_embeddings", "offsets", "max_users"),
     "steps": ("targets", "k", "offsets_per_step", "sweep_embeddings", "max_users", "latency_requests"),
-    "budget": ("targets", "embeddings", "offsets", "max_users", "num_items", "budget"),
+    "budget": ("targets", "embeddings", "offsets", "max_users", "num_items", "budget", "budget_shares"),
     "precision": ("targets", "k", "embeddings", "offsets", "max_users"),
     "leave_one_out": ("k",),
 }
@@ -46,6 +48,13 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 """The name of a run or an ablation, which is part of the names of folders and files."""
 
 
+class Times(StrEnum):
+    """How fine the times of a log are."""
+
+    SECONDS = "seconds"
+    DAYS = "days"  # within a day the preparation makes up an order, so that little can be said of time
+
+
 @validated()
 class EvaluationSettings:
     """How the runs of a study are judged."""
@@ -59,11 +68,14 @@ class EvaluationSettings:
     sweep_embeddings: Count = 96  # of that sweep, in all per outcome: six steps, as in production, of 16 each
     latency_requests: Count = 200
     budget: ListOf[str] = ()  # of the budget sweep: the outcome it moves from, and the one it moves to
+    budget_shares: ListOf[Annotated[float, Field(ge=0, le=1)]] = SHARES  # of the outcome that the sweep moves to
     max_users: Count | None = None  # None for all of them
     num_items: Count = 100  # N, the items served to a user
 
     def __post_init__(self) -> None:
-        check(len(self.budget) in (0, 2), "budget", self.budget, "two outcomes: from, to")
+        check(len(set(self.budget)) == len(self.budget) in (0, 2), "budget", self.budget, "two outcomes: from, to")
+        rising = list(self.budget_shares) == sorted(set(self.budget_shares))
+        check(rising and bool(self.budget_shares), "budget_shares", self.budget_shares, "rising shares, at least one")
 
 
 @validated()
@@ -128,6 +140,7 @@ class Study:
     evaluation: EvaluationSettings
     runs: Annotated[dict[str, RunSpec], Field(min_length=1)]
     ablations: ListOf[Ablation] = ()
+    times: OneOf[Times] = Times.SECONDS
     filter: str = ""  # how the publisher of the log filtered it, in words
 
     def __post_init__(self) -> None:

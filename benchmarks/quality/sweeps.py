@@ -1,4 +1,4 @@
-"""Parts of a study's page that are not lists of runs: controllability, embeddings per step, budgets, number formats."""
+"""Parts of a study's page that are not lists of runs: controllability, embeddings per step, number formats."""
 
 from __future__ import annotations
 
@@ -85,30 +85,6 @@ def _mean_point(same: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         "latency": fmean(point["latency"]["median_ms"] for point in same),
         "p99": fmean(point["latency"]["p99_ms"] for point in same),
     }
-
-
-def budget(result: StudyResult, folder: Path) -> Iterator[list[str]]:
-    for run in result.runs_with("budget"):
-        sweep = result.seeds(run, "budget")[0]
-        start, end = sweep["from"], sweep["to"]
-        title = result.runs[run]["title"]
-        rows = [
-            [
-                f"{point['share']:.0%}", number(point["served_recall"]),
-                *(number(point["served_recall_by_outcome"].get(outcome)) for outcome in (start, end)),
-                *(number(point[mix][end], 3) for mix in ("served_mix", "logged_mix")),
-            ]
-            for point in sweep["points"]
-        ]  # fmt: skip
-        yield [
-            f"## Budget sweep of {title}: from {start} to {end}", "",
-            f"First seed. *Brought*: the share of the served items that {end}'s embeddings brought. *Expected*: the "
-            f"share of {end} in what training users did with the served items.", "",
-        ]  # fmt: skip
-        yield table([f"budget on {end}", "served recall", f"of {start}", f"of {end}", "brought", "expected"], rows)
-        plot = f"{result.name}-budget-{slug(run)}.svg"
-        plots.save(plots.budget_sweep(sweep["points"], start, end), folder / plot)
-        yield [f"![Budget sweep from {start} to {end}]({plot})", ""]
 
 
 def precision(result: StudyResult) -> Iterator[list[str]]:

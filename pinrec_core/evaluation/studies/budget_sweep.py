@@ -1,9 +1,14 @@
-"""Budget sweeps: what N served items recall, and what they are, as the budget moves from one outcome to another."""
+"""Budget sweeps: what N served items recall, and what they are, as the budget moves from one outcome to another.
+
+What they are is said twice. *By own embeddings* an item counts for the outcome of the embedding that brought it, as the
+request's plan names that outcome: this is what the serving path has in its hand. *By the log's rates* an item counts
+for every outcome by the share of its training interactions that had it, which is what users may be expected to do.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,9 +18,13 @@ from pinrec_core.errors import ConfigError, DataError, require
 from pinrec_core.evaluation.cases import SERVED_ITEMS, EvaluationCase
 from pinrec_core.evaluation.held_out import BATCH_USERS, batches
 from pinrec_core.evaluation.subjects import ModelSubject
+from pinrec_core.generation.planning import plan_retrieval
+from pinrec_core.generation.retrieval_plan import RetrievalPlan
 from pinrec_core.history import NO_OUTCOME, History
+from pinrec_core.retrieval.ranked_items import RankedItems
 
-SHARES = tuple(round(0.1 * tenths, 1) for tenths in range(11))
+SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+"""The five budgets of PinRec's experiment, and the one that is all on the other outcome."""
 
 
 def count_outcomes(histories: Iterable[History], catalogue: ItemCatalogue, outcomes: int) -> np.ndarray:
@@ -30,16 +39,43 @@ def count_outcomes(histories: Iterable[History], catalogue: ItemCatalogue, outco
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepPoint:
-    """One budget of the sweep."""
+    """One budget of the sweep, with what every user was served under it."""
 
     share: float  # of the outcome that the budget moves to
-    served_recall: float
-    served_recall_by_outcome: dict[str, float]  # of the targets whose true outcome it is
-    served_mix: dict[str, float]  # share of the served items that each outcome's embeddings brought: the quotas
-    logged_mix: dict[str, float]  # what training users did with the served items: the mix to expect
+    outcomes: tuple[str, ...]
+    hit: np.ndarray  # bool [users, Z], the targets among the served items
+    target_outcome: np.ndarray  # int [users, Z], the true ones
+    own: np.ndarray  # int64 [users, O], served items by the outcome of the embedding that brought them
+    logged: np.ndarray  # float64 [users, O], served items by what training users did with them
+
+    @property
+    def served_recall(self) -> float:
+        return float(self.hit.mean())
+
+    @property
+    def served_recall_by_outcome(self) -> dict[str, float]:
+        """Of the targets whose true outcome it is; without the outcomes that no target has."""
+        is_true = {name: self.target_outcome == outcome for outcome, name in enumerate(self.outcomes)}
+        return {name: float(self.hit[chosen].mean()) for name, chosen in is_true.items() if chosen.any()}
+
+    @property
+    def own_mix(self) -> dict[str, float]:
+        """Share of the served items that each outcome's own embeddings brought."""
+        return self._mix(self.own)
+
+    @property
+    def logged_mix(self) -> dict[str, float]:
+        """What training users did with the served items: the mix to expect."""
+        return self._mix(self.logged)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """The figures as plain data, without the values of single users."""
+        names = ("share", "served_recall", "served_recall_by_outcome", "own_mix", "logged_mix")
+        return {name: getattr(self, name) for name in names}
+
+    def _mix(self, amount: np.ndarray) -> dict[str, float]:
+        total = amount.sum(axis=0)
+        return dict(zip(self.outcomes, (total / max(total.sum(), 1e-12)).tolist(), strict=True))
 
 
 def sweep_budget(
@@ -67,47 +103,49 @@ def sweep_budget(
             "a model conditioned on several outcomes", error=ConfigError)  # fmt: skip
     for name, outcome in {"from_outcome": from_outcome, "to_outcome": to_outcome}.items():
         require(0 <= outcome < O, name, outcome, f"one of 0..{O - 1}", error=ConfigError)
-    tallies = [_Tally(O) for _ in shares]
     likely = item_outcomes / np.maximum(item_outcomes.sum(axis=1, keepdims=True), 1)
+    served: list[list[_Served]] = [[] for _ in shares]
+    target_outcome: list[np.ndarray] = []
     for part in batches(cases, batch):
-        for share, tally in zip(shares, tallies, strict=True):
+        target_outcome += [case.target_outcome for case in part]
+        for share, users in zip(shares, served, strict=True):
             budget = np.zeros(O)
             budget[from_outcome] += 1 - share
             budget[to_outcome] += share
             requests = [case.request(budget, num_items=num_items, exclude_seen=exclude_seen) for case in part]
-            answers = indexed.answer(requests)
-            for case, answer in zip(part, answers, strict=True):
-                hit = np.isin(case.target_row, answer.item_row)
-                tally.add(hit, case.target_outcome, answer.outcome, likely[answer.item_row])
+            embedding = indexed.generate(requests)
+            # The same plans that ``retrieve`` makes: they depend on nothing else. An answer names embeddings of them.
+            plans = plan_retrieval(embedding, requests, indexed.generation)
+            answers = indexed.retrieve(embedding, requests)
+            users += [_served(*user, likely) for user in zip(part, plans, answers, strict=True)]
         report(len(part))
-    return [tally.point(share, names) for share, tally in zip(shares, tallies, strict=True)]
-
-
-class _Tally:
-    """Sums over users for one budget."""
-
-    def __init__(self, outcomes: int) -> None:
-        self._hits, self._targets, self._served, self._logged = (np.zeros(outcomes) for _ in range(4))
-
-    def add(self, hit: np.ndarray, true: np.ndarray, served: np.ndarray, likely: np.ndarray) -> None:
-        O = len(self._hits)
-        self._hits += np.bincount(true, weights=hit, minlength=O)
-        self._targets += np.bincount(true, minlength=O)
-        self._served += np.bincount(served, minlength=O)
-        self._logged += likely.sum(axis=0)
-
-    def point(self, share: float, names: Sequence[str]) -> SweepPoint:
-        if not self._targets.sum():
-            raise DataError("no case: expected at least one user to judge")
-        by_outcome = zip(names, self._hits, self._targets, strict=True)
-        return SweepPoint(
-            share=share,
-            served_recall=float(self._hits.sum() / self._targets.sum()),
-            served_recall_by_outcome={name: float(hits / targets) for name, hits, targets in by_outcome if targets},
-            served_mix=_mix(names, self._served),
-            logged_mix=_mix(names, self._logged),
+    if not target_outcome:
+        raise DataError("no case: expected at least one user to judge")
+    return [
+        SweepPoint(
+            share=share, outcomes=tuple(names), hit=np.stack([user.hit for user in users]),
+            target_outcome=np.stack(target_outcome), own=np.stack([user.own for user in users]),
+            logged=np.stack([user.logged for user in users]),
         )
+        for share, users in zip(shares, served, strict=True)
+    ]  # fmt: skip
 
 
-def _mix(names: Sequence[str], amount: np.ndarray) -> dict[str, float]:
-    return dict(zip(names, (amount / max(amount.sum(), 1e-12)).tolist(), strict=True))
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """What one user was served under one budget; the fields are rows of ``SweepPoint``."""
+
+    hit: np.ndarray
+    own: np.ndarray
+    logged: np.ndarray
+
+
+def _served(case: EvaluationCase, plan: RetrievalPlan, answer: RankedItems, likely: np.ndarray) -> _Served:
+    """``likely`` ``[V, O]`` is the share of each outcome in an item's training interactions."""
+    # Not ``answer.outcome``: some merge rules share items out after they were chosen, whatever brought them.
+    brought_by = plan.outcome[answer.embedding]
+    return _Served(
+        np.isin(case.target_row, answer.item_row),
+        np.bincount(brought_by, minlength=likely.shape[1]),
+        likely[answer.item_row].sum(axis=0),
+    )

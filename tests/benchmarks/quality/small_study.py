@@ -39,6 +39,7 @@ offsets_per_step = [1, 2, 4]
 sweep_embeddings = 4
 latency_requests = 2
 budget = ["click", "hide"]
+budget_shares = [0.0, 0.5, 1.0]
 max_users = 30
 num_items = 20
 
@@ -66,7 +67,7 @@ name = "mt_oc"
 title = "{MT,OC}"
 variant = "mt_oc"
 id_tables = "tables"
-evaluations = ["held_out", "cold", "held_out_offline", "steps"]
+evaluations = ["held_out", "cold", "held_out_offline", "steps", "budget"]
 
 [[runs]]
 name = "pinnerformer"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from pinrec_core.config.sections import Merging
 from pinrec_core.dataset.manifest import SEQUENCES
 from pinrec_core.dataset.sequences import iter_histories
 from pinrec_core.dataset.splits import is_evaluation_user, training_histories
@@ -17,6 +18,7 @@ from pinrec_core.evaluation.studies.embeddings_per_step import generation_latenc
 from pinrec_core.evaluation.studies.precision import compare_precisions, full_precision_features
 from pinrec_core.evaluation.subjects import ModelSubject
 from pinrec_core.generation.defaults import with_embeddings
+from pinrec_core.generation.planning import plan_retrieval
 from pinrec_core.representations.quantization import quantize_int8
 from pinrec_core.representations.text_encoder import text_encoder
 from tests.pinrec_core.builders import tiny_config
@@ -33,18 +35,64 @@ def test_outcomes_are_counted_over_training_users(dataset, serving):
     np.testing.assert_array_equal(counted, expected)
 
 
-def test_the_served_mix_is_the_budget_and_hits_add_up(subject, cases):
-    counts = np.eye(3, dtype=np.int64)[np.arange(len(subject.catalogue)) % 3]  # item i got outcome i modulo 3
+@pytest.mark.parametrize("merging", [Merging.PER_OUTCOME, Merging.QUOTA])
+def test_own_embeddings_deliver_the_budget_and_hits_add_up(subject, cases, merging):
     points = sweep_budget(
-        subject, cases, from_outcome=0, to_outcome=2, item_outcomes=counts, shares=(0, 0.3, 1), num_items=10
-    )
-    assert [point.served_mix["hide"] for point in points] == pytest.approx([0, 0.3, 1])
-    assert [point.served_mix["click"] for point in points] == [0, 0, 0]
+        merged_by(subject, merging), cases, from_outcome=0, to_outcome=2, item_outcomes=one_outcome_each(subject),
+        shares=(0, 0.3, 1), num_items=10,
+    )  # fmt: skip
+    assert [point.own_mix["hide"] for point in points] == pytest.approx([0, 0.3, 1])
+    assert [point.own_mix["click"] for point in points] == [0, 0, 0]
     targets = np.bincount(np.stack([case.target_outcome for case in cases]).ravel(), minlength=3)
     for point in points:
         assert sum(point.logged_mix.values()) == pytest.approx(1)
         hits = [point.served_recall_by_outcome[n] * t for n, t in zip(("save", "click", "hide"), targets, strict=True)]
         assert point.served_recall == pytest.approx(sum(hits) / targets.sum())
+
+
+def test_what_every_user_is_served_is_kept(subject, cases):
+    """By the log's rates an item counts for the one outcome it has here, so that it can be counted over."""
+    counts = one_outcome_each(subject)
+    (point,) = sweep_budget(
+        subject, cases, from_outcome=0, to_outcome=2, item_outcomes=counts, shares=(0.4,), num_items=10
+    )
+    answers = subject.indexed.answer([case.request(np.array([0.6, 0, 0.4]), num_items=10) for case in cases])
+    for user, answer in enumerate(answers):
+        np.testing.assert_array_equal(point.hit[user], np.isin(cases[user].target_row, answer.item_row))
+        np.testing.assert_array_equal(point.logged[user], counts[answer.item_row].sum(axis=0))
+        assert point.own[user].tolist() == [6, 0, 4]
+    np.testing.assert_array_equal(point.target_outcome, [case.target_outcome for case in cases])
+
+
+def test_items_are_counted_by_the_embedding_that_brought_them_and_not_by_their_label(subject, cases):
+    """A mixture labels items after it chose them, so that its labels keep to any budget, and its embeddings do not."""
+    mixture = merged_by(subject, Merging.MIXTURE)
+    (point,) = sweep_budget(
+        mixture, cases, from_outcome=0, to_outcome=2, item_outcomes=one_outcome_each(subject), shares=(0.4,),
+        num_items=10,
+    )  # fmt: skip
+    requests = [case.request(np.array([0.6, 0, 0.4]), num_items=10) for case in cases]
+    answers = mixture.indexed.answer(requests)
+    assert all(np.bincount(answer.outcome, minlength=3).tolist() == [6, 0, 4] for answer in answers)
+    plans = plan_retrieval(mixture.indexed.generate(requests), requests, mixture.indexed.generation)
+    brought = [plan.outcome[answer.embedding] for plan, answer in zip(plans, answers, strict=True)]
+    np.testing.assert_array_equal(point.own, [np.bincount(outcome, minlength=3) for outcome in brought])
+    assert any(row.tolist() != [6, 0, 4] for row in point.own)
+
+
+def test_a_sweep_without_users_is_refused(subject):
+    with pytest.raises(DataError, match="at least one user"):
+        sweep_budget(subject, [], from_outcome=0, to_outcome=1, item_outcomes=one_outcome_each(subject))
+
+
+def merged_by(subject: ModelSubject, merging: Merging) -> ModelSubject:
+    generation = replace(subject.indexed.generation, merging=merging)
+    return ModelSubject("merged", replace(subject.indexed, generation=generation))
+
+
+def one_outcome_each(subject: ModelSubject) -> np.ndarray:
+    """Counts int64 ``[V, 3]`` by which item i got outcome i modulo 3."""
+    return np.eye(3, dtype=np.int64)[np.arange(len(subject.catalogue)) % 3]
 
 
 def test_a_budget_of_one_outcome_is_what_the_serving_path_makes_of_it(subject, cases):
