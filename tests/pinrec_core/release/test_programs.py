@@ -16,6 +16,7 @@ import torch
 
 from pinrec_core.errors import ConfigError, ReleaseError
 from pinrec_core.generation.inputs import embedded_histories, request_context
+from pinrec_core.generation.planning import merged
 from pinrec_core.generation.program import COSINE_TOLERANCE, Products
 from pinrec_core.release import programs
 from pinrec_core.release.compiling import add_program, check_served_recall, compile_for_this_machine
@@ -85,7 +86,8 @@ def test_on_another_machine_the_plain_model_serves_after_one_warning(compiled, s
     asked = requests(serving)
     history = embedded_histories(serving.model, serving.embed_ids, asked)
     context = request_context(asked, serving.generation, device="cpu")
-    assert stage.generate(history, context)[0].equal(serving.generate(asked))
+    expected, _ = merged(serving.generate(asked), serving.generation)
+    assert stage.generate(history, context)[0].equal(expected)
 
 
 def test_a_damaged_program_is_refused(compiled, tmp_path):
@@ -167,7 +169,7 @@ def test_a_program_that_was_compiled_beside_the_releases_serves_and_the_release_
     )
     context = request_context(asked, serving.generation, device="cpu")
     embedding, _ = GeneratorStage(parameters).generate(history, context)
-    assert embedding.equal(serving.generate(asked))
+    assert embedding.equal(merged(serving.generate(asked), serving.generation)[0])
 
 
 def test_a_program_beside_the_releases_is_found_by_machine_and_release(local, monkeypatch, caplog):
