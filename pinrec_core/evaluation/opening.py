@@ -18,6 +18,7 @@ from pinrec_core.config.sections import TrainingConfig
 from pinrec_core.dataset.catalogue import ItemCatalogue
 from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.errors import ConfigError, DataError
+from pinrec_core.evaluation.cases import EvaluationCase
 from pinrec_core.evaluation.protocol import EvaluationTask, Protocol
 from pinrec_core.evaluation.subjects import ListSubject, ModelSubject, Subject
 from pinrec_core.generation.defaults import (
@@ -180,16 +181,16 @@ def open_extended(
 
 def known_requests(task: EvaluationTask, budget: np.ndarray) -> list[KnownRequest]:
     """Requests of the task's users for calibration, with what they did next; ``budget`` ``[O]`` is each request's."""
-    cases = task.calibration_cases(ItemCatalogue.open(task.dataset))
-    return [
-        KnownRequest(
-            user_id=case.user_id,
-            request=case.request(budget),
-            target_row=case.target_row,
-            target_outcome=case.target_outcome,
-        )
-        for case in cases
-    ]
+    return [known_request(case, budget) for case in task.calibration_cases(ItemCatalogue.open(task.dataset))]
+
+
+def known_request(case: EvaluationCase, budget: np.ndarray) -> KnownRequest:
+    return KnownRequest(
+        user_id=case.user_id,
+        request=case.request(budget),
+        target_row=case.target_row,
+        target_outcome=case.target_outcome,
+    )
 
 
 def calibration_warning(on: CalibratedOn) -> str | None:

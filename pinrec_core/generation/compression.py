@@ -1,6 +1,6 @@
 """Compression (PinRec, generation): an embedding merges into an earlier kept one that is near enough.
 
-That the kept one then moves to the mean of all that merged is an addition to the paper: it serves 2 to 3% more targets.
+That the kept one then moves to the mean of all that merged is an addition to the paper: it serves more of the targets.
 
 Outcomes are compressed independently. ``compress`` decides for all requests and outcomes at once.
 ``compress_reference`` is the definition, one request and one outcome at a time.

@@ -9,8 +9,9 @@ from pinrec_core.config.sections import ObjectiveConfig, TrainingConfig
 from pinrec_core.dataset.catalogue import ItemCatalogue
 from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.evaluation.cases import held_out_cases
+from pinrec_core.evaluation.opening import known_request
 from pinrec_core.generation.defaults import default_budget, default_compression_target, default_generation
-from pinrec_core.release.calibration import KnownRequest, index_run
+from pinrec_core.release.calibration import index_run
 from pinrec_core.release.indexed_model import IndexedModel
 from pinrec_core.training.run import Run
 from pinrec_core.training.start import train
@@ -50,15 +51,7 @@ def run(dataset, tmp_path_factory) -> Run:
 def indexed_model(run: Run, dataset) -> IndexedModel:
     cases = held_out_cases(dataset, ItemCatalogue.open(dataset), share=EVALUATION_SHARE, targets=4)
     budget = default_budget(run.model, DatasetManifest.load(dataset).outcome_share)
-    known = [
-        KnownRequest(
-            user_id=case.user_id,
-            request=case.request(budget),
-            target_row=case.target_row,
-            target_outcome=case.target_outcome,
-        )
-        for case in cases
-    ]
+    known = [known_request(case, budget) for case in cases]
     return index_run(
         run, dataset, known, protocol="held-out", unseen=True,
         generation=default_generation(run.model), compression_target=default_compression_target(run.model),

@@ -11,7 +11,7 @@ import pytest
 
 from pinrec_core.dataset.catalogue import ItemCatalogue
 from pinrec_core.errors import DataError
-from pinrec_core.evaluation.opening import open_run, task_for_subjects
+from pinrec_core.evaluation.opening import known_request, open_run, task_for_subjects
 from pinrec_core.evaluation.subjects import ModelSubject
 from pinrec_core.release.calibration import (
     CALIBRATION_REQUESTS,
@@ -23,18 +23,6 @@ from pinrec_core.release.calibration import (
     first_of_the_best,
 )
 from tests.pinrec_core.conftest import indexed_model
-
-
-def known_of(cases, budget):
-    return [
-        KnownRequest(
-            user_id=case.user_id,
-            request=case.request(budget),
-            target_row=case.target_row,
-            target_outcome=case.target_outcome,
-        )
-        for case in cases
-    ]
 
 
 def test_discounts_are_the_first_that_serve_the_calibration_users_about_as_well_as_any(run, dataset):
@@ -61,7 +49,8 @@ def test_discounts_are_the_first_that_serve_the_calibration_users_about_as_well_
 def test_what_cannot_matter_or_has_nobody_to_go_by_is_not_calibrated(run, dataset):
     task = task_for_subjects([str(run.folder)], targets=4)
     calibrated = open_run(str(run.folder), task).indexed
-    known = known_of(task.calibration_cases(ItemCatalogue.open(dataset)), calibrated.default_budget)
+    cases = task.calibration_cases(ItemCatalogue.open(dataset))
+    known = [known_request(case, calibrated.default_budget) for case in cases]
     one = replace(calibrated, generation=replace(calibrated.generation, steps=1, offsets=(1,), step_discount=1.0))
     assert calibrate_discounts(one, known) is one
     assert calibrate_discounts(calibrated, []) is calibrated
