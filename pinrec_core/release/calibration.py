@@ -117,7 +117,7 @@ def index_run(
         return discounted
     report("calibrating the index again, at the depth under these weights")
     usual = known[:THRESHOLD_USERS]
-    return _calibrate_index(discounted, _sample_embeddings(discounted, usual), [one.request for one in usual])
+    return _calibrate_index(discounted, sample_embeddings(discounted, usual), [one.request for one in usual])
 
 
 def reindex(
@@ -143,7 +143,7 @@ def reindex(
     vectors = represent_catalogue(serving.model, serving.embed_ids, catalogue)
     report("indexing")
     indexed = replace(serving, catalogue=catalogue, index=ItemIndex.build(vectors), dataset=manifest)
-    sample = _sample_embeddings(indexed, known[:THRESHOLD_USERS])
+    sample = sample_embeddings(indexed, known[:THRESHOLD_USERS])
     calibration = replace(
         serving.calibration,
         compression_ratio=_ratio(sample, serving.generation.merge_cosine),
@@ -157,7 +157,7 @@ def reindex(
 def _calibrate_lookup(indexed: IndexedModel, known: Sequence[KnownRequest], compression_target: float) -> IndexedModel:
     """The same model with the merge threshold and the nprobe for what it generates."""
     usual = known[:THRESHOLD_USERS]
-    sample = _sample_embeddings(indexed, usual)
+    sample = sample_embeddings(indexed, usual)
     merge_cosine = calibrate_merge_cosine(sample, compression_target)
     indexed = replace(
         indexed,
@@ -196,7 +196,7 @@ def _calibrate_index(indexed: IndexedModel, sample: Tensor, requests: Sequence[R
     )  # fmt: skip
 
 
-def _sample_embeddings(indexed: IndexedModel, known: Sequence[KnownRequest]) -> Tensor:
+def sample_embeddings(indexed: IndexedModel, known: Sequence[KnownRequest]) -> Tensor:
     """What the requests generate, ``[users, O, n, D]``; vectors of the catalogue where there is no request."""
     if known:
         return indexed.generate([one.request for one in known])
@@ -229,25 +229,31 @@ def calibrate_discounts(indexed: IndexedModel, known: Sequence[KnownRequest]) ->
     matters = {"offset_discount": len(generation.offsets) > 1, "step_discount": generation.steps > 1}
     for name, candidates in DISCOUNTS.items():
         if matters[name] and known:
-            indexed = _best_of([_with(indexed, **{name: discount}) for discount in candidates], known)
+            indexed = _best_of([with_settings(indexed, **{name: discount}) for discount in candidates], known)
     return indexed
 
 
-def _with(indexed: IndexedModel, **settings: Any) -> IndexedModel:
+def with_settings(indexed: IndexedModel, **settings: Any) -> IndexedModel:
+    """The same model with other settings of generation."""
     return replace(indexed, generation=replace(indexed.generation, **settings))
 
 
 def _best_of(candidates: Sequence[IndexedModel], known: Sequence[KnownRequest]) -> IndexedModel:
     """The model that serves most targets of these requests. All generate alike."""
-    hits = np.zeros((len(known), len(candidates)))
+    return candidates[first_of_the_best(targets_served(candidates, known))]
+
+
+def targets_served(models: Sequence[IndexedModel], known: Sequence[KnownRequest]) -> np.ndarray:
+    """How many targets of each request each model serves, ``[requests, models]``. All must generate alike."""
+    hits = np.zeros((len(known), len(models)))
     for start in range(0, len(known), CALIBRATION_BATCH):
         part = known[start : start + CALIBRATION_BATCH]
         requests = [one.request for one in part]
-        embedding = candidates[0].generate(requests)
-        for i, model in enumerate(candidates):
+        embedding = models[0].generate(requests)
+        for i, model in enumerate(models):
             for b, answer in enumerate(model.retrieve(embedding, requests)):
                 hits[start + b, i] = np.isin(part[b].target_row, answer.item_row).sum()
-    return candidates[first_of_the_best(hits)]
+    return hits
 
 
 def first_of_the_best(value: np.ndarray) -> int:
@@ -277,7 +283,7 @@ def calibrate_strength(indexed: IndexedModel, known: Sequence[KnownRequest]) -> 
         STRENGTHS[first_of_the_best(_gain_by_strength(indexed, known, outcome))]
         for outcome in range(indexed.model.config.num_conditions)
     ]
-    return _with(indexed, strength=tuple(best))
+    return with_settings(indexed, strength=tuple(best))
 
 
 def _gain_by_strength(indexed: IndexedModel, known: Sequence[KnownRequest], outcome: int) -> np.ndarray:
