@@ -36,9 +36,9 @@ HELP = (
     "--kafka-config kafka.properties --server a.example:8001,b.example:8001",
     "Fields with other names:",
     "  pinrec ingest --from log.jsonl.gz --field user_id=uid --field timestamp=ts",
-    "A record that cannot be used goes to --rejected, with its reason and place, and holds nobody up. While the service "
-    "is away the command waits, and reads no further. Killed at any moment, it loses nothing: the next run repeats at "
-    "most what was not committed, and the service keeps one copy of an event.",
+    "A record that cannot be used goes to --rejected, with its reason and place, and holds nobody up. While the "
+    "service is away the command waits, and reads no further. Killed at any moment, it loses nothing: the next run "
+    "repeats at most what was not committed, and the service keeps one copy of an event.",
 )
 
 
