@@ -134,32 +134,33 @@ def ingest(
         stderr.print(f"{time.strftime('%H:%M:%S')} {sentence}", soft_wrap=True)
 
     begin = time.monotonic()
-    with (
-        client_errors(),
-        PinRecClient(
-            server, timeout=timeout, tls=tls_files(tls, root_certificates, certificate, key), api_key=api_key()
-        ) as client,
-        closing(
-            open_source(
-                source, record_format, follow=follow, checkpoint=checkpoint, kafka_config=kafka_config, tell=tell
-            )
-        ) as opened,
-        closing(RejectedFile(rejected)) as rejected_file,
-        stop_signals(second_ends=True) as stop,
-        ingest_progress(opened) as report,
-    ):
-        stopping = Stopping(lambda: stop.requested, drain_seconds=drain)
-        delivery = Delivery(functools.partial(client.log_events, timeout=timeout), record_format, stopping, tell)
-        ingestion = Ingestion(opened, delivery.deliver, rejected_file, settings, stopping, report=report, tell=tell)
-        try:
+    ingestion: Ingestion | None = None
+    try:
+        with (
+            client_errors(),
+            PinRecClient(
+                server, timeout=timeout, tls=tls_files(tls, root_certificates, certificate, key), api_key=api_key()
+            ) as client,
+            closing(
+                open_source(
+                    source, record_format, follow=follow, checkpoint=checkpoint, kafka_config=kafka_config, tell=tell
+                )
+            ) as opened,
+            closing(RejectedFile(rejected)) as rejected_file,
+            stop_signals(second_ends=True) as stop,
+            ingest_progress(opened) as report,
+        ):
+            stopping = Stopping(lambda: stop.requested, drain_seconds=drain)
+            delivery = Delivery(functools.partial(client.log_events, timeout=timeout), record_format, stopping, tell)
+            ingestion = Ingestion(opened, delivery.deliver, rejected_file, settings, stopping, report=report, tell=tell)
             ingestion.run()
-        finally:
+    finally:  # of a run that failed as well
+        if ingestion is not None:
             seconds = time.monotonic() - begin
-            counters = ingestion.counters
             if json_:
-                print_json(_document(counters, delivery.waits, seconds, stop.requested))
+                print_json(_document(ingestion.counters, delivery.waits, seconds, stop.requested))
             else:
-                stdout.print(_table(counters, delivery.waits, seconds, rejected))
+                stdout.print(_table(ingestion.counters, delivery.waits, seconds, rejected))
     if stop.requested:
         tell("stopped as asked: what was in flight is acknowledged and committed")
 

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from tests.end_to_end.conftest import pinrec
+from tests.event_stream.brokers import mock_cluster
 
 pytestmark = pytest.mark.triton
 
@@ -40,3 +41,22 @@ def test_events_of_a_file_count_in_the_next_answer_and_a_repeated_run_adds_nothi
     source.with_name("events.jsonl.checkpoint").unlink()
     anew = json.loads(pinrec(*options).stdout)
     assert anew["acknowledged"] == 20, "the same events again, which the store keeps once"
+
+
+def test_events_of_a_topic_count_in_the_next_answer(ml100k_server, client, tmp_path):
+    """From the broker within librdkafka, over the consumer group, through the real Triton."""
+    user, now = 880_002, int(time.time())
+    seen = [item.item_id for item in client.recommend(user, num_items=20).items]
+    with mock_cluster() as broker:
+        topic = broker.topic()
+        broker.produce(topic, [
+            json.dumps({"user_id": user, "item_id": item, "action": "like", "timestamp": now}).encode() for item in seen
+        ])  # fmt: skip
+        done = pinrec(
+            "ingest", "--from", f"kafka://{broker.address}/{topic}?group={topic}", "--server", ml100k_server.url,
+            "--rejected", tmp_path / "rejected.jsonl", "--idle", 8, "--json",
+        )  # fmt: skip
+        assert broker.committed(topic, topic) == 20
+    assert json.loads(done.stdout)["acknowledged"] == 20
+    after = [item.item_id for item in client.recommend(user, num_items=50, exclude_seen=True).items]
+    assert not set(after) & set(seen)
