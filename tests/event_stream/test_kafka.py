@@ -14,7 +14,7 @@ from event_stream.kafka import KafkaAddress, KafkaSource, kafka_properties
 from event_stream.rejected import RejectedFile
 from event_stream.source import Record
 from event_stream.stopping import Stopping
-from pinrec_core.errors import ConfigError, PinRecError
+from pinrec_core.errors import ConfigError, PinRecError, ServerError
 from tests.event_stream.brokers import Broker
 from tests.event_stream.test_ingestion import Delivered
 
@@ -152,6 +152,15 @@ def test_a_partition_that_went_elsewhere_is_not_committed(broker):
     opened._on_assign(None, [opened._kafka.TopicPartition(lost[0], lost[1])])
     opened.commit({lost: position[lost]})  # of the assignment before
     assert broker.committed(topic, topic) == 30
+    opened.close()
+
+
+def test_a_topic_that_is_not_there_ends_the_run(broker):
+    if not broker.makes_topics:
+        pytest.skip("the broker within librdkafka makes every topic that is asked for")
+    opened = source(broker, "no-such-topic")
+    with pytest.raises(ServerError, match="no-such-topic"):
+        read(opened, 1)
     opened.close()
 
 
