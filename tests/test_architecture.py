@@ -21,6 +21,7 @@ MAY_NOT_KNOW = {
     "id_embedder": SERVERS | INTERFACES | {"pinrec_serving", "signal_service"},
     "pinrec_serving": {"pinrec_cli", "pinrec_client", "signal_service", "id_embedder"},
     "pinrec_client": {"pinrec_core", "torch", "faiss", "pyarrow", *SERVICES},
+    "event_stream": {"torch", "faiss", "tritonclient", "grpc", "typer", "rich", "pinrec_cli", *SERVICES},
     "load_tests": {"torch", "faiss", *SERVICES},
 }
 """What no module of a package imports, at the top of a file or within a function."""
