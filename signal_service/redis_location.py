@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pinrec_core.errors import ConfigError, require
 
@@ -44,22 +44,21 @@ class RedisLocation:
     @staticmethod
     def parse(location: str) -> RedisLocation:
         """Raises ``ConfigError``, without the string where a password stands in it."""
-        parts = urlsplit(location)
-        _, at, hosts = parts.netloc.rpartition("@")
-        if ":" in parts.netloc[: -len(hosts) - 1 if at else 0]:
+        scheme, _, rest = location.partition("://")
+        place, _, path = rest.partition("/")
+        user, _, hosts = place.rpartition("@")
+        if ":" in user or "@" in path:
             raise ConfigError(f"realtime: expected no password in a location; put it into {PASSWORD_VARIABLE}")
-        require(parts.scheme in SCHEMES, "realtime", location, f"one of {list(SCHEMES)} before ://", error=ConfigError)
-        require(not parts.query and not parts.fragment, "realtime", location, "nothing after the path",
-                error=ConfigError)  # fmt: skip
-        tls, cluster = SCHEMES[parts.scheme]
+        tls, cluster = SCHEMES.get(scheme, (False, False))
+        _require(scheme in SCHEMES, location, f"one of {list(SCHEMES)} before ://")
+        _require(cluster or "," not in hosts, location, "one host; redis-cluster:// takes several")
+        path = path.rstrip("/")
+        _require(not path or (path.isascii() and path.isdigit()), location,
+                 "nothing after the host but the number of a database, as in redis://host:6379/0")  # fmt: skip
+        database = int(path or "0")
+        _require(not cluster or database == 0, location, "database 0: a cluster has no other")
         nodes = tuple(_node(text, location) for text in hosts.split(","))
-        require(cluster or len(nodes) == 1, "realtime", location, "one host; redis-cluster:// takes several",
-                error=ConfigError)  # fmt: skip
-        user = unquote(parts.netloc[: -len(hosts) - 1]) if at else None
-        database = _database(parts, location)
-        require(not cluster or database == 0, "realtime", location, "database 0: a cluster has no other",
-                error=ConfigError)  # fmt: skip
-        return RedisLocation(nodes=nodes, tls=tls, cluster=cluster, database=database, user=user or None)
+        return RedisLocation(nodes=nodes, tls=tls, cluster=cluster, database=database, user=unquote(user) or None)
 
     def __str__(self) -> str:
         """For messages: where it is, without the user."""
@@ -76,18 +75,14 @@ def _node(text: str, location: str) -> tuple[str, int]:
     try:
         parts = urlsplit(f"//{text}")
         host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise ConfigError(f"realtime={location!r}: expected host:port, got {text!r} ({error})") from error
-    if not host or port == 0:
-        raise ConfigError(f"realtime={location!r}: expected host:port, got {text!r}")
-    return host, PORT if port is None else port
+    except ValueError:
+        host, port = None, None
+    _require(bool(host) and port != 0 and not set(text) & set("?#"), location, f"host:port, got {text!r}")
+    return str(host), PORT if port is None else port
 
 
-def _database(parts: SplitResult, location: str) -> int:
-    text = parts.path.strip("/")
-    require(not text or (text.isascii() and text.isdigit()), "realtime", location,
-            "the number of a database after the host, as in redis://host:6379/0", error=ConfigError)  # fmt: skip
-    return int(text or "0")
+def _require(condition: bool, location: str, expected: str) -> None:
+    require(condition, "realtime", location, expected, error=ConfigError)
 
 
 def _shown(host: str) -> str:

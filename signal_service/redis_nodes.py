@@ -126,7 +126,16 @@ class _Server:
         with self._client.pipeline(transaction=transaction) as pipeline:
             for command in commands:
                 pipeline.execute_command(*command.words)
-            return pipeline.execute()
+            try:
+                answers = pipeline.execute(raise_on_error=False)  # it would put whole commands into the message
+            except MovedError as error:  # of a transaction
+                answers = [error]
+        for answer in answers:
+            if isinstance(answer, MovedError):
+                raise ResponseError(f"it is a node of a cluster (MOVED {answer}): expected redis-cluster://")
+            if isinstance(answer, Exception):
+                raise answer
+        return answers
 
     def primaries(self) -> Sequence[redis.Redis]:
         return [self._client]

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 MISSING = "redis-server is not installed"
 STARTING_SECONDS = 30.0
@@ -39,7 +41,7 @@ class RedisServer:
 
     def client(self) -> redis.Redis:
         """A client for what a store cannot do. It waits as long as it takes."""
-        return redis.Redis(port=self.port, protocol=2)
+        return redis.Redis(port=self.port, protocol=2, retry=Retry(NoBackoff(), 0))
 
     def start(self) -> None:
         """Returns once it answers; a password that it wants, or data that it loads, is an answer, loaded or not."""
