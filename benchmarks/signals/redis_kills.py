@@ -11,6 +11,7 @@ client that tries again does. What is counted:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -27,6 +28,7 @@ from typing import Annotated
 import typer
 
 from benchmarks.signals.redis_server import RedisServer, installed
+from pinrec_core.errors import StoreError
 from pinrec_core.history import ItemType
 from signal_service.redis_store import RedisEventStore
 from signal_service.store import Event, EventReader, Span
@@ -121,7 +123,8 @@ def _write_until_killed(server: RedisServer, killed: Killed, first: int, seconds
 
 def _write(location: str, first: int, reports: int, report: int) -> None:
     os.close(reports)
-    with RedisEventStore.open(location) as store:
+    # a store whose server is gone ends the writer, quietly
+    with contextlib.suppress(StoreError), RedisEventStore.open(location) as store:
         os.write(report, _NUMBER.pack(-1))
         number = first
         while True:

@@ -24,7 +24,7 @@ from benchmarks.signals.redis_server import (
     wait_for_cluster,
 )
 from pinrec_core.errors import ConfigError, StoreError
-from signal_service.redis_codec import events_key, forgotten_key
+from signal_service.redis_codec import events_key, forgotten_key, time_bytes
 from signal_service.redis_nodes import RedisOptions
 from signal_service.redis_store import RedisEventStore
 from signal_service.store import Durability
@@ -212,6 +212,17 @@ def test_a_user_of_the_server_needs_few_rights(server: RedisServer, monkeypatch:
         RedisEventStore.open(where, options=QUICK, durability=Durability.DISK)
 
 
+def test_what_a_crash_leaves_between_tombstone_and_removal_is_hidden(server: RedisServer):
+    with server.client() as client, RedisEventStore.open(server.location, options=QUICK) as store:
+        store.append([event("a", 1), event("b", 2), event("c", 3)])
+        client.set(forgotten_key(b"u"), time_bytes(2))
+        found = store.read([whole(), whole(limit=2), whole(until=3), whole(until=2)])
+        assert [[e.event_id for e in one.events] for one in found] == [["c"], ["c"], [], []]
+        assert {one.forgotten_at for one in found} == {2}
+        store.forget(b"u", at=2)
+        assert client.zcard(events_key(b"u")) == 1
+
+
 def test_a_key_of_another_type_is_an_error_of_its_user_alone(server: RedisServer):
     with server.client() as client, RedisEventStore.open(server.location, options=QUICK) as store:
         client.set(events_key(b"text"), "x")
@@ -295,7 +306,8 @@ def test_connections_are_bounded_and_wait_for_one_another(server: RedisServer, s
 
 def test_users_on_many_pages_are_listed_once_each(tmp_path: Path):
     users = {b"%d" % i for i in range(3500)}
-    with RedisServer(tmp_path) as server, RedisEventStore.open(server.location) as store:
+    with RedisServer(tmp_path) as server, RedisEventStore.open(server.location) as store, server.client() as client:
+        client.mset({f"of somebody else {i}": "" for i in range(3000)})
         store.append([event("a", 1, user) for user in users])
         for user in list(users)[:1200]:
             store.forget(user, at=0)
