@@ -27,7 +27,7 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
-from pinrec_core.errors import require
+from pinrec_core.errors import ConfigError, require
 from signal_service.redis_location import RedisLocation, password
 
 UNREACHABLE = (
@@ -48,7 +48,8 @@ _ELSEWHERE = (MovedError, AskError, TryAgainError)  # the node knows better wher
 class RedisOptions:
     """How long to wait, in seconds, how many connections to keep to each server, and when to stop asking.
 
-    After ``breaker_failures`` calls in a row that got no answer, none is made for ``breaker_seconds``.
+    After ``breaker_failures`` calls in a row that got no answer, none is made for ``breaker_seconds``. The defaults
+    suit a writer, which may wait for a disk; ``READING`` suits what a request waits for.
     """
 
     connect_seconds: float = 0.5
@@ -59,9 +60,13 @@ class RedisOptions:
 
     def __post_init__(self) -> None:
         for name in ("connect_seconds", "answer_seconds", "breaker_seconds"):
-            require(getattr(self, name) > 0, name, getattr(self, name), "more than 0 seconds")
+            require(getattr(self, name) > 0, name, getattr(self, name), "more than 0 seconds", error=ConfigError)
         for name in ("max_connections", "breaker_failures"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+            require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more", error=ConfigError)
+
+
+READING = RedisOptions(connect_seconds=0.1, answer_seconds=0.1)
+"""For readers that a request waits for, and that can do without: better no events than late ones."""
 
 
 @dataclass(frozen=True, slots=True)

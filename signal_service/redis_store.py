@@ -47,6 +47,7 @@ from signal_service.store import Durability, Event, Span, UserEvents
 log = logging.getLogger(__name__)
 
 AT_ONCE = 1000  # keys of a page, and removals of a round trip
+MOST = (1 << 63) - 1  # what a server takes as a number
 _LATER = """
 local function later(a, b)  -- of two times; Lua's own comparison would depend on the server's locale
   for i = 1, 8 do
@@ -166,7 +167,7 @@ class RedisEventStore:
             key, tombstone = events_key(span.user_key), forgotten_key(span.user_key)
             if span.limit > 0 and span.since < span.until:
                 bounds = before_time(span.until), from_time(span.since)
-                commands.append(Command(key, ("ZREVRANGEBYLEX", key, *bounds, "LIMIT", 0, span.limit)))
+                commands.append(Command(key, ("ZREVRANGEBYLEX", key, *bounds, "LIMIT", 0, min(span.limit, MOST))))
             commands.append(Command(tombstone, ("GET", tombstone)))
         if not commands:
             return []

@@ -282,6 +282,12 @@ def test_a_location_of_the_other_kind_is_an_error(server: RedisServer, servers: 
         RedisEventStore.open("memcached://127.0.0.1")
 
 
+@pytest.mark.parametrize("name", ["connect_seconds", "answer_seconds", "max_connections", "breaker_failures"])
+def test_options_without_a_bound_are_refused(name: str):
+    with pytest.raises(ConfigError, match=f"{name}=0: expected"):
+        RedisOptions(**{name: 0})
+
+
 def test_connections_are_bounded_and_wait_for_one_another(server: RedisServer, servers: list[RedisServer]):
     options = RedisOptions(max_connections=2, answer_seconds=20)
     for where, asked in ((server.location, server), (cluster_location(servers), servers[0])):
@@ -302,6 +308,32 @@ def test_connections_are_bounded_and_wait_for_one_another(server: RedisServer, s
                 most = max(most, sum(c["cmd"] != "client|list" for c in client.client_list()))
             assert found == [50] * 160
             assert most <= options.max_connections + 1  # one of a cluster may have read the topology
+
+
+def test_several_ingest_replicas_write_the_same_users_at_once(servers: list[RedisServer]):
+    """Each has a store of its own, and all of them send every event, as clients do who try again elsewhere."""
+    users = [user_on(servers, number) for number in range(3)]
+    events = [event(f"{i:02}", i // 2, user) for i in range(60) for user in users]
+    failed: list[BaseException] = []
+
+    def write(number: int) -> None:
+        try:
+            with RedisEventStore.open(cluster_location(servers)) as store:
+                for start in range(len(events)):
+                    begin = (start * 7 + number * 45) % len(events)
+                    store.append(events[begin : begin + 7])
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    with RedisEventStore.open(cluster_location(servers)) as store:
+        for user in users:
+            assert store.read([whole(user)])[0].events == [e for e in events if e.user_key == user]
 
 
 def test_users_on_many_pages_are_listed_once_each(tmp_path: Path):
