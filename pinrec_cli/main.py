@@ -13,6 +13,7 @@ import typer
 from pinrec_cli.demo import demo
 from pinrec_cli.ending import Commands, run
 from pinrec_cli.evaluate import evaluate
+from pinrec_cli.forget_user import forget_user
 from pinrec_cli.log_event import log_event
 from pinrec_cli.prepare import prepare
 from pinrec_cli.recommend import recommend
@@ -23,7 +24,10 @@ from pinrec_cli.top import top
 from pinrec_cli.train import train
 from pinrec_cli.tune import tune
 
-ORDER = ("demo", "synth", "prepare", "train", "evaluate", "release", "tune", "serve", "recommend", "log-event")
+ORDER = (
+    "demo", "synth", "prepare", "train", "evaluate", "release", "tune", "serve", "top", "recommend", "log-event",
+    "forget-user",
+)  # fmt: skip
 
 
 class InOrder(Commands):
@@ -42,7 +46,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (demo, synth, prepare, train, evaluate, tune, serve, top, recommend, log_event):
+for command in (demo, synth, prepare, train, evaluate, tune, serve, top, recommend, log_event, forget_user):
     app.command()(command)
 app.add_typer(release)
 

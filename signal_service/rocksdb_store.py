@@ -170,7 +170,7 @@ class RocksDbEventStore:
         """One seek per user, however many events there are. See ``EventReader``."""
         start = b""
         while True:
-            users = []
+            users: list[bytes] = []
             with _as_store_error("the real-time store cannot be read"):
                 scan = self._open.iter()
                 scan.seek(start)

@@ -15,11 +15,11 @@ from pinrec_core.stages.base import StageParameters, run_batch
 from pinrec_core.stages.metrics import EVENT_AGE_SECONDS, EVENTS_STORED
 from signal_service.ingest_stage import SignalIngestStage
 from signal_service.rocksdb_store import RocksDbEventStore
+from signal_service.store import Span
 from tests.recorded import Recorded
 from tests.signal_service.builders import EVENTS, make_manifest
 
 NOW = 1_000_000
-ALL = {"since": 0, "until": 10**12, "limit": 10**6}
 
 
 def open_stage(folder: Path, user_ids: IdKind = IdKind.INT, **changes: object) -> SignalIngestStage:
@@ -52,7 +52,8 @@ SEARCH = ("e2", 7, 0, "search", NOW - 5, "results", " red shoes ")
 
 
 def stored(stage: SignalIngestStage, user: int | str = 7, kind: IdKind = IdKind.INT) -> list:
-    return stage._store.read(user_store_key(user, kind), **ALL)
+    span = Span(user_key=user_store_key(user, kind), since=0, until=10**12, limit=10**6)
+    return list(stage._store.read([span])[0].events)
 
 
 def test_events_are_stored_as_they_were(stage):

@@ -16,9 +16,15 @@ from hypothesis import strategies as st
 from pinrec_core.errors import StoreError
 from pinrec_core.history import ItemType
 from signal_service.rocksdb_store import RocksDbEventStore
-from signal_service.store import Event, EventStore
+from signal_service.store import Durability, Event, EventReader, EventStore, Span, UserEvents
 
-ALL = {"since": 0, "until": 10**12, "limit": 10**6}
+
+
+def read(store: EventReader, user: bytes = b"u", *, since: int = 0, until: int = 10**12, limit: int = 10**6) -> list:
+    """The user's events in one span."""
+    (found,) = store.read([Span(user_key=user, since=since, until=until, limit=limit)])
+    return list(found.events)
+
 
 
 def event(event_id: str, timestamp: int, user: bytes = b"u", **changes: object) -> Event:
@@ -35,33 +41,33 @@ def store(tmp_path: Path) -> Iterator[RocksDbEventStore]:
 def test_reads_in_order_of_time_whatever_the_order_of_appends(store: EventStore):
     store.append([event("a", 5), event("b", 3)])
     store.append([event("c", 4, query="red shoes", item_type=ItemType.QUERY, action="search")])
-    read = store.read(b"u", **ALL)
-    assert [e.event_id for e in read] == ["b", "c", "a"]
-    assert read[1] == event("c", 4, query="red shoes", item_type=ItemType.QUERY, action="search")
+    stored = read(store)
+    assert [e.event_id for e in stored] == ["b", "c", "a"]
+    assert stored[1] == event("c", 4, query="red shoes", item_type=ItemType.QUERY, action="search")
 
 
 def test_appending_again_changes_nothing(store: EventStore):
     events = [event("a", 5), event("b", 5), event("a", 5)]
     store.append(events)
-    before = store.read(b"u", **ALL)
+    before = read(store)
     store.append(events)
-    assert store.read(b"u", **ALL) == before
+    assert read(store) == before
     assert [e.event_id for e in before] == ["a", "b"]
 
 
 def test_a_span_is_half_open_and_the_limit_keeps_the_newest(store: EventStore):
     store.append([event(str(t), t) for t in range(10)])
-    assert [e.timestamp for e in store.read(b"u", since=3, until=7, limit=99)] == [3, 4, 5, 6]
-    assert [e.timestamp for e in store.read(b"u", since=3, until=7, limit=2)] == [5, 6]
-    assert store.read(b"u", since=7, until=7, limit=9) == store.read(b"u", since=3, until=7, limit=0) == []
+    assert [e.timestamp for e in read(store, b"u", since=3, until=7, limit=99)] == [3, 4, 5, 6]
+    assert [e.timestamp for e in read(store, b"u", since=3, until=7, limit=2)] == [5, 6]
+    assert read(store, b"u", since=7, until=7, limit=9) == read(store, b"u", since=3, until=7, limit=0) == []
 
 
 def test_users_whose_ids_begin_alike_are_apart(store: EventStore):
     users = [b"a", b"aa", b"aaa", b"b", b"\xff", b"\xff\xff", b"\x00"]
     store.append([event("x", 5, user) for user in users])
     for user in users:
-        assert [e.user_key for e in store.read(user, **ALL)] == [user]
-    assert store.read(b"nobody", **ALL) == []
+        assert [e.user_key for e in read(store, user)] == [user]
+    assert read(store, b"nobody") == []
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -79,15 +85,15 @@ def test_equals_a_dictionary(tmp_path_factory, appended, since, until, limit):
             expected[user, time, event_id] = True
         for user in (b"a", b"ab", b"b"):
             mine = sorted((t, i) for u, t, i in expected if u == user and since <= t < until)
-            read = opened.read(user, since=since, until=until, limit=limit)
-            assert [(e.timestamp, e.event_id) for e in read] == mine[len(mine) - min(limit, len(mine)) :]
+            found = read(opened, user, since=since, until=until, limit=limit)
+            assert [(e.timestamp, e.event_id) for e in found] == mine[len(mine) - min(limit, len(mine)) :]
 
 
 def test_events_survive_closing(tmp_path):
-    with RocksDbEventStore.open_primary(tmp_path / "realtime", sync=True) as first:
+    with RocksDbEventStore.open_primary(tmp_path / "realtime", durability=Durability.DISK) as first:
         first.append([event("a", 5)])
     with RocksDbEventStore.open_primary(tmp_path / "realtime") as second:
-        assert second.read(b"u", **ALL) == [event("a", 5)]
+        assert read(second) == [event("a", 5)]
 
 
 def test_misuse_is_told(store: RocksDbEventStore, tmp_path):
@@ -102,10 +108,10 @@ def test_misuse_is_told(store: RocksDbEventStore, tmp_path):
     assert not (tmp_path / "absent").exists()
     with pytest.raises(StoreError, match="event_id=''"):
         store.append([event("ok", 1), event("", 2)])
-    assert store.read(b"u", **ALL) == []
+    assert read(store) == []
     store.close()
     with pytest.raises(StoreError, match="is closed"):
-        store.read(b"u", **ALL)
+        read(store)
 
 
 def test_two_secondaries_follow_and_clean_up(store: RocksDbEventStore, tmp_path):
@@ -114,7 +120,7 @@ def test_two_secondaries_follow_and_clean_up(store: RocksDbEventStore, tmp_path)
     store.append([event("a", 5)])
     for reader in readers:
         reader.refresh()
-        assert reader.read(b"u", **ALL) == [event("a", 5)]
+        assert read(reader) == [event("a", 5)]
         with pytest.raises(StoreError, match="expected the primary"):
             reader.append([event("b", 6)])
         reader.close()
@@ -162,7 +168,7 @@ class Writer:
 
 def times(reader: RocksDbEventStore) -> list[int]:
     reader.refresh()
-    return [e.timestamp for e in reader.read(b"u", **ALL)]
+    return [e.timestamp for e in read(reader)]
 
 
 def test_a_reader_in_another_process_sees_appends_at_once_and_through_a_crash(tmp_path):
@@ -186,4 +192,4 @@ def test_a_reader_in_another_process_sees_appends_at_once_and_through_a_crash(tm
         writer.kill()
         reader.close()
     with RocksDbEventStore.open_primary(path) as recovered:
-        assert [e.timestamp for e in recovered.read(b"u", **ALL)] == list(range(1, 31))
+        assert [e.timestamp for e in read(recovered)] == list(range(1, 31))
