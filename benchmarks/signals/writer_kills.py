@@ -174,7 +174,7 @@ def _compare(store: EventReader, first: int, last: int, result: Kills) -> bool:
     result.holes += ids not in (set(), whole)
     result.duplicates += sum(len(events) != len(set(events)) for events in held.values())
     result.duplicates += sum(number > under_way for number in held)
-    result.duplicates += sum(event not in set(batch(number)) for number, events in held.items() for event in events)
+    result.duplicates += sum(bool(set(events) - set(batch(number))) for number, events in held.items())
     return ids == whole
 
 
@@ -182,7 +182,7 @@ def _killed_writer(location: str, durability: Durability, first: int, seconds: f
     """The last batch that was acknowledged; ``first - 1`` if none was."""
     # Not a fork of this process, in which RocksDB would lack its threads, but of one that never opened a store.
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload([_report.__module__])
+    processes.set_forkserver_preload(["signal_service.event_stores", "typer"])  # imported once, not in each child
     reports, report = processes.Pipe(duplex=False)
     child = processes.Process(target=_report, args=(report, location, durability, first))
     child.start()

@@ -6,18 +6,21 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rocksdict import Options, Rdict
 
 from pinrec_core.errors import StoreError
 from pinrec_core.history import ItemType
-from signal_service.rocksdb_store import RocksDbEventStore
+from signal_service.event_codec import TOMBSTONES, event_key, event_value, user_of
+from signal_service.rocksdb_store import USERS_PER_SCAN, RocksDbEventStore
 from signal_service.store import Durability, Event, EventReader, EventStore, Span, UserEvents
-
 
 
 def read(store: EventReader, user: bytes = b"u", *, since: int = 0, until: int = 10**12, limit: int = 10**6) -> list:
@@ -25,6 +28,8 @@ def read(store: EventReader, user: bytes = b"u", *, since: int = 0, until: int =
     (found,) = store.read([Span(user_key=user, since=since, until=until, limit=limit)])
     return list(found.events)
 
+
+WHOLE = Span(user_key=b"u", since=0, until=100, limit=100)
 
 
 def event(event_id: str, timestamp: int, user: bytes = b"u", **changes: object) -> Event:
@@ -126,6 +131,106 @@ def test_two_secondaries_follow_and_clean_up(store: RocksDbEventStore, tmp_path)
         reader.close()
     assert folders[0] != folders[1]
     assert not any(folder.exists() for folder in folders)
+
+
+def test_a_forgotten_time_is_not_even_stored(store: RocksDbEventStore):
+    store.append([event("a", 5), event("b", 6), event("c", 5, b"v")])
+    store.forget(b"u", at=5)
+    store.append([event("late", 4), event("d", 7), event("e", 5, b"v")])
+    keys = [key for key in store._open.keys() if not key.startswith(TOMBSTONES)]  # noqa: SIM118, it is no dict
+    assert [(user_of(key), key[-1:]) for key in keys] == [(b"u", b"b"), (b"u", b"d"), (b"v", b"c"), (b"v", b"e")]
+
+
+def test_a_tombstone_survives_and_is_found_again(tmp_path):
+    with RocksDbEventStore.open_primary(tmp_path / "realtime") as first:
+        first.append([event("a", 5), event("b", 6)])
+        first.forget(b"u", at=5)
+    with RocksDbEventStore.open_primary(tmp_path / "realtime") as second:
+        second.append([event("a", 5), event("c", 3)])
+        assert second.read([WHOLE]) == [UserEvents([event("b", 6)], 5)]
+        assert list(second.forgotten()) == [(b"u", 5)]
+    with RocksDbEventStore.open_primary(tmp_path / "realtime") as third:
+        third.forget(b"u", at=6)
+        assert third.read([WHOLE]) == [UserEvents([], 6)]
+        assert list(third.user_keys()) == []
+
+
+def test_a_tombstone_survives_kill_9_of_a_writer_that_does_not_sync(tmp_path):
+    """The child forgets and says so; nothing is closed."""
+    script = (
+        "import sys; from pathlib import Path; from signal_service.rocksdb_store import RocksDbEventStore as Store\n"
+        "from tests.signal_service.test_rocksdb_store import event\n"
+        "store = Store.open_primary(Path(sys.argv[1])); store.append([event('a', 5), event('b', 6)])\n"
+        "store.forget(b'u', at=5); print('done', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "realtime")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout.readline() == "done\n"
+        child.kill()
+    with RocksDbEventStore.open_primary(tmp_path / "realtime") as store:
+        assert store.read([WHOLE]) == [UserEvents([event("b", 6)], 5)]
+
+
+def test_a_store_of_before_there_were_tombstones_opens_as_it_is(tmp_path):
+    """Written as then: one key per event in a database without options of ours."""
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    with closing(Rdict(str(tmp_path / "realtime"), options)) as database:
+        for one in (event("a", 5), event("b", 6, b"v")):
+            database[event_key(one)] = event_value(one)
+    with RocksDbEventStore.open_primary(tmp_path / "realtime") as store:
+        assert read(store) == [event("a", 5)]
+        assert list(store.user_keys()) == [b"u", b"v"]
+        assert list(store.forgotten()) == []
+        store.forget(b"u", at=5)
+        assert list(store.user_keys()) == [b"v"]
+
+
+def test_all_users_of_a_large_store_are_found_once(store: RocksDbEventStore):
+    """More than one scan of users, and of tombstones."""
+    users = [b"%d" % number for number in range(USERS_PER_SCAN + 10)]
+    store.append([event(name, time, user) for user in users for time in (1, 2) for name in "ab"])
+    assert list(store.user_keys()) == sorted(users, key=lambda user: (len(user), user))
+    for user in users:
+        store.forget(user, at=1)
+    assert sorted(store.forgotten()) == sorted((user, 1) for user in users)
+    assert len(list(store.user_keys())) == len(users)
+
+
+def test_threads_share_a_store(store: RocksDbEventStore):
+    """One appends, one removes what it finds, one reads and lists: nothing fails, and what nobody removes stays."""
+    failed: list[BaseException] = []
+    stop = threading.Event()
+
+    def guarded(work: Callable[[], None]) -> threading.Thread:
+        def run() -> None:
+            try:
+                while not stop.is_set():
+                    work()
+            except BaseException as error:
+                failed.append(error)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        return thread
+
+    def remove() -> None:
+        store.remove(read(store, b"passing", limit=50))
+
+    def look() -> None:
+        assert {b"staying"} >= set(store.user_keys()) - {b"passing"}
+        read(store, b"passing")
+
+    threads = [guarded(remove), guarded(look)]
+    try:
+        for time in range(300):
+            store.append([event("a", time, b"passing"), event("a", time, b"staying")])
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert failed == []
+    assert [e.timestamp for e in read(store, b"staying")] == list(range(300))
 
 
 WRITER = """
