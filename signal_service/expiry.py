@@ -198,7 +198,7 @@ class Sweeper:
     def close(self) -> None:
         """End the thread, and wait for it: at most as long as one chunk takes."""
         self._stop.set()
-        if self._thread.ident is not None:
+        if self._thread.ident is not None and self._thread is not threading.current_thread():
             self._thread.join()
 
     def sweep_if_new(self) -> Swept | None:

@@ -11,6 +11,7 @@ name an item that no release has yet.
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -59,6 +60,8 @@ class SignalIngestStage:
         self._clock = clock
         self._max_lateness = max_lateness
         self._sweeper = sweeper
+        if sweeper is not None:  # so that its thread ends, and lets go of the store, even if nobody closes the stage
+            weakref.finalize(self, sweeper.close)
         self._metrics = metrics
         self._actions = (*manifest.outcomes, *manifest.query_actions, *manifest.ignored_actions)
         self._query_actions = frozenset(manifest.query_actions)

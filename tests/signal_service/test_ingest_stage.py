@@ -16,7 +16,7 @@ from pinrec_core.stages.base import StageParameters, run_batch
 from pinrec_core.stages.metrics import EVENT_AGE_SECONDS, EVENTS_STORED
 from signal_service.ingest_stage import SignalIngestStage
 from signal_service.rocksdb_store import RocksDbEventStore
-from signal_service.store import Span
+from signal_service.store import Durability, Span
 from tests.recorded import Recorded
 from tests.signal_service.builders import EVENTS, make_manifest
 
@@ -158,6 +158,49 @@ def test_opened_by_its_parameters(tmp_path):
     assert answer["stored"].tolist() == [1]
     assert [e.item_key for e in stored(stage)] == [101]
     stage.close()
+
+
+def test_an_unknown_durability_is_refused(tmp_path):
+    parameters = StageParameters(
+        release=None, signals=tmp_path, realtime=tmp_path / "realtime", device="cpu", threads=1, durability="never"
+    )
+    with pytest.raises(ConfigError, match="durability='never': expected one of process, disk"):
+        SignalIngestStage.open(parameters)
+
+
+def test_a_stage_that_nobody_closes_lets_go_of_its_store(tmp_path):
+    """Triton's process of a stage drops it and closes nothing; the thread that sweeps must not keep it."""
+    make_manifest(IdKind.INT, EVENTS).save(tmp_path)
+    parameters = StageParameters(
+        release=None, signals=tmp_path, realtime=tmp_path / "realtime", device="cpu", threads=1, durability="disk"
+    )
+    stage = SignalIngestStage.open(parameters)
+    del stage
+    SignalIngestStage.open(parameters).close()
+
+
+def test_events_that_arrive_together_are_written_together(tmp_path):
+    """One write, and so one fsync, for all requests of a batch; requests to forget share it by user."""
+    written: list[int] = []
+    forgotten: list[tuple[bytes, int]] = []
+
+    class Counting(RocksDbEventStore):
+        def append(self, events):
+            written.append(len(events))
+            super().append(events)
+
+        def forget(self, user_key, *, at):
+            forgotten.append((user_key, at))
+            super().forget(user_key, at=at)
+
+    with RocksDbEventStore.open_primary(tmp_path / "realtime", durability=Durability.DISK) as store:
+        store.__class__ = Counting
+        stage = SignalIngestStage(make_manifest(IdKind.INT, EVENTS), store, clock=lambda: float(NOW))
+        run_batch(
+            stage, [events(PIN, SEARCH), events(FORGET), events(("e3", 8, 102, "click", NOW, "", "")), events(FORGET)]
+        )
+    assert written == [3]
+    assert forgotten == [(user_store_key(7, IdKind.INT), NOW - 10)]
 
 
 def test_needs_a_store(tmp_path):

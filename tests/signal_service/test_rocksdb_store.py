@@ -18,6 +18,7 @@ from rocksdict import Options, Rdict
 
 from pinrec_core.errors import StoreError
 from pinrec_core.history import ItemType
+from signal_service import rocksdb_store
 from signal_service.event_codec import TOMBSTONES, event_key, event_value, user_of
 from signal_service.rocksdb_store import USERS_PER_SCAN, RocksDbEventStore
 from signal_service.store import Durability, Event, EventReader, EventStore, Span, UserEvents
@@ -195,6 +196,18 @@ def test_all_users_of_a_large_store_are_found_once(store: RocksDbEventStore):
         store.forget(user, at=1)
     assert sorted(store.forgotten()) == sorted((user, 1) for user in users)
     assert len(list(store.user_keys())) == len(users)
+
+
+def test_a_writer_waits_instead_of_filling_the_memory(tmp_path, monkeypatch):
+    """What is not in files yet is bounded by the write buffers, whatever is written; nothing of it is refused."""
+    monkeypatch.setattr(rocksdb_store, "BUFFER_BYTES", 64 << 10)
+    with RocksDbEventStore.open_primary(tmp_path / "realtime") as store:
+        largest = 0
+        for batch in range(400):
+            store.append([event(f"{batch}-{i}", batch, query="q" * 1000) for i in range(10)])
+            largest = max(largest, store._open.property_int_value("rocksdb.cur-size-all-mem-tables"))
+        assert largest < 3 * rocksdb_store.BUFFERS * rocksdb_store.BUFFER_BYTES  # of 4 MB that were written
+        assert len(read(store)) == 4_000
 
 
 def test_threads_share_a_store(store: RocksDbEventStore):
