@@ -10,14 +10,13 @@ import grpc
 import numpy as np
 import pyarrow as pa
 import pytest
-from tritonclient.grpc.service_pb2 import ModelMetadataRequest
 from typer.testing import CliRunner, Result
 
 from pinrec_cli.main import app
 from pinrec_core.dataset.catalogue import write_catalogue
 from pinrec_core.errors import DataError, InvalidRequestError, PinRecError, ServerError
 from tests.client.conftest import StandIn, tls_service
-from tests.client.scripted import ScriptedService, metadata, recommendations, stored
+from tests.client.scripted import ScriptedService, recommendations, stored
 
 
 def _pinrec(line: str, **environment: str) -> Result:
@@ -87,28 +86,6 @@ def test_string_ids(string_service: StandIn):
 def test_an_event_keeps_the_id_it_is_given(integer_service: StandIn):
     result = _pinrec(f"log-event 17 like --item 5 --event-id e1 --json --url {integer_service.url}")
     assert json.loads(result.stdout) == {"event_id": "e1", "stored": 1}
-
-
-def test_a_user_is_forgotten_by_one_message(scripted: ScriptedService):
-    """The same, whether the ids of users and items are integers or texts, which the service is asked for."""
-    for datatype, user, sent in (("INT64", "17", "17"), ("BYTES", "17 --string-ids", "17"), ("BYTES", "böb", "böb")):
-        scripted.answer = lambda question, datatype=datatype: (
-            metadata(datatype) if isinstance(question, ModelMetadataRequest) else stored(1)
-        )
-        result = _pinrec(f"forget-user {user} --at 1000 --json --url {scripted.url}")
-        assert result.exit_code == 0, result.output
-        user_id = int(sent) if datatype == "INT64" else sent
-        assert json.loads(result.stdout) == {"user_id": user_id, "forgotten_at": 1000}
-        message = scripted.received[-1].question
-        assert message.model_name == "signal_ingest"
-        contents = dict(zip([t.name for t in message.inputs], message.raw_input_contents, strict=True))
-        assert contents["event_action"][4:] == b"forget_user"
-        assert int.from_bytes(contents["event_timestamp"], "little") == 1000
-        item = next(t for t in message.inputs if t.name == "event_item_id")
-        assert (item.datatype, contents["event_item_id"].strip(b"\0")) == (datatype, b"")
-    refused = _pinrec(f"forget-user 17 --at 0 --url {scripted.url}")
-    assert type(refused.exception) is InvalidRequestError
-    assert "at=0" in str(refused.exception)
 
 
 @pytest.mark.triton
