@@ -13,6 +13,7 @@ import typer
 from pinrec_cli.demo import demo
 from pinrec_cli.ending import Commands, run
 from pinrec_cli.evaluate import evaluate
+from pinrec_cli.forget_user import forget_user
 from pinrec_cli.ingest import ingest
 from pinrec_cli.log_event import log_event
 from pinrec_cli.prepare import prepare
@@ -26,7 +27,7 @@ from pinrec_cli.tune import tune
 
 ORDER = (
     "demo", "synth", "prepare", "train", "evaluate", "release", "tune", "serve", "top", "recommend", "log-event",
-    "ingest",
+    "ingest", "forget-user",
 )  # fmt: skip
 
 
@@ -46,7 +47,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (demo, synth, prepare, train, evaluate, tune, serve, top, recommend, log_event, ingest):
+for command in (
+    demo, synth, prepare, train, evaluate, tune, serve, top, recommend, log_event, ingest, forget_user,
+):  # fmt: skip
     app.command()(command)
 app.add_typer(release)
 

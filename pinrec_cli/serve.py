@@ -26,7 +26,26 @@ def serve(
         ),
     ] = None,
     realtime: Annotated[
-        Path | None, typer.Option(help="Folder of the real-time store.", show_default="SIGNALS/realtime")
+        str | None,
+        typer.Option(
+            metavar="PLACE",
+            help="The real-time store: a folder, or redis://HOST:PORT/0, redis-cluster://HOST:PORT,HOST:PORT. The "
+            "password of such a server is read from the environment variable PINREC_REDIS_PASSWORD.",
+            show_default="SIGNALS/realtime",
+        ),
+    ] = None,
+    durability: Annotated[
+        str,
+        typer.Option(
+            help="What an acknowledged event survives: process, the end of the process; disk, a crash of the machine "
+            "as well, for which the events that arrive together wait for the disk once."
+        ),
+    ] = "process",
+    max_lateness: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="SECONDS", help="Refuse events that are further behind the clock.", show_default="no bound"
+        ),
     ] = None,
     batch_only: Annotated[
         bool, typer.Option("--batch-only", help="Serve without a real-time store: no event is read or accepted.")
@@ -210,6 +229,8 @@ def serve(
     options = serving_options(
         signals=signals,
         realtime=realtime,
+        durability=durability,
+        max_lateness=max_lateness,
         batch_only=batch_only,
         only=only,
         remote=remote or [],

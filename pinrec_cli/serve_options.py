@@ -8,6 +8,7 @@ from pathlib import Path
 from pinrec_core.config.sections import GpuPrecision
 from pinrec_core.contract import PIPELINE, SIGNAL_FETCH
 from pinrec_core.errors import ConfigError, DataError, require
+from pinrec_core.store_location import store_location
 from pinrec_serving.front import FrontChoice, FrontOptions, find_haproxy
 from pinrec_serving.options import ServingOptions, default_threads, parse_instances, parse_remotes
 from pinrec_serving.tuning import Setting
@@ -16,7 +17,9 @@ from pinrec_serving.tuning import Setting
 def serving_options(
     *,
     signals: Path | None,
-    realtime: Path | None,
+    realtime: str | None,
+    durability: str,
+    max_lateness: int | None,
     batch_only: bool,
     only: str | None,
     remote: Sequence[str],
@@ -45,11 +48,14 @@ def serving_options(
     if signals is not None:
         require(not (signals / "signals").is_dir(), "--signals", str(signals), "the folder `signals` within it",
                 error=DataError)  # fmt: skip
-    require(not (batch_only and realtime), "--realtime", str(realtime), "no folder with --batch-only")
+    require(not (batch_only and realtime), "--realtime", realtime, "no place of a store with --batch-only")
+    place = None if realtime is None else store_location(realtime)
     require(gpu_precision in set(GpuPrecision), "--gpu-precision", gpu_precision, f"one of {', '.join(GpuPrecision)}")
     return ServingOptions(
         signals=signals,
-        realtime=None if batch_only or signals is None else (realtime or signals / "realtime"),
+        realtime=None if batch_only or signals is None else (place or signals / "realtime"),
+        durability=durability,
+        max_lateness=max_lateness,
         only=None if only is None else stages[only],
         remotes=remotes,
         device=device,

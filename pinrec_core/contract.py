@@ -147,6 +147,10 @@ PIPELINE = (SIGNAL_FETCH, ID_EMBEDDER, GENERATOR, FAISS_RETRIEVAL)
 
 ENSEMBLE = StageSpec("pinrec", REQUEST, RESPONSE)
 
+FORGET_USER = "forget_user"
+"""The action of an event that is none: its user asks to be forgotten, up to and including its time. No dataset has an
+action of this name."""
+
 SIGNAL_INGEST = StageSpec(
     "signal_ingest",
     (
@@ -161,4 +165,4 @@ SIGNAL_INGEST = StageSpec(
     (TensorSpec("stored", DType.INT32, (1,)),),
 )
 """The write path. It is not part of the ensemble, because it is independent of releases. The event of a query has
-a text and no item: its item id is 0 or ``""``."""
+a text and no item: its item id is 0 or ``""``. That of ``FORGET_USER`` has neither."""

@@ -97,10 +97,15 @@ EVENTS = Limit(
 EVENT_ID = Limit(fields=("event_id",), unit="bytes", least=1, most=256, why="keys of the real-time store contain it")
 EVENT_TIME = ReleaseLimit(
     fields=("event_timestamp",), unit="Unix seconds", least=1, most="300 s ahead of the server's clock",
-    why="an event of the future is a wrong clock, or a time in milliseconds",
+    why="an event of the future is a wrong clock, or a time in milliseconds; with `--max-lateness` there is a bound "
+    "behind the clock, too",
 )  # fmt: skip
 CLOCK_SKEW_SECONDS = 300
 """How far an event may be dated ahead of the server's clock (``EVENT_TIME``)."""
+FORGETS = Limit(
+    fields=("event_action",), unit="users to forget", most=32,
+    why="per call; each is written to the disk by itself, and other events wait for it",
+)  # fmt: skip
 TEXTS = Limit(
     fields=("any tensor of texts",), unit="texts", most=EVENTS.most,
     why="each becomes an object of its own before the request is looked at, which takes most of a second for a million",
@@ -131,7 +136,7 @@ ENTRANCES, BETWEEN_STAGES, ANSWERS = "what callers send", "what passes between t
 TABLE: Mapping[str, tuple[Limit | ReleaseLimit, ...]] = {
     ENTRANCES: (
         ID, NAME, QUERY, FEATURE_VALUE, NUM_ITEMS, BUDGET, REQUEST_TIME, SEED, STRENGTH, EVENTS, EVENT_ID,
-        EVENT_TIME, TEXTS, REQUEST,
+        EVENT_TIME, FORGETS, TEXTS, REQUEST,
     ),
     BETWEEN_STAGES: (HISTORY, EMBEDDINGS, EXCLUSIONS),
     ANSWERS: (MESSAGE,),

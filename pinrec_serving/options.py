@@ -8,9 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pinrec_core.config.sections import GpuPrecision
-from pinrec_core.contract import PIPELINE, SIGNAL_FETCH, StageSpec
+from pinrec_core.contract import PIPELINE, SIGNAL_FETCH, SIGNAL_INGEST, StageSpec
 from pinrec_core.errors import ConfigError, require
 from pinrec_core.stages.base import RemoteServer
+from pinrec_core.store_location import StoreLocation, resolved
+
+DURABILITIES = ("process", "disk")
+"""What an acknowledged event survives: the end of the process, or a crash of the machine as well."""
 
 
 def default_threads() -> int:
@@ -28,16 +32,20 @@ class ServingOptions:
 
     ``only`` is the one stage to serve; with None, it is the ensemble. ``remotes`` gives the server of each stage that
     does not run here. Where ``signal_fetch`` does, and only there, ``signals`` is needed; ``realtime`` is None where
-    the batch view is served alone. ``device`` is the generator's, and ``gpu_precision`` its number format on a GPU;
-    every other stage runs on the CPU. ``threads`` bounds each stage process. ``compiled`` lets the generator run a
-    program that fits the machine. ``instances`` gives the number of processes of a stage, where that is not one, and
-    ``queue_delays`` the microseconds that it waits to fill a batch, where those are not its template's. The recall of
-    the index is measured on one in ``recall_every`` requests, 0 for none. Raises ``ConfigError`` for an unknown stage,
-    a number that is too small, or signals that are missing or not needed.
+    the batch view is served alone. ``durability`` is what events survive once they are acknowledged, and
+    ``max_lateness`` how many seconds they may be behind the clock, None without a bound. ``device`` is the generator's,
+    and ``gpu_precision`` its number format on a GPU; every other stage runs on the CPU. ``threads`` bounds each stage
+    process. ``compiled`` lets the generator run a program that fits the machine. ``instances`` gives the number of
+    processes of a stage, where that is not one, and ``queue_delays`` the microseconds that it waits to fill a batch,
+    where those are not its template's. The recall of the index is measured on one in ``recall_every`` requests, 0 for
+    none. Raises ``ConfigError`` for an unknown stage, a number that is too small, or signals that are missing or not
+    needed.
     """
 
     signals: Path | None = None
-    realtime: Path | None = None
+    realtime: StoreLocation | None = None
+    durability: str = DURABILITIES[0]
+    max_lateness: int | None = None
     only: StageSpec | None = None
     remotes: Mapping[str, RemoteServer] = field(default_factory=dict)
     device: str = "cpu"
@@ -56,6 +64,10 @@ class ServingOptions:
         for stage, delay in self.queue_delays.items():
             require(stage in stages, "queue_delays stage", stage, f"one of {stages}", error=ConfigError)
             require(delay >= 0, f"queue_delays {stage}", delay, "a number of at least 0", error=ConfigError)
+        require(self.durability in DURABILITIES, "durability", self.durability, f"one of {', '.join(DURABILITIES)}",
+                error=ConfigError)  # fmt: skip
+        require(self.max_lateness is None or self.max_lateness >= 1, "max_lateness", self.max_lateness,
+                "a number of seconds, at least 1", error=ConfigError)  # fmt: skip
         require(self.threads >= 1, "threads", self.threads, "a number of at least 1", error=ConfigError)
         require(self.recall_every >= 0, "recall_every", self.recall_every, "a number of at least 0", error=ConfigError)
         for stage in self.remotes:
@@ -77,10 +89,13 @@ class ServingOptions:
     def parameters(self, spec: StageSpec, *, release: Path | None = None) -> dict[str, str]:
         """The parameters of a stage of ``release``, or of the write path, as Triton's configuration carries them."""
         remote = self.remotes.get(spec.name)
+        writes = spec is SIGNAL_INGEST
         values = {
             "release": release and str(Path(release).resolve()),
             "signals": self.signals and str(Path(self.signals).resolve()),
-            "realtime": self.realtime and str(Path(self.realtime).resolve()),
+            "realtime": self.realtime and resolved(self.realtime),
+            "durability": self.durability if writes and self.durability != DURABILITIES[0] else None,
+            "max_lateness": str(self.max_lateness) if writes and self.max_lateness is not None else None,
             "device": self.device if release else None,
             "gpu_precision": self.gpu_precision.value if release else None,
             "threads": str(self.threads) if release else None,

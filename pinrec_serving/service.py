@@ -272,7 +272,8 @@ def _verified(
 
 
 def _metrics_of(server: TritonServer, options: ServingOptions) -> MetricsServer:
-    disks = {"signals": options.signals, "realtime": options.realtime, "log": server.log_file.parent}
+    realtime = options.realtime if isinstance(options.realtime, Path) else None  # else it is on other machines
+    disks = {"signals": options.signals, "realtime": realtime, "log": server.log_file.parent}
     return MetricsServer(
         host=server.endpoint.host, port=server.endpoint.metrics_port,
         triton=server.triton_metrics, folder=server.metrics_folder, triton_pid=lambda: server.pid,

@@ -27,6 +27,7 @@ from pinrec_core.errors import BrokenStageError, ConfigError, InvalidRequestErro
 from pinrec_core.limits import TEXTS, cut_message
 from pinrec_core.stages.base import RemoteServer, Stage, StageParameters, Tensors, run_batch
 from pinrec_core.stages.metrics import BATCH_REQUESTS, COMPUTE_SECONDS, NO_METRICS, REQUESTS, Metrics
+from pinrec_core.store_location import StoreLocation, store_location
 from pinrec_serving.model_names import stage_and_release
 from pinrec_serving.stage_metrics import open_metrics
 
@@ -112,6 +113,8 @@ def stage_parameters(args: Mapping[str, str]) -> StageParameters:
         "release",
         "signals",
         "realtime",
+        "durability",
+        "max_lateness",
         "device",
         "gpu_precision",
         "threads",
@@ -129,6 +132,9 @@ def stage_parameters(args: Mapping[str, str]) -> StageParameters:
     recall_every = values.get("recall_every", "0")
     if not recall_every.isdecimal():
         raise ConfigError(f"{model}: parameters.recall_every={recall_every!r}: expected a whole number of at least 0")
+    max_lateness = values.get("max_lateness")
+    if max_lateness is not None and not max_lateness.isdecimal():
+        raise ConfigError(f"{model}: parameters.max_lateness={max_lateness!r}: expected a whole number of seconds")
     compiled = values.get("compiled", "true")
     if compiled not in ("true", "false"):
         raise ConfigError(f"{model}: parameters.compiled={compiled!r}: expected true or false")
@@ -138,7 +144,9 @@ def stage_parameters(args: Mapping[str, str]) -> StageParameters:
     return StageParameters(
         release=_path(values.get("release")),
         signals=_path(values.get("signals")),
-        realtime=_path(values.get("realtime")),
+        realtime=_realtime(model, values.get("realtime")),
+        durability=values.get("durability", "process"),
+        max_lateness=int(max_lateness) if max_lateness is not None else None,
         device=values.get("device", "cpu"),
         threads=int(threads),
         compiled=compiled == "true",
@@ -307,6 +315,13 @@ def _remote_server(model: str, text: str | None) -> RemoteServer | None:
         return RemoteServer.parse(text) if text else None
     except ConfigError as error:
         raise ConfigError(f"{model}: parameters.remote={text!r}: {error}") from error
+
+
+def _realtime(model: str, text: str | None) -> StoreLocation | None:
+    try:
+        return store_location(text) if text else None
+    except ConfigError as error:
+        raise ConfigError(f"{model}: parameters.{error}") from error
 
 
 def _path(text: str | None) -> Path | None:

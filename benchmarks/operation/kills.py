@@ -21,6 +21,7 @@ from pinrec_core.contract import ENSEMBLE, PIPELINE, SIGNAL_INGEST
 from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.ids import IdKind, user_store_key
 from signal_service.rocksdb_store import RocksDbEventStore
+from signal_service.store import Span
 
 ROUNDS = 20
 RATE = 20.0
@@ -98,8 +99,8 @@ class Writer:
         key = user_store_key(self._user, self._dataset.user_id_kind)
         with RocksDbEventStore.open_secondary(realtime) as store:
             store.refresh()
-            held = store.read(key, since=0, until=1 << 40, limit=1 << 30)
-        return len(self._acknowledged - {event.event_id for event in held})
+            (held,) = store.read([Span(user_key=key, since=0, until=1 << 40, limit=1 << 30)])
+        return len(self._acknowledged - {event.event_id for event in held.events})
 
     def _run(self) -> None:
         with PinRecClient(self._url, timeout=2.0) as client:

@@ -9,9 +9,9 @@ from tritonclient.grpc import InferResult
 from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse, ModelMetadataResponse
 from tritonclient.utils import serialize_byte_tensor, triton_to_np_dtype
 
-from pinrec_client.contract import ENSEMBLE, EVENTS, ID, INGEST, REQUEST, RESPONSE, STORED
+from pinrec_client.contract import ENSEMBLE, EVENTS, FORGET_USER, ID, INGEST, REQUEST, RESPONSE, STORED
 from pinrec_client.errors import ServerError, require
-from pinrec_client.types import Event, ItemId, Recommendations, RecommendedItem, RecommendRequest
+from pinrec_client.types import Event, ItemId, Recommendations, RecommendedItem, RecommendRequest, UserId
 
 
 def encode_request(request: RecommendRequest, request_id: str = "") -> ModelInferRequest:
@@ -81,6 +81,20 @@ def encode_events(events: Sequence[Event], no_item: ItemId, request_id: str = ""
         "event_timestamp": [event.timestamp for event in events],
         "event_surface": [event.surface for event in events],
         "event_query": [event.query or "" for event in events],
+    }
+    return _message(INGEST, EVENTS, values, request_id)
+
+
+def encode_forget(user_id: UserId, at: int, no_item: ItemId, request_id: str = "") -> ModelInferRequest:
+    """The message that asks to forget a user, up to and including ``at``."""
+    values: dict[str, Sequence | np.ndarray] = {
+        "event_id": [FORGET_USER],
+        "event_user_id": [user_id],
+        "event_item_id": [no_item],
+        "event_action": [FORGET_USER],
+        "event_timestamp": [at],
+        "event_surface": [""],
+        "event_query": [""],
     }
     return _message(INGEST, EVENTS, values, request_id)
 

@@ -44,6 +44,9 @@ EVENTS: dict[str, str] = {
     "event_query": "BYTES",
 }
 
+FORGET_USER = "forget_user"
+"""The action of the event that asks to forget its user."""
+
 BUDGET_TOLERANCE = 2e-3
 """How far the sum of a budget's weights may be from 1. The service divides the weights by their sum."""
 

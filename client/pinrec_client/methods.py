@@ -6,6 +6,7 @@ awaits it; the blocking client has a transport that never suspends, and so runs 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 
 import grpc
@@ -20,7 +21,7 @@ from pinrec_client.errors import DeadlineExceededError, PinRecClientError, Unava
 from pinrec_client.metadata import Metadata, authorization, of_user, trace
 from pinrec_client.retry import NO_RETRY, Call, RetryPolicy
 from pinrec_client.transport import Transport
-from pinrec_client.types import Event, ItemId, Recommendations, RecommendRequest, UserId
+from pinrec_client.types import Event, ItemId, Recommendations, RecommendRequest, UserId, check_forget
 
 
 class ClientMethods:
@@ -172,6 +173,27 @@ class ClientMethods:
         message = codec.encode_events(events, no_item, call.request_id)
         answer = await self._events.complete(call, Question("ModelInfer", message))
         return codec.decode_stored(answer, call.request_id)
+
+    async def forget_user(
+        self,
+        user_id: UserId,
+        *,
+        at: int | None = None,
+        timeout: float | None = None,
+        request_id: str | None = None,
+        traceparent: str | None = None,
+    ) -> int:
+        """Forget what a user did up to and including ``at`` (Unix seconds, by default now). Returns ``at``.
+
+        From then on no answer uses it, and that lasts, whatever repeated or late events come. Events of a later time
+        begin a new history. It is safe to call again. ``send`` describes the other arguments.
+        """
+        at = int(time.time()) if at is None else at
+        check_forget(user_id, at)
+        call = self._start(self._events, timeout, request_id=request_id, metadata=trace(traceparent))
+        message = codec.encode_forget(user_id, at, await self._ask_no_item(call), call.request_id)
+        await self._events.complete(call, Question("ModelInfer", message))
+        return at
 
     async def _ask_no_item(self, call: Call) -> ItemId:
         if self._no_item is None:

@@ -85,6 +85,7 @@ class PinRecClient:
     send = _blocking(ClientMethods.send)
     recommend_many = _blocking(ClientMethods.recommend_many)
     log_events = _blocking(ClientMethods.log_events)
+    forget_user = _blocking(ClientMethods.forget_user)
 
     def __enter__(self) -> PinRecClient:
         return self

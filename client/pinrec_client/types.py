@@ -146,6 +146,12 @@ class Tls:
         require(not alone, "certificate_chain", self.certificate_chain, "it and private_key together, or neither")
 
 
+def check_forget(user_id: UserId, at: int) -> None:
+    """Raises ``InvalidRequestError`` unless a user of this id can be forgotten up to and including ``at``."""
+    _require_id("user_id", user_id)
+    _require_int("at", at, 1, _INT64_MAX)
+
+
 def _is_int(value: object) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 

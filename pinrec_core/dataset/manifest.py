@@ -23,6 +23,7 @@ from typing import Annotated
 from pydantic import Field
 
 from pinrec_core.config.sections import ModelConfig
+from pinrec_core.contract import FORGET_USER
 from pinrec_core.errors import DataError, shown
 from pinrec_core.ids import IdKind
 from pinrec_core.limits import NAME
@@ -89,6 +90,8 @@ class DatasetManifest:
         for field in ("outcomes", "query_actions", "ignored_actions", "surfaces"):
             for name in getattr(self, field):
                 check(len(name.encode("utf-8")) <= NAME.most, field, shown(name), f"names of at most {NAME.most} bytes")
+        for field in ("outcomes", "query_actions", "ignored_actions"):
+            check(FORGET_USER not in getattr(self, field), field, FORGET_USER, "another name, this one is reserved")
         check(bool(self.outcomes), "outcomes", self.outcomes, "at least one positive action")
         check(len(self.outcome_share) == len(self.outcomes), "outcome_share", self.outcome_share,
               f"{len(self.outcomes)} entries, one per outcome")  # fmt: skip

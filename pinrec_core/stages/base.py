@@ -29,6 +29,7 @@ from pinrec_core.errors import (
 )
 from pinrec_core.limits import Limit
 from pinrec_core.stages.metrics import NO_METRICS, Metrics
+from pinrec_core.store_location import StoreLocation
 
 Tensors = Mapping[str, np.ndarray]
 Row = TypeVar("Row")
@@ -93,19 +94,22 @@ class StageParameters:
 
     ``release`` is the release folder; it is None for ``signal_ingest``, which serves on while releases change.
     ``signals`` is the signals folder of a prepared dataset; it is None where no stage of the server reads it.
-    ``realtime`` is the folder of the real-time store; with None, histories come from the batch view alone. ``device``
-    is a torch device, and ``gpu_precision`` the number format of the model where that is a GPU. ``threads`` is the
-    number of threads that one operation may use. ``compiled`` lets the generator run its compiled program, where there
-    is one. ``remote`` is the server on which the stage runs; with None, it runs here.
-    The recall of the index is measured on one in ``recall_every`` requests; with 0, on none. ``metrics`` takes what the
-    stage measures; it alone is not one of Triton's ``parameters``.
+    ``realtime`` is the place of the real-time store; with None, histories come from the batch view alone.
+    ``durability`` is what its events survive, a ``signal_service.store.Durability``; with ``max_lateness``, events that
+    are further behind the clock (seconds) are refused. ``device`` is a torch device, and ``gpu_precision`` the number
+    format of the model where that is a GPU. ``threads`` is the number of threads that one operation may use.
+    ``compiled`` lets the generator run its compiled program, where there is one. ``remote`` is the server on which the
+    stage runs; with None, it runs here. The recall of the index is measured on one in ``recall_every`` requests; with
+    0, on none. ``metrics`` takes what the stage measures; it alone is not one of Triton's ``parameters``.
     """
 
     release: Path | None
     signals: Path | None
-    realtime: Path | None
+    realtime: StoreLocation | None
     device: str
     threads: int
+    durability: str = "process"
+    max_lateness: int | None = None
     gpu_precision: GpuPrecision = GpuPrecision.FP16
     compiled: bool = True
     remote: RemoteServer | None = None

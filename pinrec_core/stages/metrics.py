@@ -153,6 +153,21 @@ EVENT_AGE_SECONDS = Metric(
     "pinrec_event_age_seconds", Kind.HISTOGRAM, "signal_ingest",
     "From the time of an event to when it was stored; events that are dated ahead count as 0.", buckets=AGES,
 )  # fmt: skip
+USERS_FORGOTTEN = Metric(
+    "pinrec_users_forgotten_total", Kind.COUNTER, "signal_ingest", "Requests to forget a user that were carried out."
+)
+EVENTS_SWEPT = Metric(
+    "pinrec_events_swept_total", Kind.COUNTER, "signal_ingest",
+    "Events that were removed from the real-time store, because every snapshot that is kept holds them.",
+)  # fmt: skip
+EVENTS_CHECKED = Metric(
+    "pinrec_events_checked_total", Kind.COUNTER, "signal_ingest",
+    "Stored events that were compared with the oldest snapshot. Those that were not swept are late for it.",
+)  # fmt: skip
+SWEPT_UNTIL = Metric(
+    "pinrec_swept_until_timestamp_seconds", Kind.GAUGE, "signal_ingest",
+    "The end (Unix time) of the batch that the real-time store was last swept with.",
+)  # fmt: skip
 
 STAGE_METRICS = (
     REQUESTS, BATCH_REQUESTS, COMPUTE_SECONDS,
@@ -160,6 +175,6 @@ STAGE_METRICS = (
     PROGRAM, EMBEDDINGS_GENERATED, EMBEDDINGS_KEPT, EMBEDDINGS_LOOKED_UP,
     ITEMS_ASKED, ITEMS_RETURNED, SHORT_ANSWERS, SECOND_LOOKS,
     RECALL_WANTED, RECALL_FOUND, RECALL_SKIPPED, RECALL_TARGET,
-    EVENTS_STORED, EVENT_AGE_SECONDS,
+    EVENTS_STORED, EVENT_AGE_SECONDS, USERS_FORGOTTEN, EVENTS_SWEPT, EVENTS_CHECKED, SWEPT_UNTIL,
 )  # fmt: skip
 """The table."""

@@ -30,5 +30,9 @@ def test_only_the_user_is_required():
     assert [t.name for t in server.REQUEST if not t.optional] == ["user_id"]
 
 
+def test_the_wish_to_be_forgotten():
+    assert server.FORGET_USER == client.FORGET_USER
+
+
 def test_what_a_budget_may_sum_to():
     assert server.BUDGET_TOLERANCE == client.BUDGET_TOLERANCE

@@ -302,6 +302,8 @@ def test_instances_are_parsed() -> None:
         {"remotes": {"ranker": RemoteServer(address="ids:8001")}},
         {"remotes": {"signal_fetch": RemoteServer(address="signals:8001")}},
         {"only": GENERATOR},
+        {"durability": "fsync"},
+        {"max_lateness": 0},
     ],
 )
 def test_options_out_of_range_are_refused(options: dict) -> None:
@@ -316,6 +318,24 @@ def test_a_stage_elsewhere_alone_is_told_where_and_signals_are_needed_where_they
     assert "remote" not in options.parameters(GENERATOR, release=Path("r1"))
     with pytest.raises(ConfigError, match="signals=None"):
         ServingOptions(only=SIGNAL_FETCH)
+
+
+def test_where_and_how_events_are_kept_is_told_to_the_stages_that_keep_them() -> None:
+    options = ServingOptions(
+        signals=Path("signals"), realtime="redis://signals:6379/0", durability="disk", max_lateness=60
+    )
+    ingest = options.parameters(SIGNAL_INGEST)
+    assert (ingest["realtime"], ingest["durability"], ingest["max_lateness"]) == (
+        "redis://signals:6379/0",
+        "disk",
+        "60",
+    )
+    fetch = options.parameters(SIGNAL_FETCH, release=Path("r1"))
+    assert fetch["realtime"] == "redis://signals:6379/0"
+    assert not {"durability", "max_lateness"} & set(fetch)
+    folder = ServingOptions(signals=Path("signals"), realtime=Path("signals/realtime")).parameters(SIGNAL_INGEST)
+    assert folder["realtime"] == str(Path("signals/realtime").resolve())
+    assert not {"durability", "max_lateness"} & set(folder)
 
 
 def test_servers_are_given_as_texts() -> None:

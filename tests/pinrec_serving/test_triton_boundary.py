@@ -282,6 +282,9 @@ def test_parameters_of_a_stage() -> None:
     assert stage_parameters(arguments(signals="/s", gpu_precision="bf16")).gpu_precision is GpuPrecision.BF16
     bare = stage_parameters(arguments(signals="/s"))
     assert (bare.release, bare.realtime, bare.device, bare.threads) == (None, None, "cpu", 1)
+    assert (bare.durability, bare.max_lateness) == ("process", None)
+    ingest = stage_parameters(arguments(realtime="redis://signals:6379/0", durability="disk", max_lateness="60"))
+    assert (ingest.realtime, ingest.durability, ingest.max_lateness) == ("redis://signals:6379/0", "disk", 60)
     assert bare.remote is None
     elsewhere = stage_parameters(arguments(release="/r/1", remote="ids:8001,2.5"))
     assert elsewhere.signals is None
@@ -295,6 +298,8 @@ def test_parameters_of_a_stage() -> None:
         ({"remote": "ids:8001,soon"}, "parameters.remote='ids:8001,soon': deadline_ms='soon': expected a number"),
         ({"remote": "ids,20"}, "address='ids': expected HOST:PORT"),
         ({"signals": "/s", "threads": "0"}, "parameters.threads='0'"),
+        ({"realtime": "http://host"}, "parameters.realtime='http://…': expected a folder, or a URL"),
+        ({"signals": "/s", "max_lateness": "-1"}, "parameters.max_lateness='-1': expected a whole number"),
         ({"signals": "/s", "compiled": "no"}, "parameters.compiled='no': expected true or false"),
         (
             {"signals": "/s", "gpu_precision": "int8"},
