@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pinrec_core.errors import StoreError
-from signal_service.store import Event, EventReader
+from signal_service.store import EventReader, Span, UserEvents
 
 log = logging.getLogger(__name__)
 
@@ -48,15 +48,14 @@ class RealtimeSource:
             except StoreError as error:
                 self._lose(error)
 
-    def read(self, user_key: bytes, *, since: int, until: int, limit: int) -> list[Event]:
-        """See ``EventReader.read``. Without a store there are no events."""
-        if self._reader is None:
-            return []
-        try:
-            return self._reader.read(user_key, since=since, until=until, limit=limit)
-        except StoreError as error:
-            self._lose(error)
-            return []
+    def read(self, spans: Sequence[Span]) -> list[UserEvents]:
+        """See ``EventReader.read``. Without a store there are no events, and ``available`` is false."""
+        if self._reader is not None:
+            try:
+                return self._reader.read(spans)
+            except StoreError as error:
+                self._lose(error)
+        return [UserEvents()] * len(spans)
 
     def close(self) -> None:
         if self._reader is not None:

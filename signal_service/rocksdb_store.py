@@ -18,7 +18,7 @@ from rocksdict import AccessType, BlockBasedOptions, Options, Rdict, WriteBatch,
 from pinrec_core.errors import StoreError
 from pinrec_core.files.temporary_folder import TemporaryFolder
 from signal_service.event_codec import decode_event, event_key, event_value, range_start
-from signal_service.store import Event
+from signal_service.store import Event, Span, UserEvents
 
 SECONDARY_PREFIX = "pinrec-reader-"
 LOCKED = ("While lock file", "lock hold by current process")
@@ -93,9 +93,13 @@ class RocksDbEventStore:
                 self._open.try_catch_up_with_primary()
                 self._caught_up_with = logs
 
-    def read(self, user_key: bytes, *, since: int, until: int, limit: int) -> list[Event]:
-        """One backward range scan of at most ``limit`` events. See ``EventReader``."""
-        lower, upper = range_start(user_key, since), range_start(user_key, until)
+    def read(self, spans: Sequence[Span]) -> list[UserEvents]:
+        """One backward range scan of at most ``limit`` events for each span. See ``EventReader``."""
+        return [UserEvents(self._events(span)) for span in spans]
+
+    def _events(self, span: Span) -> list[Event]:
+        limit = span.limit
+        lower, upper = range_start(span.user_key, span.since), range_start(span.user_key, span.until)
         if limit <= 0 or lower >= upper:
             return []
         newest_first: list[Event] = []

@@ -10,7 +10,7 @@ import pytest
 
 from pinrec_core.config.presets import preset
 from pinrec_core.config.sections import GenerationConfig, Variant
-from pinrec_core.contract import SIGNAL_FETCH, DType
+from pinrec_core.contract import SIGNAL_FETCH, SOURCES, DType
 from pinrec_core.dataset.catalogue import ItemCatalogue
 from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.errors import ConfigError, InvalidRequestError, ReleaseError
@@ -28,7 +28,6 @@ from pinrec_core.stages.metrics import (
     HISTORY_INTERACTIONS,
     NO_METRICS,
     REALTIME_UP,
-    SOURCES,
     Metrics,
 )
 from pinrec_core.stages.packing import decode_request
@@ -49,7 +48,7 @@ NOW = 5_000
 GENERATION = GenerationConfig(default_num_items=10, max_num_items=50)
 NUMPY = {
     DType.INT8: np.int8, DType.UINT8: np.uint8, DType.INT16: np.int16, DType.INT32: np.int32, DType.INT64: np.int64,
-    DType.FP32: np.float32,
+    DType.FP32: np.float32, DType.BYTES: np.object_,
 }  # fmt: skip
 
 
@@ -220,12 +219,16 @@ def test_real_time_events_change_the_next_answer(signals, catalogue, tmp_path):
     assert before["history_item_key"].tolist() == fetch(make_stage(signals, catalogue))["history_item_key"].tolist()
     stage._histories._realtime._retry_at = 0  # so that the store, which is created next, is opened at once
     pin = {"item_type": ItemType.PIN, "surface": "home", "user_key": (7 + (1 << 63)).to_bytes(8, "big")}
+    key, _, outcome, _, time = next(row for row in expected_sequences(EVENTS, end=1050)[7] if row[1] == ItemType.PIN)
+    action = ("save", "click")[outcome]
+    held_by_the_batch = Event(event_id="held", item_key=key, action=action, timestamp=time, **pin)
     with RocksDbEventStore.open_primary(tmp_path / "realtime") as store:
         store.append(
             [
                 Event(event_id="new", item_key=101, action="save", timestamp=1_070, **pin),
                 Event(event_id="late", item_key=102, action="click", timestamp=1_060, **pin),
-                Event(event_id="in the batch", item_key=103, action="save", timestamp=1_049, **pin),
+                Event(event_id="late for the batch", item_key=103, action="save", timestamp=1_049, **pin),
+                held_by_the_batch,
                 Event(event_id="after the request", item_key=104, action="save", timestamp=NOW + 1, **pin),
                 Event(event_id="unknown item", item_key=9_999, action="save", timestamp=1_071, **pin),
                 Event(event_id="unknown action", item_key=105, action="hide", timestamp=1_072, **pin),
@@ -238,11 +241,11 @@ def test_real_time_events_change_the_next_answer(signals, catalogue, tmp_path):
         answer = fetch(stage)
     new = slice(len(before["history_item_key"]), None)
     assert answer["history_item_key"][: new.start].tolist() == before["history_item_key"].tolist()
-    assert answer["history_item_key"][new].tolist() == [102, 101, string_key("lamp"), 106]
-    assert answer["history_item_type"][new].tolist() == [0, 0, 1, 0]
-    assert answer["history_surface"][new].tolist() == [1, 1, 1, 0]
+    assert answer["history_item_key"][new].tolist() == [103, 102, 101, string_key("lamp"), 106]
+    assert answer["history_item_type"][new].tolist() == [0, 0, 0, 1, 0]
+    assert answer["history_surface"][new].tolist() == [1, 1, 1, 1, 0]
     row = catalogue.rows_of(np.array([102]))[0]
-    np.testing.assert_array_equal(answer["history_feature"][new][0], catalogue.feature[row])
+    np.testing.assert_array_equal(answer["history_feature"][new][1], catalogue.feature[row])
 
 
 def test_outcomes_of_events_follow_the_release(catalogue, manifest):
