@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rocksdict import Options, Rdict
 
 from pinrec_core.config.presets import preset
 from pinrec_core.config.sections import GenerationConfig, Variant
@@ -19,6 +21,7 @@ from pinrec_core.history import DTYPES, NO_OUTCOME, ItemType
 from pinrec_core.ids import IdKind, string_key
 from pinrec_core.representations.quantization import dequantize
 from pinrec_core.representations.text_encoder import text_encoder
+from pinrec_core.request import Request
 from pinrec_core.stages.base import StageParameters, Tensors, run_batch
 from pinrec_core.stages.metrics import (
     BATCH_END,
@@ -31,6 +34,7 @@ from pinrec_core.stages.metrics import (
     Metrics,
 )
 from pinrec_core.stages.packing import decode_request
+from signal_service import fetch_stage
 from signal_service.batch_job import run_batch_job
 from signal_service.batch_view import BatchView, build_batch_view
 from signal_service.event_history import EventHistoryBuilder
@@ -52,7 +56,7 @@ NUMPY = {
 }  # fmt: skip
 
 
-KEPT_BACK = ("item_key", "outcome")
+KEPT_BACK = ("item_key",)
 SETTINGS = ("surface", "time", "budget", "num_items", "seed")
 
 
@@ -109,6 +113,11 @@ def unpacked(answer: Tensors) -> dict[str, np.ndarray]:
     columns = {f"history_{name}": getattr(request.history, name) for name in DTYPES if name not in KEPT_BACK}
     settings = {f"resolved_{name}": np.atleast_1d(getattr(request, name)) for name in SETTINGS}
     return {**answer, **columns, **settings}
+
+
+def sources(answer: Tensors) -> tuple[str, str]:
+    source, unavailable = answer["history_source"].tolist()
+    return source.decode(), unavailable.decode()
 
 
 def test_defaults(stage):
@@ -363,6 +372,61 @@ def test_a_string_id_that_the_real_time_store_cannot_hold_is_refused(signals, ca
     assert len(known["history_item_key"]) == 0
     assert isinstance(refused, InvalidRequestError)
     assert str(refused) == "user_id has 1025 bytes: expected at most 1024"
+
+
+def test_an_answer_says_where_the_history_comes_from(signals, catalogue, tmp_path):
+    realtime = tmp_path / "realtime"
+    user, new = ((number + (1 << 63)).to_bytes(8, "big") for number in (7, 999))
+    pin = {"item_type": ItemType.PIN, "surface": "home", "action": "save", "item_key": 101, "timestamp": 1_070}
+    with RocksDbEventStore.open_primary(realtime) as store:
+        store.append([Event(event_id="e", user_key=key, **pin) for key in (user, new)])
+        with_store, without = make_stage(signals, catalogue, realtime=realtime), make_stage(signals, catalogue)
+        asked = [request(7), request(42), request(999), request(998)]
+        assert [sources(answer) for answer in run_batch(with_store, asked)] == [
+            ("both", ""), ("batch", ""), ("realtime", ""), ("none", ""),
+        ]  # fmt: skip
+        assert [sources(answer) for answer in run_batch(without, asked[1:])] == [
+            ("batch", ""), ("none", ""), ("none", ""),
+        ]  # fmt: skip
+
+
+def test_a_store_that_is_not_there_is_named_in_the_answer(signals, catalogue, tmp_path):
+    stage = make_stage(signals, catalogue, realtime=tmp_path / "absent")
+    answers = run_batch(stage, [request(7), request(998)])
+    assert [sources(answer) for answer in answers] == [("batch", "realtime"), ("none", "realtime")]
+
+
+def test_a_damaged_batch_history_fails_nobody(signals, catalogue):
+    with closing(Rdict(str(signals / "batch" / "users"), Options(raw_mode=True))) as database:
+        database[(7 + (1 << 63)).to_bytes(8, "big")] = b"nothing that was encoded"
+    damaged, neighbour = run_batch(make_stage(signals, catalogue), [request(7), request(42)])
+    assert sources(damaged) == ("none", "batch")
+    assert len(damaged["history_item_key"]) == 0
+    assert sources(neighbour) == ("batch", "")
+    assert neighbour["history_item_key"].tolist() == [row[0] for row in expected_sequences(EVENTS, end=1050)[42]]
+
+
+def test_an_unforeseen_error_of_one_row_leaves_its_neighbours_unharmed(stage, monkeypatch):
+    expected = [unpacked(answer) for answer in run_batch(stage, [request(7), request(42)])]
+    encode = fetch_stage.encode_request
+
+    def fails_for_one(resolved: Request) -> np.ndarray:
+        if resolved.seed == 13:
+            raise ZeroDivisionError
+        return encode(resolved)
+
+    monkeypatch.setattr(fetch_stage, "encode_request", fails_for_one)
+    first, failed, last = run_batch(stage, [request(7), request(7, seed=13), request(42)])
+    assert str(failed) == "internal error (ZeroDivisionError)"
+    for answer, before in zip((first, last), expected, strict=True):
+        np.testing.assert_array_equal(unpacked(answer)["history_timestamp"], before["history_timestamp"])
+
+
+def test_outcomes_travel_with_the_history(stage):
+    answer = fetch(stage, query="lamp")
+    expected = [row[2] for row in expected_sequences(EVENTS, end=1050)[7]]
+    assert answer["history_outcome"].tolist() == [*expected, NO_OUTCOME]
+    assert {0, 1, NO_OUTCOME} <= set(expected)
 
 
 def test_weights_may_be_written_with_three_decimals(stage):

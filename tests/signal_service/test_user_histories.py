@@ -1,4 +1,4 @@
-"""Histories equal an oracle in plain Python, over shuffled, repeated and late events, and outlast the loss of a part."""
+"""Histories equal an oracle in plain Python, over shuffled, repeated and late events, and outlast a lost part."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from pinrec_core.stages.metrics import (
 from signal_service import user_histories
 from signal_service.history_codec import decode_history, encode_history
 from signal_service.realtime import RealtimeSource
-from signal_service.store import Event
+from signal_service.store import Event, Span, UserEvents
 from signal_service.user_histories import UserHistories, UserHistory, check_view
 from tests.recorded import Recorded
 from tests.signal_service.builders import ENCODER, content_features, make_manifest
@@ -270,6 +270,17 @@ def test_the_store_is_asked_once_for_all_users_of_a_batch(catalogue):
     assert [times(one) for one in found] == [[3, 5, 11], [12], [], [3, 5, 11]]
     assert sources(found) == [("both", ""), ("realtime", ""), ("none", ""), ("both", "")]
     assert [len(spans) for spans in store.reads] == [4]
+
+
+def test_events_of_one_second_are_in_the_order_of_their_ids_whatever_the_store_says(catalogue):
+    class Unordered(MemoryEventStore):
+        def _read(self, span: Span) -> UserEvents:
+            return UserEvents(super()._read(span).events[::-1])
+
+    store = Unordered()
+    store.append([event(Row(item, "save", "home", 11), event_id) for item, event_id in ((2, "a"), (0, "c"), (1, "b"))])
+    made, _ = histories(catalogue, View({}), store)
+    assert served(made)[0].history.item_key.tolist() == [102, 101, 100]
 
 
 @pytest.mark.parametrize("until", [4, 100])
