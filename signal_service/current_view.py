@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pinrec_core.errors import PinRecError
+from pinrec_core.stages.metrics import BATCH_END, NO_METRICS, Metrics
 from signal_service.batch_view import VIEW, BatchView
 
 log = logging.getLogger(__name__)
@@ -19,11 +20,13 @@ class CurrentView:
     Raises what ``BatchView.open`` and ``check`` raise, for the first view alone.
     """
 
-    def __init__(self, signals: Path, check: Callable[[BatchView], None]) -> None:
+    def __init__(self, signals: Path, check: Callable[[BatchView], None], metrics: Metrics = NO_METRICS) -> None:
         self._signals = Path(signals)
         self._check = check
+        self._metrics = metrics
         self._place = self._look()
         self.view = self._open()
+        metrics.record(BATCH_END, self.view.info.end_time)
 
     def refresh(self) -> None:
         """Take the newest view that fits. Call it once per batch."""
@@ -38,6 +41,7 @@ class CurrentView:
             return
         self.view.close()
         self.view = view
+        self._metrics.record(BATCH_END, view.info.end_time)
 
     def _open(self) -> BatchView:
         view = BatchView.open(self._signals)

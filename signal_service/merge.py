@@ -39,6 +39,7 @@ def merge_histories(
     start = 0 if after is None else int(np.searchsorted(time, after, side="right"))
     end = int(np.searchsorted(time, until, side="right"))
     repeats = _repeats(whole, order, start, end)
+    chosen: np.ndarray | slice
     if len(repeats):
         chosen = np.delete(np.arange(start, end), repeats - start)
         chosen = chosen if most is None else chosen[max(len(chosen) - most, 0) :]

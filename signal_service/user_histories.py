@@ -17,7 +17,6 @@ from pinrec_core.errors import ReleaseError, StoreError
 from pinrec_core.history import History
 from pinrec_core.representations.text_encoder import TextEncoder, text_encoder
 from pinrec_core.stages.metrics import (
-    BATCH_END,
     CATCH_UP_SECONDS,
     HISTORIES,
     HISTORIES_DEGRADED,
@@ -103,7 +102,6 @@ class UserHistories:
         self._forgotten: dict[bytes, int] = {}
         self._unlogged = 0
         self._log_at = float("-inf")
-        metrics.record(BATCH_END, current.view.info.end_time)
 
     @staticmethod
     def open(
@@ -116,16 +114,13 @@ class UserHistories:
     ) -> UserHistories:
         """Raises ``ReleaseError`` when the signals do not fit the release."""
         source = None if realtime is None else RealtimeSource(lambda: RocksDbEventStore.open_secondary(realtime))
-        current = CurrentView(signals, lambda view: check_view(manifest, view))
+        current = CurrentView(signals, lambda view: check_view(manifest, view), metrics)
         encoder = text_encoder(manifest.text_encoder)
         return UserHistories(manifest, catalogue, current, source, encoder, metrics)
 
     def refresh(self) -> None:
         """Make all events that are stored so far visible, and take the newest batch. Call it once per batch."""
-        before = self._current.view
         self._current.refresh()
-        if self._current.view is not before:
-            self._metrics.record(BATCH_END, self._current.view.info.end_time)
         if self._realtime is not None:
             began = time.perf_counter()
             self._realtime.refresh()

@@ -19,7 +19,6 @@ from pinrec_core.history import DTYPES, NO_OUTCOME, History, ItemType
 from pinrec_core.ids import IdKind, string_key
 from pinrec_core.representations.text_encoder import text_encoder
 from pinrec_core.stages.metrics import (
-    BATCH_END,
     EVENT_USES,
     HISTORIES,
     HISTORIES_DEGRADED,
@@ -370,13 +369,11 @@ def test_items_and_actions_that_the_release_does_not_know_are_counted(catalogue)
 
 
 def test_the_batch_that_is_current_is_followed(catalogue):
-    recorded = Recorded()
-    made, current = histories(catalogue, View({USER: history(BATCHED)}, end_time=10), None, metrics=recorded)
+    made, current = histories(catalogue, View({USER: history(BATCHED)}, end_time=10), None)
     served(made)
     current.next = View({USER: history([*BATCHED, Row(2, "save", "home", 15)])}, end_time=20)
     assert times(made.at_many([(USER, 100)])[0]) == [3, 5]  # not before the next batch of requests
     assert times(served(made)[0]) == [3, 5, 15]
-    assert recorded.of(BATCH_END) == [10, 20]
 
 
 def test_a_view_of_another_release_is_refused():
