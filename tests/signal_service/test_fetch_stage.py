@@ -406,6 +406,19 @@ def test_a_damaged_batch_history_fails_nobody(signals, catalogue):
     assert neighbour["history_item_key"].tolist() == [row[0] for row in expected_sequences(EVENTS, end=1050)[42]]
 
 
+def test_a_corrupt_block_of_the_batch_view_fails_nobody(signals, catalogue, caplog):
+    tables = sorted((signals / "batch" / "users").glob("*.sst"))
+    assert tables
+    for table in tables:
+        content = bytearray(table.read_bytes())
+        for place in range(0, len(content) // 2, 64):  # the data; index and filter are behind it
+            content[place] ^= 0xFF
+        table.write_bytes(content)
+    answers = run_batch(make_stage(signals, catalogue), [request(user) for user in (-3, 7, 42, 99)])
+    assert ("none", "batch") in [sources(answer) for answer in answers]
+    assert "without their batch histories" in caplog.text
+
+
 def test_an_unforeseen_error_of_one_row_leaves_its_neighbours_unharmed(stage, monkeypatch):
     expected = [unpacked(answer) for answer in run_batch(stage, [request(7), request(42)])]
     encode = fetch_stage.encode_request
