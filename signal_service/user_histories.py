@@ -203,7 +203,7 @@ class UserHistories:
         self._unlogged += 1
         if self._monotonic() >= self._log_at:
             self._log_at = self._monotonic() + LOG_SECONDS
-            log.error("serving %d users without their batch histories since the last such line: %s",
+            log.error("%d histories were read without their batch part since the last such line: %s",
                       self._unlogged, error)  # fmt: skip
             self._unlogged = 0
 

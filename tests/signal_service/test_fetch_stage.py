@@ -416,7 +416,7 @@ def test_a_corrupt_block_of_the_batch_view_fails_nobody(signals, catalogue, capl
         table.write_bytes(content)
     answers = run_batch(make_stage(signals, catalogue), [request(user) for user in (-3, 7, 42, 99)])
     assert ("none", "batch") in [sources(answer) for answer in answers]
-    assert "without their batch histories" in caplog.text
+    assert "without their batch part" in caplog.text
 
 
 def test_an_unforeseen_error_of_one_row_leaves_its_neighbours_unharmed(stage, monkeypatch):

@@ -330,7 +330,7 @@ def test_neither_part_is_needed_to_answer(catalogue, caplog):
     with caplog.at_level(logging.ERROR):
         now[0] = 61.0
         served(made, OTHER)
-    assert "serving 3 users without their batch histories" in caplog.text
+    assert "3 histories were read without their batch part" in caplog.text
 
 
 def test_a_batch_history_of_another_width_is_not_used(catalogue):
