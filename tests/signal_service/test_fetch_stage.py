@@ -2,79 +2,43 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from rocksdict import Options, Rdict
 
-from pinrec_core.config.presets import preset
-from pinrec_core.config.sections import GenerationConfig, Variant
-from pinrec_core.contract import SIGNAL_FETCH, SOURCES, DType
+from pinrec_core.config.sections import Variant
+from pinrec_core.contract import SIGNAL_FETCH, SOURCES
 from pinrec_core.dataset.catalogue import ItemCatalogue
 from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.errors import ConfigError, InvalidRequestError, ReleaseError
 from pinrec_core.generation.draws import seed_of
-from pinrec_core.history import DTYPES, NO_OUTCOME, ItemType
+from pinrec_core.history import NO_OUTCOME, ItemType
 from pinrec_core.ids import IdKind, string_key
 from pinrec_core.representations.quantization import dequantize
 from pinrec_core.representations.text_encoder import text_encoder
-from pinrec_core.request import Request
-from pinrec_core.stages.base import StageParameters, Tensors, run_batch
+from pinrec_core.stages.base import StageParameters, run_batch
 from pinrec_core.stages.metrics import (
     BATCH_END,
     CATCH_UP_SECONDS,
     HISTORIES,
     HISTORY_AGE_SECONDS,
     HISTORY_INTERACTIONS,
-    NO_METRICS,
     REALTIME_UP,
-    Metrics,
 )
 from pinrec_core.stages.packing import decode_request
-from signal_service import fetch_stage
 from signal_service.batch_job import run_batch_job
 from signal_service.batch_view import BatchView, build_batch_view
 from signal_service.event_history import EventHistoryBuilder
 from signal_service.fetch_stage import SignalFetchStage
-from signal_service.request import RequestParser
 from signal_service.rocksdb_store import RocksDbEventStore
 from signal_service.store import Event
-from signal_service.user_histories import UserHistories
 from tests.recorded import Recorded
 from tests.signal_service.builders import ENCODER, EVENTS, expected_sequences, random_log, write_prepared
+from tests.signal_service.fetching import NOW, NUMPY, fetch, make_stage, request, unpacked
 
 pytestmark = pytest.mark.spark
-
-NOW = 5_000
-GENERATION = GenerationConfig(default_num_items=10, max_num_items=50)
-NUMPY = {
-    DType.INT8: np.int8, DType.UINT8: np.uint8, DType.INT16: np.int16, DType.INT32: np.int32, DType.INT64: np.int64,
-    DType.FP32: np.float32, DType.BYTES: np.object_,
-}  # fmt: skip
-
-
-KEPT_BACK = ("item_key",)
-SETTINGS = ("surface", "time", "budget", "num_items", "seed")
-
-
-def make_stage(
-    signals: Path,
-    catalogue: ItemCatalogue,
-    *,
-    realtime: Path | None = None,
-    max_history: int = 512,
-    variant: Variant = Variant.OC,
-    metrics: Metrics = NO_METRICS,
-    **manifest_changes: object,
-) -> SignalFetchStage:
-    manifest = replace(DatasetManifest.load(signals), **manifest_changes)
-    model = preset("tiny").model_for(variant=variant, num_outcomes=2, num_surfaces=3, feature_width=20)
-    histories = UserHistories.open(manifest, catalogue, signals=signals, realtime=realtime, metrics=metrics)
-    parser = RequestParser(manifest, model, GENERATION, lambda: NOW + 0.9)
-    return SignalFetchStage(parser, histories, max_history=max_history, metrics=metrics)
 
 
 def save_as_string_users(signals: Path) -> None:
@@ -85,39 +49,6 @@ def save_as_string_users(signals: Path) -> None:
 @pytest.fixture
 def stage(signals: Path, catalogue: ItemCatalogue) -> SignalFetchStage:
     return make_stage(signals, catalogue)
-
-
-def request(user: int = 7, **fields: object) -> dict[str, np.ndarray]:
-    kinds = {
-        "num_items": np.int32, "budget": np.float32, "query_embedding": np.float32, "exclude_seen": np.bool_,
-        "request_time": np.int64, "seed": np.int64,
-    }  # fmt: skip
-    tensors = {"user_id": np.array([user], np.int64)}
-    for name, value in fields.items():
-        values = value if isinstance(value, list | np.ndarray) else [value]
-        encoded = [v.encode() if isinstance(v, str) else v for v in values]
-        tensors[name] = np.array(encoded, kinds.get(name, np.object_))
-    return tensors
-
-
-def fetch(stage: SignalFetchStage, **fields: object) -> dict[str, np.ndarray]:
-    (answer,) = run_batch(stage, [request(**fields)])
-    if isinstance(answer, Exception):
-        raise answer
-    return unpacked(answer)
-
-
-def unpacked(answer: Tensors) -> dict[str, np.ndarray]:
-    """The answer with each column of the packed history and each setting of the packed request under its own name."""
-    request = decode_request(answer["packed_request"])
-    columns = {f"history_{name}": getattr(request.history, name) for name in DTYPES if name not in KEPT_BACK}
-    settings = {f"resolved_{name}": np.atleast_1d(getattr(request, name)) for name in SETTINGS}
-    return {**answer, **columns, **settings}
-
-
-def sources(answer: Tensors) -> tuple[str, str]:
-    source, unavailable = answer["history_source"].tolist()
-    return source.decode(), unavailable.decode()
 
 
 def test_defaults(stage):
@@ -372,67 +303,6 @@ def test_a_string_id_that_the_real_time_store_cannot_hold_is_refused(signals, ca
     assert len(known["history_item_key"]) == 0
     assert isinstance(refused, InvalidRequestError)
     assert str(refused) == "user_id has 1025 bytes: expected at most 1024"
-
-
-def test_an_answer_says_where_the_history_comes_from(signals, catalogue, tmp_path):
-    realtime = tmp_path / "realtime"
-    user, new = ((number + (1 << 63)).to_bytes(8, "big") for number in (7, 999))
-    pin = {"item_type": ItemType.PIN, "surface": "home", "action": "save", "item_key": 101, "timestamp": 1_070}
-    with RocksDbEventStore.open_primary(realtime) as store:
-        store.append([Event(event_id="e", user_key=key, **pin) for key in (user, new)])
-        with_store, without = make_stage(signals, catalogue, realtime=realtime), make_stage(signals, catalogue)
-        asked = [request(7), request(42), request(999), request(998)]
-        assert [sources(answer) for answer in run_batch(with_store, asked)] == [
-            ("both", ""), ("batch", ""), ("realtime", ""), ("none", ""),
-        ]  # fmt: skip
-        assert [sources(answer) for answer in run_batch(without, asked[1:])] == [
-            ("batch", ""), ("none", ""), ("none", ""),
-        ]  # fmt: skip
-
-
-def test_a_store_that_is_not_there_is_named_in_the_answer(signals, catalogue, tmp_path):
-    stage = make_stage(signals, catalogue, realtime=tmp_path / "absent")
-    answers = run_batch(stage, [request(7), request(998)])
-    assert [sources(answer) for answer in answers] == [("batch", "realtime"), ("none", "realtime")]
-
-
-def test_a_damaged_batch_history_fails_nobody(signals, catalogue):
-    with closing(Rdict(str(signals / "batch" / "users"), Options(raw_mode=True))) as database:
-        database[(7 + (1 << 63)).to_bytes(8, "big")] = b"nothing that was encoded"
-    damaged, neighbour = run_batch(make_stage(signals, catalogue), [request(7), request(42)])
-    assert sources(damaged) == ("none", "batch")
-    assert len(damaged["history_item_key"]) == 0
-    assert sources(neighbour) == ("batch", "")
-    assert neighbour["history_item_key"].tolist() == [row[0] for row in expected_sequences(EVENTS, end=1050)[42]]
-
-
-def test_a_corrupt_block_of_the_batch_view_fails_nobody(signals, catalogue, caplog):
-    tables = sorted((signals / "batch" / "users").glob("*.sst"))
-    assert tables
-    for table in tables:
-        content = bytearray(table.read_bytes())
-        for place in range(0, len(content) // 2, 64):  # the data; index and filter are behind it
-            content[place] ^= 0xFF
-        table.write_bytes(content)
-    answers = run_batch(make_stage(signals, catalogue), [request(user) for user in (-3, 7, 42, 99)])
-    assert ("none", "batch") in [sources(answer) for answer in answers]
-    assert "without their batch part" in caplog.text
-
-
-def test_an_unforeseen_error_of_one_row_leaves_its_neighbours_unharmed(stage, monkeypatch):
-    expected = [unpacked(answer) for answer in run_batch(stage, [request(7), request(42)])]
-    encode = fetch_stage.encode_request
-
-    def fails_for_one(resolved: Request) -> np.ndarray:
-        if resolved.seed == 13:
-            raise ZeroDivisionError
-        return encode(resolved)
-
-    monkeypatch.setattr(fetch_stage, "encode_request", fails_for_one)
-    first, failed, last = run_batch(stage, [request(7), request(7, seed=13), request(42)])
-    assert str(failed) == "internal error (ZeroDivisionError)"
-    for answer, before in zip((first, last), expected, strict=True):
-        np.testing.assert_array_equal(unpacked(answer)["history_timestamp"], before["history_timestamp"])
 
 
 def test_outcomes_travel_with_the_history(stage):
