@@ -34,6 +34,7 @@ from signal_service.fetch_stage import SignalFetchStage
 from signal_service.request import RequestParser
 from signal_service.rocksdb_store import RocksDbEventStore
 from signal_service.store import Event
+from signal_service.user_histories import UserHistory
 
 BASELINE = "dict of decoded histories"
 BATCHES = (1, 16)
@@ -53,8 +54,11 @@ class DecodedHistories:
     def refresh(self) -> None:
         """Does nothing, because nothing is appended to the dict."""
 
-    def at(self, user_key: bytes, time: int) -> History:
-        return self._histories.get(user_key, self._none)
+    def at_many(self, asked: Sequence[tuple[bytes, int]]) -> list[UserHistory]:
+        return [
+            UserHistory(history=self._histories.get(user_key, self._none), source="batch", unavailable="")
+            for user_key, _ in asked
+        ]
 
 
 def run(options: Options, progress: Progress) -> Result:

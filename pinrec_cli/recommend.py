@@ -125,11 +125,13 @@ def _add_titles(items: list[dict[str, Any]], catalogue: ItemCatalogue | None) ->
 
 
 def _table(entry: dict[str, Any], budget: str | None, *, with_titles: bool) -> Table:
+    from pinrec_client.text import history_of
     from rich.markup import escape
     from rich.table import Table
 
     under = "" if budget is None else f", budget {budget}"
-    table = Table(title=escape(f"user {entry['user_id']}{under}"), caption=escape(f"release {entry['release']}"))
+    caption = f"release {entry['release']}, {history_of(entry['history_source'], entry['history_unavailable'])}"
+    table = Table(title=escape(f"user {entry['user_id']}{under}"), caption=escape(caption))
     table.add_column("rank", justify="right")
     table.add_column("item")
     if with_titles:

@@ -123,6 +123,17 @@ optional inputs. ``pinrec_core.stages.packing`` says which bytes these are, here
 
 SEEN = TensorSpec("seen_item_key", DType.INT64, ("X",))
 
+HISTORY_SOURCE = TensorSpec("history_source", DType.BYTES, (2,))
+"""What an answer is based on: where the interactions of the history come from (one of ``SOURCES``), and which part of
+the signals could not be read for it (one of ``PARTS``)."""
+
+SOURCES = ("batch", "realtime", "both", "none")
+"""Where the interactions of a history come from. ``none`` is a cold start: nothing is known of the user."""
+
+PARTS = ("", "realtime", "batch", "both")
+"""Which part of the signals could not be read: none, the real-time store, the batch view, or both of them. A part that
+a service does not have, as without a real-time store, is not missing."""
+
 ID_EMBEDDING = TensorSpec("history_id_embedding", DType.FP16, ("T", "I"))
 """The embeddings of all keys, those of queries included. The generator ignores the latter: that is cheaper than sending
 the item types to the ID embedder."""
@@ -130,17 +141,21 @@ the item types to the ID embedder."""
 RETRIEVAL_PLAN = TensorSpec("retrieval_plan", DType.UINT8, ("G",))
 """The embeddings that are looked up, each with its outcome and its quota, packed."""
 
-RESPONSE = (
+RECOMMENDED = (
     TensorSpec("item_id", DType.ITEM_ID, ("N",)),
     TensorSpec("score", DType.FP32, ("N",)),
     TensorSpec("outcome", DType.BYTES, ("N",)),
     TensorSpec("release", DType.BYTES, (1,)),
 )
+RESPONSE = (*RECOMMENDED, HISTORY_SOURCE)
+"""What a caller gets: the items of the last stage, and from the first one what is known of the user."""
 
-SIGNAL_FETCH = StageSpec("signal_fetch", REQUEST, (HISTORY_KEY, PACKED_REQUEST, SEEN), takes_timeout=True)
+SIGNAL_FETCH = StageSpec(
+    "signal_fetch", REQUEST, (HISTORY_KEY, PACKED_REQUEST, SEEN, HISTORY_SOURCE), takes_timeout=True
+)
 ID_EMBEDDER = StageSpec("id_embedder", (HISTORY_KEY,), (ID_EMBEDDING,))
 GENERATOR = StageSpec("generator", (PACKED_REQUEST, ID_EMBEDDING), (RETRIEVAL_PLAN,))
-FAISS_RETRIEVAL = StageSpec("faiss_retrieval", (RETRIEVAL_PLAN, SEEN), RESPONSE)
+FAISS_RETRIEVAL = StageSpec("faiss_retrieval", (RETRIEVAL_PLAN, SEEN), RECOMMENDED)
 
 PIPELINE = (SIGNAL_FETCH, ID_EMBEDDER, GENERATOR, FAISS_RETRIEVAL)
 """The stages of the ensemble, in the order in which a request passes through them."""

@@ -10,11 +10,12 @@ import os
 from collections.abc import Callable
 from typing import Literal
 
+from pinrec_core.contract import PARTS, SOURCES
 from pinrec_core.stages.metrics import (
     COMMON_LABELS,
+    EVENT_USES,
     NO_METRICS,
     RESULTS,
-    SOURCES,
     STAGE_METRICS,
     Kind,
     Metric,
@@ -25,7 +26,7 @@ METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 """Names the folder for the metrics of processes that share it. `prometheus_client` reads it when it is imported."""
 GAUGE_MODE: Literal["livemin"] = "livemin"
 """Of several processes of a stage the least value counts, and none of a process that has ended."""
-KNOWN_VALUES = {"result": RESULTS, "source": SOURCES}
+KNOWN_VALUES = {"result": RESULTS, "source": SOURCES, "unavailable": PARTS[1:], "use": EVENT_USES}
 
 
 def open_metrics(stage: str, release: str) -> Metrics:

@@ -89,6 +89,8 @@ def run_batch_job(
             raise DataError(f"{missing.get['missing']} events have no row in features.parquet: expected one for each")
         BatchInfo(
             end_time=end_time,
+            start_time=start_time,
+            max_interactions_per_user=max_interactions_per_user,
             feature_space=manifest.feature_space,
             outcomes=manifest.outcomes,
             surfaces=manifest.surfaces,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pinrec_core.errors import PinRecError, StoreError
+from pinrec_core.errors import PinRecError
 from pinrec_core.history import DTYPES, NO_OUTCOME, History, ItemType
 from pinrec_core.ids import string_key
 from pinrec_core.limits import EXCLUSIONS
@@ -22,7 +22,7 @@ from pinrec_core.stages.metrics import HISTORY_AGE_SECONDS, HISTORY_INTERACTIONS
 from pinrec_core.stages.packing import encode_request
 from signal_service.merge import newest, seen_item_keys
 from signal_service.request import RecommendRequest, RequestParser
-from signal_service.user_histories import UserHistories
+from signal_service.user_histories import UserHistories, UserHistory
 
 NOTHING_SEEN = np.empty(0, np.int64)
 
@@ -54,15 +54,17 @@ class SignalFetchStage:
         return SignalFetchStage(parser, histories, max_history=manifest.model.max_history, metrics=parameters.metrics)
 
     def run(self, rows: Sequence[RecommendRequest]) -> Sequence[Tensors | PinRecError]:
-        """Histories of at most ``max_history`` positions. In a search the last of them is the query."""
-        self._histories.refresh()
-        return [self._answer(row) for row in rows]
+        """Histories of at most ``max_history`` positions. In a search the last of them is the query.
 
-    def _answer(self, request: RecommendRequest) -> Tensors | PinRecError:
-        try:
-            history = self._histories.at(request.user_key, request.time)
-        except StoreError as error:
-            return error
+        The stores are asked once for all rows. A store that cannot be read fails none of them: ``history_source`` says
+        what a history lacks.
+        """
+        self._histories.refresh()
+        found = self._histories.at_many([(row.user_key, row.time) for row in rows])
+        return [self._answer(row, one) for row, one in zip(rows, found, strict=True)]
+
+    def _answer(self, request: RecommendRequest, found: UserHistory) -> Tensors:
+        history = found.history
         self._metrics.record(HISTORY_INTERACTIONS, len(history))
         if len(history):
             self._metrics.record(HISTORY_AGE_SECONDS, request.time - int(history.timestamp[-1]))
@@ -85,6 +87,7 @@ class SignalFetchStage:
             "history_item_key": history.item_key,
             "packed_request": encode_request(resolved),
             "seen_item_key": seen,
+            "history_source": np.array([found.source.encode(), found.unavailable.encode()], np.object_),
         }
 
     def _query_element(self, request: RecommendRequest) -> History | None:

@@ -12,13 +12,14 @@ from pinrec_core.history import DTYPES, History
 VERSION = 1
 _HEADER = struct.Struct("<HHIQ")  # version, F, T, reserved: 16 bytes keep the arrays behind it aligned
 _ORDER = sorted(DTYPES, key=lambda name: (-DTYPES[name].itemsize, name))  # with wide elements first, all are aligned
+_STORED = {name: dtype.newbyteorder("<") for name, dtype in DTYPES.items()}
 
 
 def encode_history(history: History) -> bytes:
     """The bytes of a history of any length."""
     T, F = history.feature.shape
     parts = [_HEADER.pack(VERSION, F, T, 0)]
-    parts += [getattr(history, name).astype(_stored(name), copy=False).tobytes() for name in _ORDER]
+    parts += [getattr(history, name).astype(_STORED[name], copy=False).tobytes() for name in _ORDER]
     return b"".join(parts)
 
 
@@ -36,11 +37,7 @@ def decode_history(data: bytes) -> History:
     offset = _HEADER.size
     for name in _ORDER:
         count = T * F if name == "feature" else T
-        values = np.frombuffer(data, _stored(name), count, offset).astype(DTYPES[name], copy=False)
+        values = np.frombuffer(data, _STORED[name], count, offset).astype(DTYPES[name], copy=False)
         columns[name] = values.reshape(T, F) if name == "feature" else values
         offset += values.nbytes
     return History(**columns)
-
-
-def _stored(name: str) -> np.dtype:
-    return DTYPES[name].newbyteorder("<")

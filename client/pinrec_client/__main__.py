@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pinrec_client.channel import DEFAULT_TIMEOUT, DEFAULT_URL
 from pinrec_client.errors import InvalidRequestError, PinRecClientError
 from pinrec_client.sync import PinRecClient
-from pinrec_client.text import API_KEY, api_key, document, parse_budget, parse_id, tls_files
+from pinrec_client.text import API_KEY, api_key, document, history_of, parse_budget, parse_id, tls_files
 from pinrec_client.types import Event, RecommendRequest
 
 
@@ -45,7 +45,7 @@ def _recommend(client: PinRecClient, options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(document(user_id, answer)))
         return
-    print(f"user {user_id}, release {answer.release}")
+    print(f"user {user_id}, release {answer.release}, {history_of(answer.history_source, answer.history_unavailable)}")
     for item in answer.items:
         print(f"{item.rank:>5}  {item.item_id!s:<24}  {item.outcome:<16}  {item.score:+.4f}")
 

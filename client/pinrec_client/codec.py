@@ -44,11 +44,14 @@ def decode_recommendations(response: ModelInferResponse, request_id: str) -> Rec
     result = InferResult(response)
     columns = {name: _column(result, name, request_id) for name in RESPONSE}
     item_ids, scores, outcomes = (columns[name] for name in ("item_id", "score", "outcome"))
-    if not (len(item_ids) == len(scores) == len(outcomes) and len(columns["release"]) == 1):
+    release, history = columns["release"], columns["history_source"]
+    if not (len(item_ids) == len(scores) == len(outcomes) and len(release) == 1 and len(history) == 2):
         lengths = {name: len(column) for name, column in columns.items()}
-        raise ServerError(f"response lengths={lengths}: expected N, N, N and 1", request_id=request_id)
+        raise ServerError(f"response lengths={lengths}: expected N, N, N, 1 and 2", request_id=request_id)
     return Recommendations(
-        release=columns["release"][0],
+        release=release[0],
+        history_source=history[0],
+        history_unavailable=history[1],
         items=tuple(
             RecommendedItem(item_id=item_id, score=score, outcome=outcome, rank=rank)
             for rank, (item_id, score, outcome) in enumerate(zip(item_ids, scores, outcomes, strict=True), start=1)

@@ -32,6 +32,7 @@ RESPONSE: dict[str, str] = {
     "score": "FP32",
     "outcome": "BYTES",
     "release": "BYTES",
+    "history_source": "BYTES",
 }
 
 EVENTS: dict[str, str] = {

@@ -55,11 +55,22 @@ def parse_budget(text: str) -> dict[str, float]:
 
 
 def document(user_id: UserId, answer: Recommendations | PinRecClientError) -> dict[str, Any]:
-    """A JSON object: ``user_id`` with ``release`` and ``items`` of an answer, or with ``error`` and ``message``."""
+    """A JSON object: ``user_id`` with the fields of an answer, or with ``error`` and ``message``."""
     if isinstance(answer, PinRecClientError):
         return {"user_id": user_id, "error": type(answer).__name__, "message": str(answer)}
     items = [
         {"rank": item.rank, "item_id": item.item_id, "outcome": item.outcome, "score": item.score}
         for item in answer.items
     ]
-    return {"user_id": user_id, "release": answer.release, "items": items}
+    return {
+        "user_id": user_id,
+        "release": answer.release,
+        "history_source": answer.history_source,
+        "history_unavailable": answer.history_unavailable,
+        "items": items,
+    }
+
+
+def history_of(source: str, unavailable: str) -> str:
+    """A few words on what an answer is based on: ``history: batch (realtime unavailable)``."""
+    return f"history: {source}" + (f" ({unavailable} unavailable)" if unavailable else "")

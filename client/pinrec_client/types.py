@@ -89,10 +89,17 @@ class RecommendedItem:
 
 @dataclass(frozen=True, slots=True)
 class Recommendations:
-    """An answer: distinct items in rank order, and the id of the release that chose them."""
+    """An answer: distinct items in rank order, and the id of the release that chose them.
+
+    ``history_source`` says where the user's interactions came from: ``batch``, ``realtime``, ``both``, or ``none`` of a
+    user of whom nothing is known. ``history_unavailable`` names the part that could not be read, so that the items
+    are less personal than they could be: ``realtime``, ``batch`` or ``both``, and ``""`` where nothing was missing.
+    """
 
     release: str
     items: tuple[RecommendedItem, ...]
+    history_source: str
+    history_unavailable: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

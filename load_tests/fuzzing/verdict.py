@@ -7,7 +7,7 @@ import re
 
 from load_tests.fuzzing.messages import Answer, Case, are_texts
 from load_tests.fuzzing.valid import ENSEMBLE
-from pinrec_core.contract import RESPONSE
+from pinrec_core.contract import PARTS, RESPONSE, SOURCES
 
 REFUSALS = {"INVALID_ARGUMENT", "NOT_FOUND", "UNIMPLEMENTED"}
 """The request is at fault, or what it names or asks for does not exist."""
@@ -25,6 +25,7 @@ EXPLAINED: tuple[tuple[str, str, str], ...] = (
 
 _LEAK = re.compile(r"Traceback|File \"|\.py\b|/site-packages/|/home/|/tmp/|secret", re.IGNORECASE)
 _MOST_MESSAGE_BYTES = 4096
+_WORDS = ({word.encode() for word in SOURCES}, {word.encode() for word in PARTS})
 
 
 def left_out(case: Case) -> bool:
@@ -77,4 +78,7 @@ def _wrong_items(answer: Answer) -> str | None:
         return "an item is in an answer twice"
     if not all(map(math.isfinite, scores)):
         return "a score is not finite"
+    source, *unavailable = answer.column("history_source")
+    if source not in _WORDS[0] or len(unavailable) != 1 or unavailable[0] not in _WORDS[1]:
+        return f"history_source is {[source, *unavailable]}"
     return None

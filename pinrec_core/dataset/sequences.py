@@ -28,9 +28,15 @@ KeepUser = Callable[[int | str], bool]
 
 @validated(DataError)
 class BatchInfo:
-    """What one run of the Spark job covered: the events before ``end_time`` (Unix seconds)."""
+    """What one run of the Spark job covered: the events before ``end_time`` (Unix seconds), from ``start_time`` on.
+
+    Without a ``start_time`` it went back to the first event. Of each user the newest ``max_interactions_per_user`` were
+    kept.
+    """
 
     end_time: int
+    start_time: int | None = None
+    max_interactions_per_user: Annotated[int, Field(gt=0)] = 2048
     feature_space: str
     outcomes: ListOf[str]
     surfaces: ListOf[str]

@@ -64,8 +64,10 @@ AGES = (1.0, 10.0, 60.0, 600.0, HOUR, 6 * HOUR, DAY, 7 * DAY, 30 * DAY, 365 * DA
 RESULTS = ("ok", "invalid", "unavailable", "expired", "internal")
 """How a request ended at a stage: answered, malformed, refused for now, given up by its caller before its turn came, or
 failed by a fault of the service."""
-SOURCES = ("batch", "realtime", "both", "none")
-"""Where the interactions of a history come from. ``none`` is a cold start: nothing is known of the user."""
+EVENT_USES = ("served", "repeated", "unknown_item", "no_outcome")
+"""What becomes of a stored event that is read for a request. ``repeated``: the batch or another event says the same, or
+newer interactions fill the history. ``unknown_item``: neither the release's catalogue nor the user's batch history has
+the content of its item. ``no_outcome``: its action is no outcome of the release."""
 PROGRAMS = ("compiled", "plain", "cuda_graphs")
 
 REQUESTS = Metric(
@@ -80,6 +82,19 @@ COMPUTE_SECONDS = Metric(
 HISTORIES = Metric(
     "pinrec_histories_total", Kind.COUNTER, "signal_fetch",
     "Histories that were read, by where their interactions come from; none is a cold start.", ("source",),
+)  # fmt: skip
+HISTORIES_DEGRADED = Metric(
+    "pinrec_histories_degraded_total", Kind.COUNTER, "signal_fetch",
+    "Histories for which a part of the signals could not be read: realtime, batch or both.", ("unavailable",),
+)  # fmt: skip
+REALTIME_EVENTS = Metric(
+    "pinrec_realtime_events_read_total", Kind.COUNTER, "signal_fetch",
+    "Stored events that were read for a request, by use: served; repeated, where the batch holds them already; "
+    "unknown_item or no_outcome, where the release does not know them.", ("use",),
+)  # fmt: skip
+REALTIME_READS_CUT = Metric(
+    "pinrec_realtime_reads_cut_total", Kind.COUNTER, "signal_fetch",
+    "Reads of a user with more stored events than are read at once; the oldest were left.",
 )  # fmt: skip
 HISTORY_INTERACTIONS = Metric(
     "pinrec_history_interactions", Kind.HISTOGRAM, "signal_fetch",
@@ -171,7 +186,8 @@ SWEPT_UNTIL = Metric(
 
 STAGE_METRICS = (
     REQUESTS, BATCH_REQUESTS, COMPUTE_SECONDS,
-    HISTORIES, HISTORY_INTERACTIONS, HISTORY_AGE_SECONDS, BATCH_END, REALTIME_UP, CATCH_UP_SECONDS,
+    HISTORIES, HISTORIES_DEGRADED, REALTIME_EVENTS, REALTIME_READS_CUT,
+    HISTORY_INTERACTIONS, HISTORY_AGE_SECONDS, BATCH_END, REALTIME_UP, CATCH_UP_SECONDS,
     PROGRAM, EMBEDDINGS_GENERATED, EMBEDDINGS_KEPT, EMBEDDINGS_LOOKED_UP,
     ITEMS_ASKED, ITEMS_RETURNED, SHORT_ANSWERS, SECOND_LOOKS,
     RECALL_WANTED, RECALL_FOUND, RECALL_SKIPPED, RECALL_TARGET,

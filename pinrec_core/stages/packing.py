@@ -17,10 +17,10 @@ import numpy as np
 from pinrec_core.deadline import Deadline
 from pinrec_core.errors import InvalidRequestError
 from pinrec_core.generation.retrieval_plan import RetrievalPlan
-from pinrec_core.history import DTYPES, NO_OUTCOME, History
+from pinrec_core.history import DTYPES, History
 from pinrec_core.request import Request
 
-VERSION = 3
+VERSION = 4
 _REQUEST = struct.Struct("<BxHIIiqqdqdh6x")
 """Version, O, T, F, N, time, seed, deadline (moment, clock), strength (NaN: none), surface; a multiple of 8 bytes."""
 _PLAN = struct.Struct("<B7xII")  # version, M, D
@@ -29,9 +29,10 @@ Shape = tuple[np.dtype, tuple[int, ...]]
 
 
 def encode_request(request: Request) -> np.ndarray:
-    """uint8 ``[G]``: what the generator needs of a request. Item keys, outcomes and seen items stay behind.
+    """uint8 ``[G]``: what the stages behind ``signal_fetch`` need of a request. Item keys and seen items stay behind.
 
-    The budget is rounded to FP32.
+    The outcomes of the history travel too: the generator does not read them, but they say what the user did with an
+    item, which ranking reads and masks. The budget is rounded to FP32.
     """
     history = request.history
     T, F = history.feature.shape
@@ -45,6 +46,7 @@ def encode_request(request: Request) -> np.ndarray:
         "budget": request.budget,
         "scale": history.scale,
         "surface": history.surface,
+        "outcome": history.outcome,
         "item_type": history.item_type,
         "feature": history.feature,
     }
@@ -52,7 +54,7 @@ def encode_request(request: Request) -> np.ndarray:
 
 
 def decode_request(data: np.ndarray) -> Request:
-    """The request in uint8 ``[G]``, with item keys of 0 and without outcomes, which the generator does not read.
+    """The request in uint8 ``[G]``, with item keys of 0, which the generator does not read.
 
     Raises ``InvalidRequestError`` for bytes that ``encode_request`` did not make.
     """
@@ -60,9 +62,7 @@ def decode_request(data: np.ndarray) -> Request:
     columns = _decode(_REQUEST, data, _request_columns(O, T, F), f"packed_request of T={T}, F={F}, O={O}")
     budget = columns.pop("budget")
     return Request(
-        history=History(
-            item_key=np.zeros(T, DTYPES["item_key"]), outcome=np.full(T, NO_OUTCOME, DTYPES["outcome"]), **columns
-        ),
+        history=History(item_key=np.zeros(T, DTYPES["item_key"]), **columns),
         surface=surface,
         time=time,
         seed=seed,
@@ -91,7 +91,10 @@ def decode_plan(data: np.ndarray) -> RetrievalPlan:
 
 
 def _request_columns(O: int, T: int, F: int) -> dict[str, Shape]:
-    shapes = {"timestamp": (T,), "budget": (O,), "scale": (T,), "surface": (T,), "item_type": (T,), "feature": (T, F)}
+    shapes = {
+        "timestamp": (T,), "budget": (O,), "scale": (T,), "surface": (T,), "outcome": (T,), "item_type": (T,),
+        "feature": (T, F),
+    }  # fmt: skip
     return {name: (DTYPES.get(name, np.dtype(np.float32)), shape) for name, shape in shapes.items()}
 
 

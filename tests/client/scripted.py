@@ -114,6 +114,7 @@ def recommendations(n: int = 2, **changes: np.ndarray) -> ModelInferResponse:
         "score": np.linspace(1, 0, n, dtype=np.float32)[None],
         "outcome": np.array([[b"like"] * n], object).reshape(1, n),
         "release": np.array([[b"r1"]], object),
+        "history_source": np.array([[b"both", b""]], object),
     }
     return tensors(**{**outputs, **changes})
 

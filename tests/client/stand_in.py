@@ -57,6 +57,7 @@ class TritonPythonModel:
             "score": np.linspace(1, 0, n, dtype=np.float32),
             "outcome": np.array(["like", "save"] * n, object)[:n],
             "release": np.array([json.dumps(received)], object),
+            "history_source": np.array(["both", ""], object),
         }
         return pb_utils.InferenceResponse([pb_utils.Tensor(k, v[None]) for k, v in outputs.items()])
 

@@ -110,11 +110,18 @@ def test_ids_of_two_types_do_not_mix():
 def test_an_answer_keeps_its_order():
     answer = codec.decode_recommendations(recommendations(3), "id")
     assert answer.release == "r1"
+    assert (answer.history_source, answer.history_unavailable) == ("both", "")
     assert [(i.item_id, i.score, i.outcome, i.rank) for i in answer.items] == [
         (0, 1.0, "like", 1),
         (1, 0.5, "like", 2),
         (2, 0.0, "like", 3),
     ]
+
+
+def test_an_answer_says_what_could_not_be_read():
+    degraded = recommendations(1, history_source=np.array([[b"batch", b"realtime"]], object))
+    answer = codec.decode_recommendations(degraded, "id")
+    assert (answer.history_source, answer.history_unavailable) == ("batch", "realtime")
 
 
 def test_an_answer_may_be_empty():
@@ -127,6 +134,7 @@ def test_an_answer_may_be_empty():
         {"score": np.zeros((1, 1), np.float32)},
         {"score": np.zeros(2, np.float32)},
         {"release": np.array([[b"r1", b"r2"]], object)},
+        {"history_source": np.array([[b"both"]], object)},
     ],
 )
 def test_an_answer_that_does_not_fit_together(changes: dict[str, np.ndarray]):

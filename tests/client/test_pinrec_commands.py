@@ -10,6 +10,7 @@ import grpc
 import numpy as np
 import pyarrow as pa
 import pytest
+from pinrec_client.__main__ import main
 from typer.testing import CliRunner, Result
 
 from pinrec_cli.main import app
@@ -118,6 +119,20 @@ def test_the_key_comes_from_the_environment(scripted: ScriptedService, line: str
         assert scripted.received[-1].metadata["authorization"] == "Bearer s3cret"
     _pinrec(f"{line} --url {scripted.url}")
     assert "authorization" not in scripted.received[-1].metadata
+
+
+def test_what_an_answer_is_based_on_is_shown(scripted: ScriptedService, capsys: pytest.CaptureFixture[str]):
+    history = {"history_source": np.array([[b"batch", b"realtime"]], object)}
+    scripted.answer = lambda _: recommendations(2, **history)
+    line = f"recommend 17 --url {scripted.url}"
+    assert "history: batch (realtime unavailable)" in " ".join(_pinrec(line).stdout.split())
+    (shown,) = json.loads(_pinrec(f"{line} --json").stdout)
+    assert (shown["history_source"], shown["history_unavailable"]) == ("batch", "realtime")
+    assert main(shlex.split(line)) == 0
+    assert "user 17, release r1, history: batch (realtime unavailable)" in capsys.readouterr().out
+    scripted.answer = lambda _: recommendations(2)
+    assert "history: both" in (both := _pinrec(line).stdout)
+    assert "unavailable" not in both
 
 
 def test_nobody_listens():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from pinrec_client import InvalidRequestError, Recommendations, RecommendedItem, UnavailableError
-from pinrec_client.text import document, parse_budget, parse_id
+from pinrec_client.text import document, history_of, parse_budget, parse_id
 
 
 def test_ids():
@@ -23,10 +23,18 @@ def test_malformed_budgets(text: str):
 
 
 def test_documents():
-    answer = Recommendations(release="r1", items=(RecommendedItem(item_id="a", score=0.5, outcome="like", rank=1),))
+    item = RecommendedItem(item_id="a", score=0.5, outcome="like", rank=1)
+    answer = Recommendations(release="r1", items=(item,), history_source="batch", history_unavailable="realtime")
     assert document(17, answer) == {
         "user_id": 17,
         "release": "r1",
+        "history_source": "batch",
+        "history_unavailable": "realtime",
         "items": [{"rank": 1, "item_id": "a", "outcome": "like", "score": 0.5}],
     }
     assert document("u", UnavailableError("down")) == {"user_id": "u", "error": "UnavailableError", "message": "down"}
+
+
+def test_what_an_answer_is_based_on():
+    assert history_of("both", "") == "history: both"
+    assert history_of("none", "realtime") == "history: none (realtime unavailable)"

@@ -44,7 +44,7 @@ def test_search_on_a_surface_with_the_text_and_with_its_embedding(trivago, tmp_p
         client.log_events(
             [Event(user_id=user, action="search_for_poi", query="Berlin, Germany", timestamp=now - 1, surface=surface)]
         )
-        assert client.recommend(user, **common) != plain
+        assert client.recommend(user, **common).items != plain.items
 
         cold = {
             s: client.recommend(10**12, num_items=50, surface=s, request_time=now) for s in manifest["surfaces"][1:4]
@@ -64,12 +64,16 @@ def test_string_ids_and_a_synthetic_log(tmp_path_factory, tmp_path):
         ids = [item.item_id for item in answer.items]
         assert len(set(ids)) == 40
         assert all(isinstance(i, str) for i in ids)
-        assert len(client.recommend("nobody", num_items=5).items) == 5
+        assert (answer.history_source, answer.history_unavailable) == ("batch", "")
+        nobody = client.recommend("nobody", num_items=5)
+        assert len(nobody.items) == 5
+        assert nobody.history_source == "none"
         action = answer.items[0].outcome
         now = int(time.time())
         client.log_events([Event(user_id=user, item_id=ids[0], action=action, timestamp=now)])
         unseen = client.recommend(user, num_items=400, exclude_seen=True, request_time=now + 1)
         assert ids[0] not in [item.item_id for item in unseen.items]
+        assert unseen.history_source == "both"
 
 
 def test_serving_goes_on_without_a_real_time_store(ml100k, tmp_path):

@@ -40,7 +40,7 @@ class Service:
             if self.answers_until_visible < 0:
                 seen = {event.item_id for event in self.written}
         items = [n for n in range(1, 13) if n not in seen][: request.num_items]
-        return Recommendations(self.release, tuple(RecommendedItem(n, 1.0, "like", n) for n in items))
+        return Recommendations(self.release, tuple(RecommendedItem(n, 1.0, "like", n) for n in items), "both")
 
 
 @pytest.fixture
@@ -105,6 +105,6 @@ def test_a_swap_of_the_release_ends_a_probe_undecided(probe):
 
 def test_an_answer_without_items_is_undecided(probe):
     service = Service(0)
-    service.send = lambda _: Recommendations("r1", ())  # type: ignore[method-assign]
+    service.send = lambda _: Recommendations("r1", (), "both")  # type: ignore[method-assign]
     assert isinstance(probe(service)["exception"], UndecidedError)
     assert service.written == []

@@ -59,7 +59,9 @@ def test_most_mutations_are_small():
         assert len(mutated(Random(number), VALID).encode()) < 300_000
 
 
-def answer(items=(1, 2, 3), scores=(0.5, 0.4, 0.3), outcomes=(b"a", b"a", b"b"), code="OK") -> Answer:
+def answer(
+    items=(1, 2, 3), scores=(0.5, 0.4, 0.3), outcomes=(b"a", b"a", b"b"), history=(b"both", b""), code="OK"
+) -> Answer:
     if code != "OK":
         return Answer(code=code, message="gone")
     return Answer(
@@ -67,6 +69,7 @@ def answer(items=(1, 2, 3), scores=(0.5, 0.4, 0.3), outcomes=(b"a", b"a", b"b"),
         tensors=(
             Tensor.of("item_id", "INT64", items), Tensor.of("score", "FP32", scores),
             Tensor.of("outcome", "BYTES", outcomes), Tensor.of("release", "BYTES", [b"r1"]),
+            Tensor.of("history_source", "BYTES", history),
         ),
     )  # fmt: skip
 
@@ -96,6 +99,7 @@ def test_a_neighbour_may_differ_by_rounding_alone(got, expected):
         (answer(items=(1, 1, 3)), "twice"),
         (answer(scores=(0.5, float("nan"), 0.3)), "not finite"),
         (answer(outcomes=(b"a",)), "1 outcomes"),
+        (answer(history=(b"elsewhere", b"")), "elsewhere"),
         (Answer(code="INVALID_ARGUMENT", message="seed=-1: expected a number of at least 0"), None),
         (Answer(code="NOT_FOUND", message="unknown model"), None),
         (Answer(code="INTERNAL", message="internal error (ValueError)"), "INTERNAL"),

@@ -87,6 +87,7 @@ def test_a_request_passes_the_whole_ensemble(
     assert answer.as_numpy("release").tolist() == [[b"r1"]]
     assert answer.as_numpy("item_id").shape == (1, 5)
     assert answer.as_numpy("score").tolist() == [[1.0] * 5]
+    assert answer.as_numpy("history_source").tolist() == [[b"r1", b"r1"]]  # from the first stage, past all others
 
 
 def test_tensors_without_elements_cross_every_stage(

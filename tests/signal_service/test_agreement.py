@@ -111,7 +111,8 @@ def served(prepared: Path, realtime: Path, user: int) -> History:
     )
     histories.refresh()
     with closing(histories._realtime):
-        return histories.at(user_store_key(user, IdKind.INT), ALWAYS)
+        (found,) = histories.at_many([(user_store_key(user, IdKind.INT), ALWAYS)])
+        return found.history
 
 
 def assert_equal(got: History, expected: History) -> None:
@@ -137,7 +138,7 @@ def test_equal_events_count_once_everywhere(tmp_path, spark_up, event_id):
     build_batch_view(early / "signals")
     store_events(tmp_path / "realtime", rows)
     for user, history in batch.items():
-        assert_equal(merge_histories(history, History.empty(history.feature.shape[1]), until=ALWAYS), history)
+        assert_equal(merge_histories(history, History.empty(history.feature.shape[1]), until=ALWAYS).history, history)
         request = served(early, tmp_path / "realtime", user)
         assert request.timestamp[0] == NOW - 5000
         assert_equal(request.take(slice(1, None)), history)

@@ -8,70 +8,37 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pinrec_core.config.presets import preset
-from pinrec_core.config.sections import GenerationConfig, Variant
-from pinrec_core.contract import SIGNAL_FETCH, DType
+from pinrec_core.config.sections import Variant
+from pinrec_core.contract import SIGNAL_FETCH, SOURCES
 from pinrec_core.dataset.catalogue import ItemCatalogue
 from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.errors import ConfigError, InvalidRequestError, ReleaseError
 from pinrec_core.generation.draws import seed_of
-from pinrec_core.history import DTYPES, NO_OUTCOME, ItemType
+from pinrec_core.history import NO_OUTCOME, ItemType
 from pinrec_core.ids import IdKind, string_key
 from pinrec_core.representations.quantization import dequantize
 from pinrec_core.representations.text_encoder import text_encoder
-from pinrec_core.stages.base import StageParameters, Tensors, run_batch
+from pinrec_core.stages.base import StageParameters, run_batch
 from pinrec_core.stages.metrics import (
     BATCH_END,
     CATCH_UP_SECONDS,
     HISTORIES,
     HISTORY_AGE_SECONDS,
     HISTORY_INTERACTIONS,
-    NO_METRICS,
     REALTIME_UP,
-    SOURCES,
-    Metrics,
 )
 from pinrec_core.stages.packing import decode_request
 from signal_service.batch_job import run_batch_job
 from signal_service.batch_view import BatchView, build_batch_view
 from signal_service.event_history import EventHistoryBuilder
 from signal_service.fetch_stage import SignalFetchStage
-from signal_service.request import RequestParser
 from signal_service.rocksdb_store import RocksDbEventStore
 from signal_service.store import Event
-from signal_service.user_histories import UserHistories
 from tests.recorded import Recorded
 from tests.signal_service.builders import ENCODER, EVENTS, expected_sequences, random_log, write_prepared
+from tests.signal_service.fetching import NOW, NUMPY, fetch, make_stage, request, unpacked
 
 pytestmark = pytest.mark.spark
-
-NOW = 5_000
-GENERATION = GenerationConfig(default_num_items=10, max_num_items=50)
-NUMPY = {
-    DType.INT8: np.int8, DType.UINT8: np.uint8, DType.INT16: np.int16, DType.INT32: np.int32, DType.INT64: np.int64,
-    DType.FP32: np.float32,
-}  # fmt: skip
-
-
-KEPT_BACK = ("item_key", "outcome")
-SETTINGS = ("surface", "time", "budget", "num_items", "seed")
-
-
-def make_stage(
-    signals: Path,
-    catalogue: ItemCatalogue,
-    *,
-    realtime: Path | None = None,
-    max_history: int = 512,
-    variant: Variant = Variant.OC,
-    metrics: Metrics = NO_METRICS,
-    **manifest_changes: object,
-) -> SignalFetchStage:
-    manifest = replace(DatasetManifest.load(signals), **manifest_changes)
-    model = preset("tiny").model_for(variant=variant, num_outcomes=2, num_surfaces=3, feature_width=20)
-    histories = UserHistories.open(manifest, catalogue, signals=signals, realtime=realtime, metrics=metrics)
-    parser = RequestParser(manifest, model, GENERATION, lambda: NOW + 0.9)
-    return SignalFetchStage(parser, histories, max_history=max_history, metrics=metrics)
 
 
 def save_as_string_users(signals: Path) -> None:
@@ -82,34 +49,6 @@ def save_as_string_users(signals: Path) -> None:
 @pytest.fixture
 def stage(signals: Path, catalogue: ItemCatalogue) -> SignalFetchStage:
     return make_stage(signals, catalogue)
-
-
-def request(user: int = 7, **fields: object) -> dict[str, np.ndarray]:
-    kinds = {
-        "num_items": np.int32, "budget": np.float32, "query_embedding": np.float32, "exclude_seen": np.bool_,
-        "request_time": np.int64, "seed": np.int64,
-    }  # fmt: skip
-    tensors = {"user_id": np.array([user], np.int64)}
-    for name, value in fields.items():
-        values = value if isinstance(value, list | np.ndarray) else [value]
-        encoded = [v.encode() if isinstance(v, str) else v for v in values]
-        tensors[name] = np.array(encoded, kinds.get(name, np.object_))
-    return tensors
-
-
-def fetch(stage: SignalFetchStage, **fields: object) -> dict[str, np.ndarray]:
-    (answer,) = run_batch(stage, [request(**fields)])
-    if isinstance(answer, Exception):
-        raise answer
-    return unpacked(answer)
-
-
-def unpacked(answer: Tensors) -> dict[str, np.ndarray]:
-    """The answer with each column of the packed history and each setting of the packed request under its own name."""
-    request = decode_request(answer["packed_request"])
-    columns = {f"history_{name}": getattr(request.history, name) for name in DTYPES if name not in KEPT_BACK}
-    settings = {f"resolved_{name}": np.atleast_1d(getattr(request, name)) for name in SETTINGS}
-    return {**answer, **columns, **settings}
 
 
 def test_defaults(stage):
@@ -220,12 +159,16 @@ def test_real_time_events_change_the_next_answer(signals, catalogue, tmp_path):
     assert before["history_item_key"].tolist() == fetch(make_stage(signals, catalogue))["history_item_key"].tolist()
     stage._histories._realtime._retry_at = 0  # so that the store, which is created next, is opened at once
     pin = {"item_type": ItemType.PIN, "surface": "home", "user_key": (7 + (1 << 63)).to_bytes(8, "big")}
+    key, _, outcome, _, time = next(row for row in expected_sequences(EVENTS, end=1050)[7] if row[1] == ItemType.PIN)
+    action = ("save", "click")[outcome]
+    held_by_the_batch = Event(event_id="held", item_key=key, action=action, timestamp=time, **pin)
     with RocksDbEventStore.open_primary(tmp_path / "realtime") as store:
         store.append(
             [
                 Event(event_id="new", item_key=101, action="save", timestamp=1_070, **pin),
                 Event(event_id="late", item_key=102, action="click", timestamp=1_060, **pin),
-                Event(event_id="in the batch", item_key=103, action="save", timestamp=1_049, **pin),
+                Event(event_id="late for the batch", item_key=103, action="save", timestamp=1_049, **pin),
+                held_by_the_batch,
                 Event(event_id="after the request", item_key=104, action="save", timestamp=NOW + 1, **pin),
                 Event(event_id="unknown item", item_key=9_999, action="save", timestamp=1_071, **pin),
                 Event(event_id="unknown action", item_key=105, action="hide", timestamp=1_072, **pin),
@@ -238,11 +181,11 @@ def test_real_time_events_change_the_next_answer(signals, catalogue, tmp_path):
         answer = fetch(stage)
     new = slice(len(before["history_item_key"]), None)
     assert answer["history_item_key"][: new.start].tolist() == before["history_item_key"].tolist()
-    assert answer["history_item_key"][new].tolist() == [102, 101, string_key("lamp"), 106]
-    assert answer["history_item_type"][new].tolist() == [0, 0, 1, 0]
-    assert answer["history_surface"][new].tolist() == [1, 1, 1, 0]
+    assert answer["history_item_key"][new].tolist() == [103, 102, 101, string_key("lamp"), 106]
+    assert answer["history_item_type"][new].tolist() == [0, 0, 0, 1, 0]
+    assert answer["history_surface"][new].tolist() == [1, 1, 1, 1, 0]
     row = catalogue.rows_of(np.array([102]))[0]
-    np.testing.assert_array_equal(answer["history_feature"][new][0], catalogue.feature[row])
+    np.testing.assert_array_equal(answer["history_feature"][new][1], catalogue.feature[row])
 
 
 def test_outcomes_of_events_follow_the_release(catalogue, manifest):
@@ -360,6 +303,13 @@ def test_a_string_id_that_the_real_time_store_cannot_hold_is_refused(signals, ca
     assert len(known["history_item_key"]) == 0
     assert isinstance(refused, InvalidRequestError)
     assert str(refused) == "user_id has 1025 bytes: expected at most 1024"
+
+
+def test_outcomes_travel_with_the_history(stage):
+    answer = fetch(stage, query="lamp")
+    expected = [row[2] for row in expected_sequences(EVENTS, end=1050)[7]]
+    assert answer["history_outcome"].tolist() == [*expected, NO_OUTCOME]
+    assert {0, 1, NO_OUTCOME} <= set(expected)
 
 
 def test_weights_may_be_written_with_three_decimals(stage):

@@ -50,20 +50,20 @@ def rows_with_origin(history: History) -> list[tuple[tuple, int]]:
 @given(st.lists(ROW, max_size=12), st.lists(ROW, max_size=8), st.integers(-1, 7))
 def test_equals_the_definition(batch, realtime, until):
     merged = merge_histories(to_history(batch, 0), to_history(realtime, len(batch)), until=until)
-    assert rows_with_origin(merged) == reference(batch, realtime, until)
+    assert rows_with_origin(merged.history) == reference(batch, realtime, until)
 
 
 @given(st.lists(ROW, max_size=12), st.lists(ROW, max_size=8), st.integers(-1, 7))
 def test_merging_again_changes_nothing(batch, realtime, until):
     events = to_history(realtime, len(batch))
-    once = merge_histories(to_history(batch, 0), events, until=until)
-    assert rows_with_origin(merge_histories(once, events, until=until)) == rows_with_origin(once)
+    once = merge_histories(to_history(batch, 0), events, until=until).history
+    assert rows_with_origin(merge_histories(once, events, until=until).history) == rows_with_origin(once)
 
 
 def test_by_hand():
     batch = to_history([(1, 0, 0, 0, 10), (2, 0, 1, 1, 20)], 0)
     realtime = to_history([(2, 0, 1, 0, 20), (2, 0, 0, 0, 20), (3, 0, 0, 0, 15), (4, 0, 0, 0, 31)], 2)
-    merged = merge_histories(batch, realtime, until=30)
+    merged = merge_histories(batch, realtime, until=30).history
     # Item 3 is sorted in by its time. The second (2, outcome 1, time 20) is a duplicate of the batch's. Item 4 is later
     # than the request.
     assert merged.item_key.tolist() == [1, 3, 2, 2]

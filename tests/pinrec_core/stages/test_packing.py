@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pinrec_core.deadline import NEVER
 from pinrec_core.errors import InvalidRequestError
 from pinrec_core.generation.retrieval_plan import RetrievalPlan
-from pinrec_core.history import DTYPES, NO_OUTCOME, History
+from pinrec_core.history import DTYPES, History
 from pinrec_core.request import Request
 from pinrec_core.stages.packing import decode_plan, decode_request, encode_plan, encode_request
 
@@ -34,7 +34,7 @@ def test_a_request_comes_back_without_what_the_generator_does_not_read(T, F, O):
     request = random_request(T, F, O)
     data = encode_request(request)
     decoded = decode_request(data)
-    for name in ("item_type", "surface", "timestamp", "feature", "scale"):
+    for name in ("item_type", "outcome", "surface", "timestamp", "feature", "scale"):
         values = getattr(decoded.history, name)
         np.testing.assert_array_equal(values, getattr(request.history, name))
         assert values.dtype == DTYPES[name]
@@ -43,7 +43,6 @@ def test_a_request_comes_back_without_what_the_generator_does_not_read(T, F, O):
     assert decoded.strength is request.strength is None
     assert decode_request(encode_request(replace(request, strength=0.75))).strength == 0.75
     assert (decoded.history.item_key == 0).all()
-    assert (decoded.history.outcome == NO_OUTCOME).all()
     np.testing.assert_array_equal(decoded.budget, request.budget.astype(np.float32))
     assert decoded.budget.dtype == np.float64
 
@@ -80,7 +79,7 @@ def test_foreign_bytes_are_refused():
     plan = encode_plan(RetrievalPlan(embedding=np.ones((1, 2)), outcome=np.zeros(1), quota=np.ones(1)))
     for decode, broken, message in [
         (decode_request, data[:0], "packed_request has 0 bytes: expected at least 64"),
-        (decode_request, changed(data, 0, 9), "packed_request has version 9: expected 3"),
+        (decode_request, changed(data, 0, 9), "packed_request has version 9: expected 4"),
         (
             decode_request,
             data[:-1],
@@ -88,7 +87,7 @@ def test_foreign_bytes_are_refused():
         ),
         (decode_request, changed(data, 7, 255), r"packed_request of T=4278190083, F=5, O=2 has .* bytes: expected"),
         (decode_plan, plan[:3], "retrieval_plan has 3 bytes: expected at least 16"),
-        (decode_plan, changed(plan, 0, 0), "retrieval_plan has version 0: expected 3"),
+        (decode_plan, changed(plan, 0, 0), "retrieval_plan has version 0: expected 4"),
         (decode_plan, np.append(plan, plan[:1]), r"retrieval_plan of M=1, D=2 has 33 bytes: expected 32"),
     ]:
         with pytest.raises(InvalidRequestError, match=message):

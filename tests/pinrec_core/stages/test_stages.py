@@ -137,7 +137,7 @@ def test_nothing_is_generated_for_a_caller_that_has_stopped_waiting(stages, monk
 def test_answers_follow_the_contract(stages):
     (answer,) = through(stages, [request(5, 1)])
     kinds = {"FP16": np.float16, "FP32": np.float32, "UINT8": np.uint8, "INT64": np.int64, "ITEM_ID": np.int64}
-    for spec in (contract.RETRIEVAL_PLAN, contract.ID_EMBEDDING, *contract.RESPONSE):
+    for spec in (contract.RETRIEVAL_PLAN, contract.ID_EMBEDDING, *contract.RECOMMENDED):
         tensor = answer[spec.name]
         assert tensor.ndim == len(spec.dims)
         assert tensor.dtype == kinds.get(spec.dtype, np.object_), spec.name
