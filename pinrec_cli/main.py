@@ -18,12 +18,16 @@ from pinrec_cli.prepare import prepare
 from pinrec_cli.recommend import recommend
 from pinrec_cli.release.group import app as release
 from pinrec_cli.serve import serve
+from pinrec_cli.signals import app as signals
 from pinrec_cli.synth import synth
 from pinrec_cli.top import top
 from pinrec_cli.train import train
 from pinrec_cli.tune import tune
 
-ORDER = ("demo", "synth", "prepare", "train", "evaluate", "release", "tune", "serve", "recommend", "log-event")
+ORDER = (
+    "demo", "synth", "prepare", "signals", "train", "evaluate", "release", "tune", "serve", "top", "recommend",
+    "log-event",
+)  # fmt: skip
 
 
 class InOrder(Commands):
@@ -45,6 +49,7 @@ app = typer.Typer(
 for command in (demo, synth, prepare, train, evaluate, tune, serve, top, recommend, log_event):
     app.command()(command)
 app.add_typer(release)
+app.add_typer(signals)
 
 
 def main() -> None:
