@@ -87,7 +87,7 @@ def create(
 
 
 def publish(signals: Path, name: str) -> Snapshot:
-    """Make a snapshot that is there the current one. Raises ``DataError``, and changes nothing, when it is not whole."""
+    """Make an existing snapshot the current one. Raises ``DataError`` when it is not whole; then nothing changes."""
     signals = Path(signals)
     with _moving(signals):
         snapshot = open_snapshot(signals, name)
