@@ -214,10 +214,10 @@ def _table(listed: list[ListedSnapshot], signals: Path) -> Table:
 
     table = Table(title=f"{len(listed)} snapshots in {signals}", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("snapshot", no_wrap=True)
-    table.add_column("events before (UTC)", no_wrap=True)
-    for column in ("users", "interactions", "size"):
+    table.add_column("before (UTC)", no_wrap=True)
+    for column in ("users", "events", "size"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("state")
+    table.add_column("state", min_width=11, overflow="fold")
     for one in listed:
         name = f"[bold]{one.name}[/]" if one.current else one.name
         flags = {
@@ -232,7 +232,7 @@ def _table(listed: list[ListedSnapshot], signals: Path) -> Table:
             table.add_row(name, "", "", "", "", state)
             continue
         s = one.snapshot
-        until = datetime.datetime.fromtimestamp(s.end_time, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")
+        until = datetime.datetime.fromtimestamp(s.end_time, datetime.UTC).strftime("%Y-%m-%d %H:%M")
         table.add_row(name, until, f"{s.num_users:,}", f"{s.num_interactions:,}", _mib(s.bytes), state)
     return table
 

@@ -57,7 +57,7 @@ class CurrentView:
         self._opener: threading.Thread | None = None
         self._result: tuple[BatchView, _Mark] | Exception | None = None  # of the opener
         self._retry_at = float("inf")
-        self._logged: _Mark = None
+        self._logged: list[_Mark] = []  # what was refused and is still there, at most one
         self._closed = threading.Event()
         self.view, self._mark = self._open()
         self._tried = self._mark
@@ -68,7 +68,7 @@ class CurrentView:
         if self._opener is None:
             mark = self._look()
             if mark == self._mark:
-                self._tried, self._retry_at = mark, float("inf")
+                self._tried, self._retry_at, self._logged = mark, float("inf"), []
             elif mark != self._tried or self._monotonic() >= self._retry_at:
                 self._tried, self._retry_at = mark, float("inf")
                 self._opener = threading.Thread(target=self._open_new, name="snapshot-opener", daemon=True)
@@ -100,11 +100,11 @@ class CurrentView:
     def _refuse(self, error: Exception) -> None:
         if isinstance(error, StoreError) or not isinstance(error, PinRecError):
             self._retry_at = self._monotonic() + self._retry_seconds
-        if self._tried != self._logged:
+        if self._logged != [self._tried]:
             trace = None if isinstance(error, PinRecError) else error
             log.warning("a new snapshot is refused, the one before goes on serving: %s", error, exc_info=trace)
             self._metrics.record(SNAPSHOTS, 1, REFUSED)
-        self._logged = self._tried
+            self._logged = [self._tried]
 
     def _linger(self, replaced: BatchView) -> None:
         """Hold a replaced view for a moment; letting go of it closes the database if nobody else reads it."""

@@ -57,9 +57,9 @@ class PublishBrokenError(Exception):
 class Counts:
     """What the rounds found. ``rounds`` = ``previous_served`` + ``new_served``."""
 
-    rounds: int = 0
+    rounds: int = 0  # in which a publish was killed
     from_plain_folders: int = 0
-    killed: int = 0  # the others ended before their signal came
+    ended_before: int = 0  # publishes that ended before their signal came, which count as no round
     previous_served: int = 0
     new_served: int = 0
     left_overs_removed: int = 0
@@ -70,11 +70,13 @@ def run(folder: Path, *, rounds: int, seed: int = 0, report: Callable[[int], Non
     """Raises ``PublishBrokenError`` at the first promise that is not kept."""
     random_moment = random.Random(seed)
     counts = Counts()
-    signals, reader, number, seconds = folder / "signals", None, 0, 0.0
+    signals, reader, number = folder / "signals", None, 0
+    seconds = {True: _measured(folder / "measured"), False: 0.0}  # of a publish, from plain folders or not
     try:
-        for i in range(rounds):
-            place = f"round {i}"
-            if i % 4 == 0:
+        while counts.rounds < rounds:
+            i = counts.rounds + counts.ended_before
+            place, plain = f"publish {i}", i % 4 == 0
+            if plain:
                 if reader is not None:
                     reader.close()
                 shutil.rmtree(signals, ignore_errors=True)
@@ -82,30 +84,34 @@ def run(folder: Path, *, rounds: int, seed: int = 0, report: Callable[[int], Non
                 signals.mkdir(parents=True)
                 build_numbered(signals, number)
                 reader = CurrentView(signals, lambda view: None)
-                counts.from_plain_folders += 1
-                seconds = seconds or _measured(folder / "measured")
             assert reader is not None
             child = _publishing(signals, number + 1)
-            child.join(random_moment.uniform(0, 1.05 * seconds))
-            counts.killed += child.is_alive()
+            child.join(random_moment.uniform(0, seconds[plain]))
+            killed = child.is_alive()
             child.kill()
             child.join()
             serves = serving_number(signals, place)
             _require(serves in (number, number + 1), place, f"serves {serves}, expected {number} or {number + 1}")
-            counts.previous_served += serves == number
-            counts.new_served += serves == number + 1
+            if killed:
+                counts.rounds += 1
+                counts.from_plain_folders += plain
+                counts.previous_served += serves == number
+                counts.new_served += serves == number + 1
+            else:
+                counts.ended_before += 1
             _follow(reader, serves, place)
 
             number = serves + 1
             again = _publishing(signals, number)
+            began = time.monotonic()
             again.join()
+            seconds[False] = time.monotonic() - began
             _require(again.exitcode == 0, place, f"the next run ended with {again.exitcode}")
             serves = serving_number(signals, place)
             _require(serves == number, place, f"serves {serves} after the next run, expected {number}")
-            counts.next_run_succeeded += 1
+            counts.next_run_succeeded += killed
             _follow(reader, number, place)
             counts.left_overs_removed += _prune(signals, place)
-            counts.rounds += 1
             report(counts.rounds)
     finally:
         if reader is not None:
@@ -151,8 +157,8 @@ def publish_numbered(signals: Path, number: int) -> str:
     def build(folder: Path) -> None:
         build_numbered(folder, number)
 
-    now = datetime.datetime.fromtimestamp(end_of(number), datetime.UTC)
-    return publish(signals, create(signals, build, end_time=end_of(number), now=now).name).name
+    snapshot = create(signals, build, end_time=end_of(number), now=datetime.datetime.now(datetime.UTC))
+    return publish(signals, snapshot.name).name
 
 
 def end_of(number: int) -> int:
