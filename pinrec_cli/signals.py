@@ -77,7 +77,7 @@ def publish(
     from pinrec_cli.console import phase_progress, print_json, stderr, stdout
     from pinrec_core.errors import require
     from signal_service import publishing, snapshot_changes
-    from signal_service.batch_steps import forgotten_users
+    from signal_service.publish_steps import forgotten_users
     from signal_service.spark_session import check_spark
 
     now = int(time.time())

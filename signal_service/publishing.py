@@ -13,8 +13,8 @@ from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.dataset.sequences import BatchInfo
 from pinrec_core.errors import DataError
 from signal_service.batch_job import SECONDS_PER_DAY
-from signal_service.batch_steps import save_report, was_incremental, write_sequences, write_view
 from signal_service.batch_view import SEQUENCES, VIEW
+from signal_service.publish_steps import save_report, was_incremental, write_sequences, write_view
 from signal_service.snapshot_changes import adopt_plain_folders, create, publish
 from signal_service.snapshots import Snapshot, current_name, open_snapshot, snapshot_folder, using_snapshot
 
