@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 
 LINKS = (SEQUENCES, VIEW, MANIFEST_NAME)
 """The paths that lead into the current snapshot."""
+WRITTEN_BY_READERS = ("rocksdict-config.json", "LOG", "LOCK")
+"""Files of a database that opening it for reading writes anew, so that their size tells nothing. None holds data."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,7 +204,11 @@ def _seal(
 ) -> Snapshot:
     """Force a folder to the disk and describe it. The description comes last: a folder without one is unfinished."""
     sync_tree(building)
-    files = {str(path.relative_to(building)): path.stat().st_size for path in building.rglob("*") if path.is_file()}
+    files = {
+        str(path.relative_to(building)): path.stat().st_size
+        for path in building.rglob("*")
+        if path.is_file() and path.name not in WRITTEN_BY_READERS
+    }
     snapshot = Snapshot(
         name=name, end_time=info.end_time, start_time=start_time, num_users=info.num_users,
         num_interactions=info.num_interactions, parent=parent, replaces=replaces, files=dict(sorted(files.items())),

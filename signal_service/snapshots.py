@@ -48,7 +48,7 @@ class Snapshot:
 
     It holds the events in ``[start_time, end_time)`` (Unix seconds); without ``start_time`` from the first one on.
     ``parent`` is the snapshot that an incremental run started from, and ``replaces`` the one that was current when this
-    one was made: a rollback leads to it. ``files`` are the sizes of all other files, by which a damaged one is noticed.
+    one was made: a rollback leads to it. ``files`` are the sizes of its files, by which a damaged one is noticed.
     """
 
     format: Literal[1] = 1

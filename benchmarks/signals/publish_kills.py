@@ -31,6 +31,7 @@ import typer
 
 from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.dataset.sequences import BatchInfo, iter_histories
+from pinrec_core.files.folder_lock import LOCK_FILE
 from pinrec_core.history import DTYPES, History
 from pinrec_core.ids import IdKind, user_store_key
 from signal_service.batch_view import SEQUENCES, VIEW, BatchView
@@ -62,7 +63,7 @@ class Counts:
     ended_before: int = 0  # publishes that ended before their signal came, which count as no round
     previous_served: int = 0
     new_served: int = 0
-    left_overs_removed: int = 0
+    unfinished: int = 0  # rounds in which the killed publish left something behind; the next run and a prune removed it
     next_run_succeeded: int = 0
 
 
@@ -94,6 +95,7 @@ def run(folder: Path, *, rounds: int, seed: int = 0, report: Callable[[int], Non
             _require(serves in (number, number + 1), place, f"serves {serves}, expected {number} or {number + 1}")
             if killed:
                 counts.rounds += 1
+                counts.unfinished += _hidden(signals)
                 counts.from_plain_folders += plain
                 counts.previous_served += serves == number
                 counts.new_served += serves == number + 1
@@ -111,7 +113,7 @@ def run(folder: Path, *, rounds: int, seed: int = 0, report: Callable[[int], Non
             _require(serves == number, place, f"serves {serves} after the next run, expected {number}")
             counts.next_run_succeeded += killed
             _follow(reader, number, place)
-            counts.left_overs_removed += _prune(signals, place)
+            _prune(signals, place)
             report(counts.rounds)
     finally:
         if reader is not None:
@@ -236,23 +238,24 @@ def _follow(reader: CurrentView, number: int, place: str) -> None:
         time.sleep(0.01)
 
 
-def _prune(signals: Path, place: str) -> int:
-    """Remove what is old → how much killed runs had left."""
-    removed = 0
-    while True:  # until the reader has let go of what it read before
-        done = prune(signals, keep=KEPT)
-        removed += len(done.left_overs)
-        if not done.in_use:
-            break
+def _hidden(signals: Path) -> bool:
+    """Whether something unfinished lies among the snapshots or beside the links."""
+    paths = [*signals.iterdir(), *((signals / SNAPSHOTS).iterdir() if (signals / SNAPSHOTS).is_dir() else ())]
+    return any(path.name.startswith(".") and path.name != LOCK_FILE for path in paths)
+
+
+def _prune(signals: Path, place: str) -> None:
+    """Remove what is old. Nothing unfinished may be there afterwards."""
+    while prune(signals, keep=KEPT).in_use:  # until the reader has let go of what it read before
         time.sleep(0.05)
+    _require(not _hidden(signals), place, "something unfinished is left behind")
     names = {path.name for path in signals.iterdir()}
     _require(names == {SNAPSHOTS, CURRENT, "sequences", "batch", "dataset.json"}, place, f"left behind: {names}")
-    left = {path.name for path in (signals / SNAPSHOTS).iterdir()} - {".lock"}
+    left = {path.name for path in (signals / SNAPSHOTS).iterdir()} - {LOCK_FILE}
     listed = list_snapshots(signals)
     _require(left == {one.name for one in listed}, place, f"left behind among the snapshots: {left}")
     _require(len(listed) <= KEPT, place, f"{len(listed)} snapshots after keep={KEPT}")
     _require(all(one.problem is None for one in listed), place, "a kept snapshot is damaged")
-    return removed
 
 
 def _require(condition: bool, place: str, found: str) -> None:
