@@ -20,14 +20,15 @@ from pinrec_cli.prepare import prepare
 from pinrec_cli.recommend import recommend
 from pinrec_cli.release.group import app as release
 from pinrec_cli.serve import serve
+from pinrec_cli.signals import app as signals
 from pinrec_cli.synth import synth
 from pinrec_cli.top import top
 from pinrec_cli.train import train
 from pinrec_cli.tune import tune
 
 ORDER = (
-    "demo", "synth", "prepare", "train", "evaluate", "release", "tune", "serve", "top", "recommend", "log-event",
-    "ingest", "forget-user",
+    "demo", "synth", "prepare", "signals", "train", "evaluate", "release", "tune", "serve", "top", "recommend",
+    "log-event", "ingest", "forget-user",
 )  # fmt: skip
 
 
@@ -52,6 +53,7 @@ for command in (
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(release)
+app.add_typer(signals)
 
 
 def main() -> None:

@@ -105,16 +105,12 @@ def _choose(preset: str | None, config: Path | None, data: Path | None) -> tuple
 
 
 def _build_signals(master: str, end_time: int | None, progress: Progress, dataset: Path) -> None:
-    """Run the Spark job, then build the key-value view of its output."""
-    from pinrec_core.dataset.sequences import BatchInfo
-    from signal_service.batch_job import run_batch_job
-    from signal_service.batch_view import build_batch_view
+    """Publish the first snapshot of the dataset's histories."""
+    import datetime
 
-    progress("building sequences with Spark", 0, 1)
-    sequences = run_batch_job(dataset, master=master, end_time=end_time)
-    progress("building sequences with Spark", 1, 1)
-    users = BatchInfo.load(sequences).num_users
-    build_batch_view(dataset / "signals", progress=lambda done: progress("building the batch view", done, users))
+    from signal_service.publishing import publish_batch
+
+    publish_batch(dataset, now=datetime.datetime.now(datetime.UTC), master=master, end_time=end_time, progress=progress)
 
 
 def _summary(report: PrepareReport) -> Table:

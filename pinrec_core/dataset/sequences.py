@@ -68,7 +68,8 @@ def iter_histories(
     users without a cost for the others. Raises ``DataError`` for a folder without sequences, for a file that cannot be
     read, and for lists of one row that differ in length.
     """
-    parts = sorted(Path(sequences).glob("part-*.parquet"))
+    # Resolved once: where the path leads through a link, all parts are of the same snapshot, whatever comes meanwhile.
+    parts = sorted(Path(sequences).resolve().glob("part-*.parquet"))
     if not parts:
         raise DataError(f"{sequences}: expected part-*.parquet files; {NO_SEQUENCES}")
     for part in parts:

@@ -89,7 +89,7 @@ def _put_in_place(building: Path, target: Path) -> None:
         try:
             if not target.exists():
                 building.rename(target)
-            elif not _exchange(building, target):
+            elif not exchange(building, target):
                 _exchange_by_renames(building, target)
             return
         except OSError as error:
@@ -97,7 +97,7 @@ def _put_in_place(building: Path, target: Path) -> None:
                 raise
 
 
-def _exchange(one: Path, other: Path) -> bool:
+def exchange(one: Path, other: Path) -> bool:
     """Exchange two names in one step. False where this is not offered. Raises ``OSError``."""
     if _renameat2 is None:
         return False

@@ -108,6 +108,11 @@ BATCH_END = Metric(
     "pinrec_batch_end_timestamp_seconds", Kind.GAUGE, "signal_fetch",
     "The Unix time up to which the batch histories know all events.",
 )  # fmt: skip
+SNAPSHOTS = Metric(
+    "pinrec_signal_snapshots_total", Kind.COUNTER, "signal_fetch",
+    "Snapshots of the batch histories that a stage was given, by whether it serves them: taken, or refused because "
+    "they do not fit its release or are damaged.", ("result",),
+)  # fmt: skip
 REALTIME_UP = Metric(
     "pinrec_realtime_up", Kind.GAUGE, "signal_fetch",
     "1 while the real-time store can be read, 0 while histories come from the batch alone.",
@@ -187,7 +192,7 @@ SWEPT_UNTIL = Metric(
 STAGE_METRICS = (
     REQUESTS, BATCH_REQUESTS, COMPUTE_SECONDS,
     HISTORIES, HISTORIES_DEGRADED, REALTIME_EVENTS, REALTIME_READS_CUT,
-    HISTORY_INTERACTIONS, HISTORY_AGE_SECONDS, BATCH_END, REALTIME_UP, CATCH_UP_SECONDS,
+    HISTORY_INTERACTIONS, HISTORY_AGE_SECONDS, BATCH_END, SNAPSHOTS, REALTIME_UP, CATCH_UP_SECONDS,
     PROGRAM, EMBEDDINGS_GENERATED, EMBEDDINGS_KEPT, EMBEDDINGS_LOOKED_UP,
     ITEMS_ASKED, ITEMS_RETURNED, SHORT_ANSWERS, SECOND_LOOKS,
     RECALL_WANTED, RECALL_FOUND, RECALL_SKIPPED, RECALL_TARGET,

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from pinrec_core.dataset.manifest import SEQUENCES, DatasetManifest
 from pinrec_core.dataset.sequences import BatchInfo
 from pinrec_core.errors import ConfigError, DataError
 from pinrec_core.files.folder_lock import locked
+from pinrec_core.files.held_folder import holding
 from pinrec_core.model.device import torch_device, within_memory
 from pinrec_core.model.variants import trainable_model
 from pinrec_core.objective.objective import Objective
@@ -73,7 +74,8 @@ def train(
     """
     target_device = torch_device(device)
     catalogue = ItemCatalogue.open(dataset)
-    info = BatchInfo.load(dataset / SEQUENCES)
+    sequences = (dataset / SEQUENCES).resolve()  # one snapshot to the end, whatever is published meanwhile
+    info = BatchInfo.load(sequences)
     manifest = DatasetManifest.load(dataset)
     _check_manifest(manifest, info)
     manifest.check_model(model_config)
@@ -86,7 +88,11 @@ def train(
 
     sizes = _sizes(model_config, objective_config, training_config)
     refusal = f"out={str(folder)!r}: expected no other process to train in it"
-    with locked(folder, refusal=refusal) if is_first_process() else nullcontext(), within_memory(**sizes):
+    with (
+        locked(folder, refusal=refusal) if is_first_process() else nullcontext(),
+        _kept(sequences.parent),
+        within_memory(**sizes),
+    ):
         if (folder / RUN_FILE).is_file() and not overwrite:
             raise ConfigError(f"out={str(folder)!r}: expected no finished run; --overwrite replaces it")
         processes = Processes.launch(target_device, training_config.precision)
@@ -108,7 +114,7 @@ def train(
             "processes": processes.count,
         }
         loop = TrainingLoop(
-            processes=processes, catalogue=catalogue, sequences=dataset / SEQUENCES, num_users=info.num_users,
+            processes=processes, catalogue=catalogue, sequences=sequences, num_users=info.num_users,
             config=training_config, configuration=json.loads(json.dumps(configuration)), folder=folder,
             overwrite=overwrite, objective=objective, module=module, optimizers=optimizers,
             tally=Tally.new(processes.device), report=report, report_seconds=report_seconds,
@@ -166,6 +172,18 @@ def _sizes(model: ModelConfig, objective: ObjectiveConfig, training: TrainingCon
         | {name: getattr(objective, name) for name in of_objective}
         | {"batch_users": training.batch_users}
     )
+
+
+@contextmanager
+def _kept(snapshot: Path) -> Iterator[None]:
+    """Hold the snapshot that is trained on, so that `pinrec signals prune` leaves it alone.
+
+    Where the file system knows no locks, nothing is held, and whoever prunes has to know what is trained on.
+    """
+    with ExitStack() as stack:
+        with suppress(OSError):
+            stack.enter_context(holding(snapshot))
+        yield
 
 
 def _check_manifest(manifest: DatasetManifest, info: BatchInfo) -> None:

@@ -40,7 +40,7 @@ def build(content):
         if step == "waits":
             sys.stdin.readline()
 """
-REPLACED_BY_A_KILLED_ONE = PRELUDE + "module._exchange = killed_around(module._exchange)\nbuild('second')"
+REPLACED_BY_A_KILLED_ONE = PRELUDE + "module.exchange = killed_around(module.exchange)\nbuild('second')"
 KILLED_BETWEEN_THE_RENAMES = PRELUDE + "Path.rename = killed_around(Path.rename)\nbuild('second')"
 """``Path.rename`` returns the new path, so the process dies after the first one."""
 BUILDER = PRELUDE + "build('second')"
@@ -61,7 +61,7 @@ def need_exchange(place: Path) -> None:
     for name in ("one", "other"):
         (place / name).mkdir()
     (place / "one" / "mark").write_text("")
-    offered = module._exchange(place / "one", place / "other")
+    offered = module.exchange(place / "one", place / "other")
     print(f"RENAME_EXCHANGE on the file system of {place}: {offered}")
     if not offered:
         pytest.skip(f"the file system of {place} cannot exchange two names")
