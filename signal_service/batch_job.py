@@ -168,9 +168,7 @@ def _full_run(
     seen = Observation("events")
     events = read_events(spark, batch, files)
     bounds = part_bounds(events, batch.num_parts(batch.manifest.num_events), batch.manifest.num_events)
-    counts = write_histories(
-        spark, batch, [used_events(events, batch, seen, None)], bounds, batch.out, seen=[seen], whole=True
-    )
+    counts = write_histories(spark, batch, [used_events(events, batch, seen, None)], bounds, batch.out, whole=True)
     last = seen.get["last_ordinal"]
     run = _run_of(batch, files, NOTHING_READ if last is None else last, _features(spark, batch))
     fates = {name: value for name, value in observed(seen).items() if name not in ("last_ordinal", "first_ordinal")}
@@ -227,8 +225,7 @@ def _incremental_run(
         bounds = part_bounds(fresh, batch.num_parts(expected), expected)
         events.append(used_events(fresh, batch, seen, earlier.end_time))
     added = batch.out / "new"
-    observations = [seen_ahead, seen] if new else [seen_ahead]
-    counts = write_histories(spark, batch, events, bounds, added, seen=observations, whole=False)
+    counts = write_histories(spark, batch, events, bounds, added, whole=False)
     fates = observed(seen_ahead)
     last = earlier.last_ordinal
     if new:

@@ -6,7 +6,8 @@ They know no earlier run; ``batch_job`` says which events they get.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,9 @@ from signal_service.sequence_merge import ROW_GROUP_BYTES
 
 PARTITION_BYTES = 64 << 20
 SAMPLED_USERS = 20_000  # events whose users decide where one part of the sequences ends and the next begins
+
+_EXCLUDED = "spark.sql.adaptive.optimizer.excludedRules"
+_LEAVES_OUT = "org.apache.spark.sql.execution.adaptive.AQEPropagateEmptyRelation"
 
 Progress = Callable[[str], None]
 
@@ -107,13 +111,9 @@ def write_histories(
     bounds: Sequence[int | str],
     out: Path,
     *,
-    seen: Sequence[Observation],
     whole: bool,
 ) -> dict[str, int]:
-    """Write the users' sequences in order to the folder ``out``. Returns their counts. See ``group_by_user``.
-
-    ``seen`` are the observations of ``events``.
-    """
+    """Write the users' sequences in order to the folder ``out``. Returns their counts. See ``group_by_user``."""
     used = events[0]
     for more in events[1:]:
         used = used.unionByName(more)
@@ -125,22 +125,30 @@ def write_histories(
     )
     sequences = group_by_user(checked, batch.limit, len(bounds) + 1, whole=whole, counts=counts)
     try:
-        sequences.write.mode("overwrite").option("parquet.block.size", ROW_GROUP_BYTES).option(
-            "mapreduce.fileoutputcommitter.marksuccessfuljobs", "false"
-        ).parquet(f"file://{out}", compression="zstd")
+        with _no_step_left_out(spark):
+            sequences.write.mode("overwrite").option("parquet.block.size", ROW_GROUP_BYTES).option(
+                "mapreduce.fileoutputcommitter.marksuccessfuljobs", "false"
+            ).parquet(f"file://{out}", compression="zstd")
     except PySparkException as error:
         raise ServerError(f"the Spark job failed: {error}") from error
-    if not sum(observed(one)["used"] for one in seen):  # Spark then leaves out the steps behind the first shuffle
-        counted = dict.fromkeys(("distinct", "users", "interactions", "without_content"), 0)
-    elif missing.get["missing"]:
+    if missing.get["missing"]:
         raise DataError(f"{missing.get['missing']} events have no row in features.parquet: expected one for each")
-    else:
-        counted = observed(counts) | observed(distinct)
     for checksum in out.glob(".*.crc"):  # Hadoop's, of the files' names before the next line
         checksum.unlink()
     for part in sorted(out.glob("part-*.parquet")):
         part.rename(out / f"{part.name[: len('part-00000')]}.parquet")
-    return counted
+    return observed(counts) | observed(distinct)
+
+
+@contextmanager
+def _no_step_left_out(spark: SparkSession) -> Iterator[None]:
+    """Where there are no events, Spark would leave out the steps before and after, and with them their counts."""
+    earlier = spark.conf.get(_EXCLUDED, "")
+    spark.conf.set(_EXCLUDED, _LEAVES_OUT)
+    try:
+        yield
+    finally:
+        spark.conf.set(_EXCLUDED, earlier or "")
 
 
 def observed(observation: Observation) -> dict[str, int]:
