@@ -23,7 +23,7 @@ class BatchReport:
         previous_interactions + positive + queries = outside_window + forgotten + repeats + cut + interactions
 
     A full run has no previous interactions. An incremental run counts the events that it read, and what left the
-    previous sequences.
+    previous sequences. There, a repeat that is older than the newest new events of its user counts as cut.
     """
 
     incremental: bool

@@ -235,7 +235,7 @@ def test_every_event_is_accounted_for(tmp_path, spark_up):
         folder,
         [
             (1, 110, PIN, "save", "home", 1012),  # late, and newer than one that is kept
-            (1, 102, PIN, "click", "home", 1011),  # late, and a repeat
+            (3, 102, PIN, "save", "results", 1005),  # late, and a repeat
             (3, 111, PIN, "save", "home", 900),  # late, and older than all that are kept
             (4, 112, PIN, "save", "home", 1600),
             (2, 113, PIN, "save", "home", 1000),  # late and forgotten
