@@ -127,6 +127,7 @@ def write_sequences(
     require(lookback_days is None or lookback_days > 0, "lookback_days", lookback_days, "at least 1", error=DataError)
     require(end_time > manifest.first_timestamp, "end_time", end_time,
             f"above {manifest.first_timestamp}, the time of the first event", error=DataError)  # fmt: skip
+    require(out.is_dir() and not any(out.iterdir()), "out", str(out), "an empty folder", error=DataError)
     for part in ("events", "features.parquet") if tables is None else ():
         if not (dataset / part).exists():
             raise DataError(f"{dataset / part}: expected a part of a prepared dataset; run `pinrec prepare` first")
@@ -182,8 +183,8 @@ def _full_run(
             end_time=batch.end_time,
             files_read=len(files),
             previous_interactions=0,
-            repeats=fates.pop("used") - counts["distinct"],
-            cut=counts["distinct"] - counts["interactions"],
+            repeats=max(0, fates.pop("used") - counts["distinct"]),
+            cut=max(0, counts["distinct"] - counts["interactions"]),
             without_content=counts["without_content"],
             users=counts["users"],
             interactions=counts["interactions"],
@@ -256,8 +257,8 @@ def _incremental_run(
             previous_interactions=info.num_interactions,
             outside_window=fates.pop("outside_window") + merged.outside_window,
             forgotten=fates.pop("forgotten") + merged.forgotten,
-            repeats=fates.pop("used") - counts["distinct"] + merged.repeats,
-            cut=counts["distinct"] - counts["interactions"] + merged.cut,
+            repeats=max(0, fates.pop("used") - counts["distinct"]) + merged.repeats,
+            cut=max(0, counts["distinct"] - counts["interactions"]) + merged.cut,
             without_content=merged.without_content,
             users=merged.users,
             interactions=merged.interactions,
@@ -278,6 +279,8 @@ def _finish(batch: Batch, run: BatchRun, report: BatchReport) -> BatchReport:
         num_users=report.users,
         num_interactions=report.interactions,
     ).save(batch.out)
+    if not report.adds_up:
+        batch.tell("the report counts some events twice, because Spark had to repeat a step; the sequences are right")
     batch.tell(f"wrote {report.users:,} sequences")
     return report
 

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from pinrec_core.errors import DataError
-from pinrec_core.validation import check, load_json, save_json, validated
+from pinrec_core.validation import load_json, save_json, validated
 
 FILE_NAME = "report.json"
 
@@ -17,7 +17,7 @@ Count = Annotated[int, Field(ge=0)]
 
 @validated(DataError)
 class BatchReport:
-    """Counts of one run. Every event has exactly one fate::
+    """Counts of one run. Every event has exactly one fate (``adds_up``)::
 
         events_read = positive + queries + ignored + unknown_action
         previous_interactions + positive + queries = outside_window + forgotten + repeats + cut + interactions
@@ -48,16 +48,17 @@ class BatchReport:
     interactions: Count
     seconds: Annotated[float, Field(ge=0)]
 
-    def __post_init__(self) -> None:
-        accounted = self.positive + self.queries + self.ignored + self.unknown_action
-        check(self.events_read == accounted, "events_read", self.events_read, f"{accounted}, the sum of their kinds")
+    @property
+    def adds_up(self) -> bool:
+        """Whether both sums hold. Where a lost executor makes Spark repeat a step, its events are counted twice."""
+        kinds = self.positive + self.queries + self.ignored + self.unknown_action
         used = self.previous_interactions + self.positive + self.queries
         fates = self.outside_window + self.forgotten + self.repeats + self.cut + self.interactions
-        check(used == fates, "interactions", self.interactions, f"{self.interactions + used - fates}, as all else says")
+        return self.events_read == kinds and used == fates
 
     @staticmethod
     def load(folder: Path) -> BatchReport:
-        """Read ``folder/report.json``. Raises ``DataError`` when it is absent, damaged, or does not add up."""
+        """Read ``folder/report.json``. Raises ``DataError`` when it is absent or damaged."""
         return load_json(BatchReport, Path(folder) / FILE_NAME, error=DataError, what="the report of a batch")
 
     def save(self, folder: Path) -> None:

@@ -126,7 +126,7 @@ def write_histories(
     sequences = group_by_user(checked, batch.limit, len(bounds) + 1, whole=whole, counts=counts)
     try:
         with _no_step_left_out(spark):
-            sequences.write.mode("overwrite").option("parquet.block.size", ROW_GROUP_BYTES).option(
+            sequences.write.mode("append").option("parquet.block.size", ROW_GROUP_BYTES).option(
                 "mapreduce.fileoutputcommitter.marksuccessfuljobs", "false"
             ).parquet(f"file://{out}", compression="zstd")
     except PySparkException as error:

@@ -12,6 +12,7 @@ import pytest
 
 from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.dataset.sequences import BatchInfo
+from pinrec_core.errors import DataError
 from pinrec_core.ids import IdKind, user_store_key
 from signal_service.batch_job import write_sequences
 from signal_service.batch_report import BatchReport
@@ -96,6 +97,8 @@ def test_a_week_of_days_equals_full_runs(tmp_path, spark_up, kind, seed):
         assert BatchRun.load(incremental) == BatchRun.load(full)
         assert (got.users, got.interactions) == (expected.users, expected.interactions)
         assert got.late > 0
+        assert got.adds_up
+        assert expected.adds_up
         assert BatchReport.load(incremental) == got
         cut += sum(map(len, rows_of(full)["cut_item_key"].to_pylist()))
         previous = incremental
@@ -267,3 +270,29 @@ def test_one_user_with_most_of_the_events(tmp_path, spark_up):
     assert rows[7]["timestamp"] == sorted(set(times.tolist()))[-50:]
     assert report.cut > 100_000
     assert {len(row["item_key"]) for row in rows.values()} <= set(range(51))
+
+
+def test_tables_may_be_anywhere_that_spark_reads(tmp_path, spark_up):
+    """Events and features are given as a URL; the dataset's own folder has only the manifest."""
+    elsewhere = write_prepared(tmp_path / "else where", random_log([1, 2, 3], 60))
+    dataset = tmp_path / "data"
+    dataset.mkdir()
+    (elsewhere / "dataset.json").rename(dataset / "dataset.json")
+    url = f"file://{elsewhere}"
+    write(dataset, tmp_path / "first", end_time=1030, tables=url)
+    add_day(elsewhere, [(2, 101, PIN, "save", "home", 1041)], first_ordinal=60, name="part-2")
+    assert write(dataset, tmp_path / "second", previous=tmp_path / "first", tables=url).incremental
+    write(dataset, tmp_path / "full", tables=url)
+    assert_same(tmp_path / "second", tmp_path / "full")
+    with pytest.raises(DataError, match="nowhere/events: expected a folder that Spark can read"):
+        write(dataset, tmp_path / "third", tables="file:///nowhere")
+
+
+def test_the_folder_must_be_empty(tmp_path, spark_up):
+    folder = write_prepared(tmp_path / "data", random_log([1, 2], 20))
+    (tmp_path / "out" / "sub").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"out=\S+: expected an empty folder"):
+        write_sequences(
+            folder, tmp_path / "out", master="local[2]", end_time=1060, lookback_days=None,
+            max_interactions_per_user=8, driver_memory="1g", progress=lambda _: None,
+        )  # fmt: skip
