@@ -243,7 +243,13 @@ def _incremental_run(
         user_id_kind=manifest.user_id_kind, feature_width=manifest.feature_width, limit=batch.limit,
         start_time=batch.start_time, forgotten=batch.forgotten,
     )  # fmt: skip
-    merged = merge_sequences(previous, added, batch.out, rules)
+    try:
+        merged = merge_sequences(previous, added, batch.out, rules)
+    except DataError as error:
+        raise RebuildNeeded(f"the previous sequences cannot be used: {error}") from error
+    fates_of_all = merged.interactions + merged.outside_window + merged.forgotten + merged.repeats + merged.cut
+    if fates_of_all != info.num_interactions + counts["interactions"]:
+        raise RebuildNeeded(f"the previous sequences are not whole: num_interactions={info.num_interactions} of them")
     shutil.rmtree(added)
     return _finish(
         batch,

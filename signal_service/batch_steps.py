@@ -232,7 +232,11 @@ def part_bounds(events: DataFrame, parts: int, expected: int) -> list[int | str]
         return []
     share = min(1.0, SAMPLED_USERS / max(1, expected))
     sample = sorted(row[0] for row in events.select("user_id").sample(fraction=share, seed=0).collect())
-    return sorted({sample[len(sample) * part // parts] for part in range(1, parts)}) if sample else []
+    first = next(
+        (at for at, user in enumerate(sample) if user != sample[0]), len(sample)
+    )  # so that the first part has users
+    at = {max(first, len(sample) * part // parts) for part in range(1, parts)}
+    return sorted({sample[position] for position in at if position < len(sample)})
 
 
 def _position(column: str, vocabulary: tuple[str, ...]) -> Column:

@@ -12,6 +12,7 @@ those are kept beside each sequence (``cut_item_key``, ``cut_outcome``), and are
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -103,15 +104,21 @@ def merge_sequences(previous: Path, new: Path, out: Path, rules: MergeRules) -> 
     files that cannot be used.
     """
     parts = sorted(Path(previous).glob("part-*.parquet"))
-    schema = pq.read_schema(parts[0]).remove_metadata()
+    if not parts:
+        raise DataError(f"{previous}: expected part-*.parquet files")
+    schema = _schema(parts[0])
     added = _Cursor(_read(sorted(Path(new).glob("part-*.parquet")), rules, with_cut=False))
     total = MergeCounts()
     firsts = [_first_user(part) for part in parts]
+    last = None
     for number, part in enumerate(parts):
         ends = next((first for first in firsts[number + 1 :] if first is not None), None)
         kept = _Cursor(_read([part], rules, with_cut=True))
         with _PartWriter(out / f"part-{number:05d}.parquet", schema, always=number == 0) as writer:
             for old_rows, new_rows in _aligned(kept, added, ends):
+                if len(old_rows) and last is not None and old_rows.users[0] <= last:
+                    raise DataError(f"{part}: expected users behind those of the part before")
+                last = old_rows.users[-1] if len(old_rows) else last
                 merged, counts = merge_users(old_rows, new_rows, rules)
                 writer.add(merged)
                 total = total.plus(counts)
@@ -261,10 +268,26 @@ def _aligned(old: _Cursor, new: _Cursor, ends: int | str | None) -> Iterator[tup
         )
 
 
+def _schema(part: Path) -> pa.Schema:
+    with _opened(part) as file:
+        return file.schema_arrow.remove_metadata()
+
+
 def _first_user(part: Path) -> int | str | None:
-    with pq.ParquetFile(part) as file:
+    with _opened(part) as file:
         batch = next(file.iter_batches(1, columns=["user_id"]), None)
         return batch.column(0)[0].as_py() if batch is not None and batch.num_rows else None
+
+
+@contextmanager
+def _opened(part: Path) -> Iterator[pq.ParquetFile]:
+    """A file of sequences. Raises ``DataError`` when it cannot be opened, or read within the block."""
+    try:
+        # pre_buffer would read whole row groups ahead; without it one batch and the open pages bound the memory.
+        with pq.ParquetFile(part, pre_buffer=False, buffer_size=1 << 20) as file:
+            yield file
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise DataError(f"{part}: expected readable sequences, {error}") from error
 
 
 def _read(parts: list[Path], rules: MergeRules, *, with_cut: bool) -> Iterator[Sequences]:
@@ -273,18 +296,15 @@ def _read(parts: list[Path], rules: MergeRules, *, with_cut: bool) -> Iterator[S
     names = ["user_id", *STORED_DTYPES, *(CUT_COLUMNS if with_cut else ())]
     last: int | str | None = None
     for part in parts:
-        try:
-            with pq.ParquetFile(part, pre_buffer=False, buffer_size=1 << 20) as file:
-                for batch in file.iter_batches(USERS_AT_ONCE, columns=names, use_threads=False):
-                    rows = _decoded(batch, rules, with_cut)
-                    users = rows.users.tolist()
-                    before = [*([] if last is None else [last]), *users]
-                    if any(a >= b for a, b in pairwise(before)):
-                        raise DataError(f"{part}: expected users in ascending order, each once")
-                    last = users[-1] if users else last
-                    yield rows
-        except (pa.ArrowException, OSError, KeyError) as error:
-            raise DataError(f"{part}: expected readable sequences, {error}") from error
+        with _opened(part) as file:
+            for batch in file.iter_batches(USERS_AT_ONCE, columns=names, use_threads=False):
+                rows = _decoded(batch, rules, with_cut)
+                users = rows.users.tolist()
+                before = [*([] if last is None else [last]), *users]
+                if any(a >= b for a, b in pairwise(before)):
+                    raise DataError(f"{part}: expected users in ascending order, each once")
+                last = users[-1] if users else last
+                yield rows
 
 
 def _decoded(batch: pa.RecordBatch, rules: MergeRules, with_cut: bool) -> Sequences:

@@ -183,12 +183,42 @@ def test_a_full_run_where_an_incremental_one_cannot_tell(tmp_path, day, change, 
     assert_same(tmp_path / "got", tmp_path / "full")
 
 
-def test_a_damaged_previous_run_is_no_obstacle(tmp_path, day):
-    folder, previous = day
+def _without_run(previous: Path) -> None:
     (previous / "run.json").unlink()
-    report = write(folder, tmp_path / "got", previous=previous)
+
+
+def _without_a_part(previous: Path) -> None:
+    (previous / "part-00001.parquet").unlink()
+
+
+def _with_a_torn_part(previous: Path) -> None:
+    part = previous / "part-00001.parquet"
+    part.write_bytes(part.read_bytes()[:-9])
+
+
+def _out_of_order(previous: Path) -> None:
+    first, second = previous / "part-00000.parquet", previous / "part-00001.parquet"
+    first.rename(previous / "part-00002.parquet")
+    assert second.exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (_without_run, "run.json: expected what a batch has read"),
+        (_without_a_part, "the previous sequences are not whole"),
+        (_with_a_torn_part, "part-00001.parquet: expected readable sequences"),
+        (_out_of_order, "part-0000"),
+    ],
+)
+def test_a_damaged_previous_run_is_no_obstacle(tmp_path, day, damage, reason):
+    folder, previous = day
+    damage(previous)
+    report = write(folder, tmp_path / "got", previous=previous, max_interactions_per_user=8)
     assert not report.incremental
-    assert "run.json: expected what a batch has read" in report.rebuilt_because
+    assert reason in report.rebuilt_because
+    write(folder, tmp_path / "full", max_interactions_per_user=8)
+    assert_same(tmp_path / "got", tmp_path / "full")
 
 
 def test_appended_features_are_no_reason_to_rebuild(tmp_path, day):
