@@ -16,6 +16,7 @@ from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.errors import ReleaseError, StoreError
 from pinrec_core.history import History
 from pinrec_core.representations.text_encoder import TextEncoder, text_encoder
+from pinrec_core.store_location import StoreLocation
 from pinrec_core.stages.metrics import (
     CATCH_UP_SECONDS,
     HISTORIES,
@@ -29,9 +30,9 @@ from pinrec_core.stages.metrics import (
 from signal_service.batch_view import BatchView
 from signal_service.current_view import CurrentView
 from signal_service.event_history import EventHistoryBuilder
+from signal_service.event_stores import open_reader
 from signal_service.merge import cut_at, merge_histories
 from signal_service.realtime import RealtimeSource
-from signal_service.rocksdb_store import RocksDbEventStore
 from signal_service.store import Event, Span, UserEvents
 
 log = logging.getLogger(__name__)
@@ -109,11 +110,11 @@ class UserHistories:
         catalogue: ItemCatalogue,
         *,
         signals: Path,
-        realtime: Path | None,
+        realtime: StoreLocation | None,
         metrics: Metrics = NO_METRICS,
     ) -> UserHistories:
         """Raises ``ReleaseError`` when the signals do not fit the release."""
-        source = None if realtime is None else RealtimeSource(lambda: RocksDbEventStore.open_secondary(realtime))
+        source = None if realtime is None else RealtimeSource(lambda: open_reader(realtime))
         current = CurrentView(signals, lambda view: check_view(manifest, view), metrics)
         encoder = text_encoder(manifest.text_encoder)
         return UserHistories(manifest, catalogue, current, source, encoder, metrics)

@@ -137,7 +137,7 @@ def _history(user: int, patterns: Sequence[History]) -> History:
 
 
 def _user_id(user: int, kind: IdKind) -> int | str:
-    return f"user-{user}" if kind is IdKind.STRING else user
+    return f"user-{user:09}" if kind is IdKind.STRING else user  # in the order of their numbers
 
 
 def _once_each(stage: SignalFetchStage, requests: Sequence[Tensors]) -> tuple[Timing, int]:

@@ -11,6 +11,7 @@ staging         streams the log once and splits its valid events by user, on dis
 events          removes repeats and duplicates, one partition of users at a time, and writes the event files
 features        computes the content vectors of items and queries
 prepare         runs all of this in order: ``prepare_dataset``
+append          adds a further piece of the log to a prepared dataset: ``append_events``
 report          counts the rows that were read, kept, collapsed and set aside
 ==============  ===================================================================================
 

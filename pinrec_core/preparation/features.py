@@ -81,6 +81,12 @@ class FeatureWriter:
                 )
             )  # fmt: skip
 
+    def add_all_of(self, path: Path) -> None:
+        """Append all rows of another table of features, in their order."""
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(_ROW_GROUP, columns=SCHEMA.names):
+                self._writer.write_batch(batch.cast(SCHEMA))
+
     def __enter__(self) -> FeatureWriter:
         return self
 

@@ -86,7 +86,7 @@ def prepare_dataset(
                 f"{counts.first_timestamp}: expected some before it; a clock or a time zone may be wrong"
             )
 
-        pins = items.pins if items else _pins_of_log(staged, item_id_kind, features)
+        pins = items.pins if items else pins_of_log(staged, item_id_kind, features)
         num_queries = _write_content(folder, pins, staged.queries, features)
         shutil.rmtree(folder / "staging")
         _manifest(spec, user_id_kind, item_id_kind, surfaces, features, pins, counts).save(folder)
@@ -146,7 +146,7 @@ def _id_kinds(
     return user, columns.infer_id_kind(first.batch.column(spec.events.item))
 
 
-def _pins_of_log(staged: StagedEvents, kind: IdKind, features: ContentFeatures) -> Pins:
+def pins_of_log(staged: StagedEvents, kind: IdKind, features: ContentFeatures) -> Pins:
     """The catalogue of a log without an items file. It has ids, but neither titles nor content."""
     assert staged.seen_items is not None
     item_id = staged.seen_items.ids()

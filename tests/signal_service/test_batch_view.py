@@ -9,20 +9,21 @@ import sys
 import numpy as np
 import pytest
 
-from pinrec_core.dataset.sequences import iter_histories
+from pinrec_core.dataset.manifest import DatasetManifest
+from pinrec_core.dataset.sequences import BatchInfo, iter_histories
 from pinrec_core.errors import DataError
 from pinrec_core.history import DTYPES
 from pinrec_core.ids import IdKind, user_store_key
 from signal_service import batch_view
-from signal_service.batch_view import BatchView, build_batch_view
+from signal_service.batch_view import BatchView, build_batch_view, write_batch_view, write_view
 
 pytestmark = pytest.mark.spark
 
 
-@pytest.mark.parametrize("write_bytes", [batch_view._WRITE_BYTES, 1])
-def test_equals_the_sequences(signals, monkeypatch, write_bytes):
-    """The histories are the same with many small writes as with one."""
-    monkeypatch.setattr(batch_view, "_WRITE_BYTES", write_bytes)
+@pytest.mark.parametrize("file_bytes", [batch_view._FILE_BYTES, 1])
+def test_equals_the_sequences(signals, monkeypatch, file_bytes):
+    """The histories are the same in many small files as in one."""
+    monkeypatch.setattr(batch_view, "_FILE_BYTES", file_bytes)
     build_batch_view(signals)
     view = BatchView.open(signals)
     users = 0
@@ -34,6 +35,34 @@ def test_equals_the_sequences(signals, monkeypatch, write_bytes):
     assert users == view.info.num_users == 4
     assert view.get(user_store_key(123456, IdKind.INT)) is None
     view.close()
+
+
+def test_the_view_is_ingested_and_neither_logged_nor_compacted(signals, tmp_path):
+    out = tmp_path / "view"
+    out.mkdir()
+    told: list[int] = []
+    write_view(signals / "sequences", out, DatasetManifest.load(signals), progress=told.append)
+    assert told == [4]
+    assert sorted(path.name for path in out.iterdir()) == ["batch.json", "users"]
+    assert len(list((out / "users").glob("*.sst"))) == 1
+    assert sum(path.stat().st_size for path in (out / "users").glob("*.log")) == 0
+
+
+def test_integer_users_are_in_the_order_of_their_keys(signals):
+    """−3 comes first: the order is that of the keys' bytes and of the numbers."""
+    users = [user for user, _ in iter_histories(signals / "sequences")]
+    assert users == sorted(users) == [-3, 7, 42, 99]
+    keys = [user_store_key(user, IdKind.INT) for user in users]
+    assert keys == sorted(keys)
+
+
+def test_users_out_of_order_are_refused(signals):
+    histories = list(iter_histories(signals / "sequences"))
+    info = BatchInfo.load(signals / "sequences")
+    for wrong in (histories[::-1], [histories[0], *histories]):
+        with pytest.raises(DataError, match=r"user_id=\S+: expected users in the order of their store keys, each once"):
+            write_batch_view(signals, wrong, info)
+    assert BatchView.open(signals).get(user_store_key(7, IdKind.INT)) is not None
 
 
 def test_two_processes_read_at_once(prepared):
