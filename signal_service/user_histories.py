@@ -16,7 +16,6 @@ from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.errors import ReleaseError, StoreError
 from pinrec_core.history import History
 from pinrec_core.representations.text_encoder import TextEncoder, text_encoder
-from pinrec_core.store_location import StoreLocation
 from pinrec_core.stages.metrics import (
     CATCH_UP_SECONDS,
     HISTORIES,
@@ -27,6 +26,7 @@ from pinrec_core.stages.metrics import (
     REALTIME_UP,
     Metrics,
 )
+from pinrec_core.store_location import StoreLocation
 from signal_service.batch_view import BatchView
 from signal_service.current_view import CurrentView
 from signal_service.event_history import EventHistoryBuilder
