@@ -136,8 +136,15 @@ def name_order(name: str) -> tuple[str, int]:
 
 
 def name_for(signals: Path, end_time: int) -> str:
-    """The name of the next snapshot of a batch that ends at ``end_time``: with a serial above all that are there."""
-    stamp = datetime.datetime.fromtimestamp(end_time, datetime.UTC).strftime("%Y%m%dT%H%M%S")
+    """The name of the next snapshot of a batch that ends at ``end_time``: with a serial above all that are there.
+
+    Raises ``DataError`` for a time that no calendar has.
+    """
+    try:
+        end = datetime.datetime.fromtimestamp(end_time, datetime.UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise DataError(f"end_time={end_time}: expected Unix seconds of the years 1 to 9999") from error
+    stamp = re.sub("[-:]", "", end.isoformat()[:19])  # strftime would not fill the year up to four digits
     taken = [name_order(name)[1] for name in _names(signals) if name_order(name)[0] == stamp]
     return f"{stamp}-{max(taken, default=0) + 1}"
 

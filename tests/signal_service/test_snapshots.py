@@ -77,6 +77,9 @@ def test_names_are_ordered_by_the_end_and_then_the_serial(tmp_path):
         (tmp_path / "snapshots" / name).mkdir(parents=True)
     assert name_for(tmp_path, 1_795_737_600) == "20261127T000000-11"
     assert name_for(tmp_path, 0) == "19700101T000000-1"
+    assert name_for(tmp_path, -50_000_000_000) == "03850725T070640-1"
+    with pytest.raises(DataError, match="end_time=1000000000000: expected Unix seconds"):
+        name_for(tmp_path, 10**12)
     assert not any(map(is_name, ("20261127-1", "20261127T000000", "20261127T000000-1 ", "-1", "")))
 
 
