@@ -52,7 +52,8 @@ def publish(
     realtime: Annotated[
         str | None,
         typer.Option(
-            help="Real-time store; who asked there to be forgotten is left out. By default DATASET/signals/realtime.",
+            help="Real-time store, a folder or redis://host:port/0, whose forgotten users are left out. "
+            "By default DATASET/signals/realtime, if there is one.",
             show_default=False,
         ),
     ] = None,

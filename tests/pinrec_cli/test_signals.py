@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ from typer.testing import CliRunner
 
 from benchmarks.signals.publish_kills import end_of, publish_numbered, serving_number
 from pinrec_cli.signals import app
-from pinrec_core.errors import ConfigError, DataError, InvalidRequestError
-from pinrec_core.ids import IdKind
+from pinrec_core.errors import ConfigError, DataError, InvalidRequestError, StoreError
+from pinrec_core.ids import IdKind, user_store_key
+from signal_service.event_stores import open_writer
 from signal_service.snapshots import list_snapshots, snapshot_folder
 from tests.signal_service.builders import EVENTS, make_manifest, write_prepared
 
@@ -115,6 +117,17 @@ def test_publish(tmp_path):
     said = call("publish", dataset, "--keep", 1, "--master", "local[1]")
     assert "current: 19700101T001740-1, before: 19700101T001730-1" in said
     assert "removed 19700101T001730-1" in said
+
+
+@pytest.mark.spark
+def test_publish_leaves_out_who_asked_the_real_time_store_to_be_forgotten(tmp_path):
+    dataset = write_prepared(tmp_path / "dataset", EVENTS)
+    with closing(open_writer(dataset / "signals" / "realtime")) as store:
+        store.forget(user_store_key(42, IdKind.INT), at=10_000)
+    assert called("publish", dataset, "--master", "local[1]")["users"] == 3
+    with pytest.raises(StoreError, match="expected a real-time store"):
+        call("publish", dataset, "--master", "local[1]", "--realtime", tmp_path / "nowhere")
+    assert len(names(dataset)) == 1
 
 
 @pytest.mark.parametrize("command", ["publish", "list", "rollback", "prune"])

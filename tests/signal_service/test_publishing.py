@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from contextlib import closing
 
 import pytest
 
@@ -12,7 +13,10 @@ from pinrec_core.errors import DataError, StoreError
 from pinrec_core.ids import IdKind, user_store_key
 from signal_service import publishing
 from signal_service.batch_job import run_batch_job
+from signal_service.batch_report import BatchReport
 from signal_service.batch_view import BatchView, build_batch_view
+from signal_service.event_stores import open_writer
+from signal_service.publish_steps import forgotten_users
 from signal_service.publishing import publish_batch
 from signal_service.snapshot_changes import rollback
 from signal_service.snapshots import list_snapshots
@@ -94,3 +98,23 @@ def test_settings_that_cannot_be_are_refused(tmp_path, change):
     with pytest.raises(DataError, match=f"{next(iter(change))}=.*: expected"):
         publish_batch(dataset, now=NOW, **change)
     assert not (dataset / "signals" / "current").exists()
+
+
+def test_an_incremental_batch_names_its_parent(tmp_path, spark_up):
+    dataset = write_prepared(tmp_path / "dataset", EVENTS)
+    first = publish_batch(dataset, now=NOW, end_time=1050)
+    second = publish_batch(dataset, now=NOW)
+    assert (first.parent, second.parent) == (None, first.name)
+    assert rows_of(dataset) == expected_sequences(EVENTS)
+    assert publish_batch(dataset, now=NOW, incremental=False).parent is None
+    assert BatchReport.load(dataset / "signals" / "current").incremental is False
+
+
+def test_who_asked_to_be_forgotten_is_left_out(tmp_path, spark_up):
+    dataset = write_prepared(tmp_path / "dataset", EVENTS)
+    publish_batch(dataset, now=NOW, end_time=1050)
+    assert 42 in rows_of(dataset)
+    with closing(open_writer(dataset / "signals" / "realtime")) as store:
+        store.forget(user_store_key(42, IdKind.INT), at=10_000)
+    publish_batch(dataset, now=NOW, forgotten=forgotten_users(str(dataset / "signals" / "realtime")))
+    assert sorted(rows_of(dataset)) == [-3, 7, 99]
