@@ -12,9 +12,8 @@ from types import MappingProxyType
 from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.dataset.sequences import BatchInfo
 from pinrec_core.errors import DataError
-from signal_service.batch_job import SECONDS_PER_DAY
-from signal_service.batch_view import SEQUENCES, VIEW
-from signal_service.publish_steps import save_report, was_incremental, write_sequences, write_view
+from signal_service.batch_job import SECONDS_PER_DAY, write_sequences
+from signal_service.batch_view import SEQUENCES, VIEW, write_view
 from signal_service.snapshot_changes import adopt_plain_folders, create, publish
 from signal_service.snapshots import Snapshot, current_name, open_snapshot, snapshot_folder, using_snapshot
 
@@ -70,11 +69,11 @@ def publish_batch(
                 forgotten=forgotten, progress=lambda message: log.info("%s", message),
             )  # fmt: skip
             progress(JOB, 1, 1)
-            save_report(report, folder)
+            report.save(folder)
             users = BatchInfo.load(folder / SEQUENCES).num_users
             write_view(folder / SEQUENCES, folder / VIEW, manifest, progress=lambda n: progress(VIEW_PHASE, n, users))
             progress(DISK, 0, 1)
-            return parent if was_incremental(report) else None
+            return parent if report.incremental else None
 
         start_time = None if lookback_days is None else end_time - lookback_days * SECONDS_PER_DAY
         snapshot = create(signals, build, end_time=end_time, start_time=start_time, now=now)

@@ -34,9 +34,8 @@ from pinrec_core.dataset.sequences import BatchInfo, iter_histories
 from pinrec_core.files.folder_lock import LOCK_FILE
 from pinrec_core.history import DTYPES, History
 from pinrec_core.ids import IdKind, user_store_key
-from signal_service.batch_view import SEQUENCES, VIEW, BatchView
+from signal_service.batch_view import SEQUENCES, VIEW, BatchView, write_view
 from signal_service.current_view import CurrentView
-from signal_service.publish_steps import write_view
 from signal_service.snapshot_changes import create, prune, publish
 from signal_service.snapshots import CURRENT, SNAPSHOTS, current_name, list_snapshots, open_snapshot
 
