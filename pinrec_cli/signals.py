@@ -77,15 +77,17 @@ def publish(
 
     from pinrec_cli.console import phase_progress, print_json, stderr, stdout
     from pinrec_core.errors import require
+    from pinrec_core.store_location import store_location
     from signal_service import publishing, snapshot_changes
-    from signal_service.publish_steps import forgotten_users
+    from signal_service.event_stores import forgotten_users
     from signal_service.spark_session import check_spark
 
     now = int(time.time())
     require(end_time is None or end_time <= now, "--end-time", end_time,
             f"at most {now} (now): events before it are not looked for in the real-time store")  # fmt: skip
     check_spark(master)
-    store = realtime or (str(dataset / "signals" / "realtime") if (dataset / "signals" / "realtime").exists() else None)
+    beside = dataset / "signals" / "realtime"
+    store = store_location(realtime) if realtime else beside if beside.exists() else None
     with phase_progress() as advance:
         snapshot = publishing.publish_batch(
             dataset, now=datetime.datetime.now(datetime.UTC), master=master, end_time=end_time,

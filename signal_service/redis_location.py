@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
 from pinrec_core.errors import ConfigError, require
+from pinrec_core.store_location import PASSWORD_VARIABLE
 
-PASSWORD_VARIABLE = "PINREC_REDIS_PASSWORD"
 PORT = 6379
 SCHEMES = {
     "redis": (False, False),

@@ -15,8 +15,7 @@ from signal_service import publishing
 from signal_service.batch_job import run_batch_job
 from signal_service.batch_report import BatchReport
 from signal_service.batch_view import BatchView, build_batch_view
-from signal_service.event_stores import open_writer
-from signal_service.publish_steps import forgotten_users
+from signal_service.event_stores import forgotten_users, open_writer
 from signal_service.publishing import publish_batch
 from signal_service.snapshot_changes import rollback
 from signal_service.snapshots import list_snapshots
@@ -116,5 +115,5 @@ def test_who_asked_to_be_forgotten_is_left_out(tmp_path, spark_up):
     assert 42 in rows_of(dataset)
     with closing(open_writer(dataset / "signals" / "realtime")) as store:
         store.forget(user_store_key(42, IdKind.INT), at=10_000)
-    publish_batch(dataset, now=NOW, forgotten=forgotten_users(str(dataset / "signals" / "realtime")))
+    publish_batch(dataset, now=NOW, forgotten=forgotten_users(dataset / "signals" / "realtime"))
     assert sorted(rows_of(dataset)) == [-3, 7, 99]
