@@ -23,12 +23,11 @@ from pinrec_core.dataset.sequences import BatchInfo
 from pinrec_core.errors import DataError, PinRecError
 from pinrec_core.history import NO_OUTCOME, History, ItemType
 from pinrec_core.stages.metrics import EVENTS_CHECKED, EVENTS_SWEPT, NO_METRICS, SWEPT_UNTIL, Metrics
-from signal_service.batch_view import VIEW, BatchView
+from signal_service.batch_view import SEQUENCES, VIEW, BatchView
 from signal_service.store import Event, EventStore, Span
 
 FULL_HISTORY = 2048
-"""Interactions of a batch history that is full: older ones were cut away. A batch job may keep fewer; then events from
-before a full history stay in the store a while longer."""
+"""Interactions of a batch history that is full, so that older ones were cut away, where its run does not say."""
 CHUNK_EVENTS = 1024
 PAUSE_SECONDS = 0.02
 """Between two chunks of a sweep in the writer: at most 50,000 events a second, beside those that arrive."""
@@ -209,9 +208,12 @@ class Sweeper:
         batch = (folder, BatchInfo.load(folder / VIEW).end_time)
         if batch == self._done:
             return None
+        if self._done is not None and folder == self._signals == self._done[0]:
+            return None  # a batch that is no snapshot was replaced: readers keep to the one before until they restart
         began = time.monotonic()
+        start_time, full = _window_of(folder)
         with closing(BatchView.open(folder)) as view:
-            holds = HeldBy(view, start_time=_start_time(folder))
+            holds = HeldBy(view, start_time=start_time, full=full)
             swept = sweep(self._store, holds, until=view.info.end_time, proceed=self._proceed)
         self._metrics.record(EVENTS_CHECKED, swept.checked)
         self._metrics.record(EVENTS_SWEPT, swept.removed)
@@ -237,15 +239,23 @@ class Sweeper:
                 return
 
 
-def _start_time(folder: Path) -> int | None:
-    """Where the window of a snapshot begins. Raises ``DataError`` for a description that cannot be read."""
-    path = folder / "snapshot.json"
-    if not path.is_file():
-        return None
-    try:
-        start_time = json.loads(path.read_text("utf-8")).get("start_time")
-    except (OSError, ValueError, AttributeError) as error:
-        raise DataError(f"{path}: expected the description of a snapshot ({error})") from error
-    if start_time is not None and not isinstance(start_time, int):
-        raise DataError(f"{path}: start_time={start_time!r}: expected Unix seconds")
-    return start_time
+def _window_of(folder: Path) -> tuple[int | None, int]:
+    """Where the window of a batch begins, and how many interactions make a history full, as its run tells.
+
+    Raises ``DataError`` for a description that cannot be read.
+    """
+    start_time, full = None, FULL_HISTORY
+    for path in (folder / "snapshot.json", folder / SEQUENCES / "run.json"):
+        if not path.is_file():  # batches of before there were snapshots do not have them
+            continue
+        try:
+            said = json.loads(path.read_text("utf-8"))
+            start_time = said.get("start_time", start_time)
+            full = said.get("max_interactions_per_user", full)
+        except (OSError, ValueError, AttributeError) as error:
+            raise DataError(f"{path}: expected the description of a batch ({error})") from error
+        if not isinstance(start_time, int | None):
+            raise DataError(f"{path}: start_time={start_time!r}: expected Unix seconds")
+        if not isinstance(full, int) or full < 1:
+            raise DataError(f"{path}: max_interactions_per_user={full!r}: expected a number of at least 1")
+    return start_time, full

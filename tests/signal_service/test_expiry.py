@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pinrec_core.dataset.sequences import BatchInfo
+from pinrec_core.errors import DataError
 from pinrec_core.history import NO_OUTCOME, ItemType
 from pinrec_core.ids import IdKind, string_key, user_store_key
 from pinrec_core.stages.metrics import EVENTS_CHECKED, EVENTS_SWEPT, SWEPT_UNTIL
@@ -154,7 +155,9 @@ def test_the_oldest_finished_snapshot_counts(tmp_path: Path):
         (tmp_path / "snapshots" / name).mkdir(parents=True)
         if finished:
             (tmp_path / "snapshots" / name / "snapshot.json").write_text("{}")
-    assert oldest_batch(tmp_path).name == "20261127T000000-9"
+    oldest = oldest_batch(tmp_path)
+    assert oldest is not None
+    assert oldest.name == "20261127T000000-9"
 
 
 def test_a_late_event_stays_until_every_snapshot_holds_it(tmp_path: Path, store: RocksDbEventStore):
@@ -185,6 +188,37 @@ def test_events_from_before_the_window_of_a_snapshot_go(tmp_path: Path, store: R
     store.append([event("before", 399), event("within", 400)])
     assert Sweeper(store, tmp_path / "signals", pause_seconds=0).sweep_if_new() == Swept(checked=2, removed=1)
     assert left(store) == ["within"]
+
+
+def test_how_many_interactions_a_batch_keeps_is_told_by_its_run(tmp_path: Path, store: RocksDbEventStore):
+    """What was cut away by a job that keeps few would stay for ever, and what one that keeps many can take would go."""
+    folder = make_snapshot(tmp_path / "signals", "20261127T000000-1")
+    (folder / "sequences").mkdir()
+    run = folder / "sequences" / "run.json"
+    store.append([event("cut away", 499), event("held", 500), event("of a user with a short history", 400, EIGHT)])
+    for full, removed in ((4, 1), (3, 1), (0, None)):
+        run.write_text(json.dumps({"start_time": None, "max_interactions_per_user": full}))
+        sweeper = Sweeper(store, tmp_path / "signals", pause_seconds=0)
+        if removed is None:
+            with pytest.raises(DataError, match="max_interactions_per_user=0"):
+                sweeper.sweep_if_new()
+        else:
+            swept = sweeper.sweep_if_new()
+            assert swept is not None
+            assert swept.removed == removed
+    assert left(store) == ["of a user with a short history"]
+
+
+def test_a_batch_that_is_no_snapshot_is_swept_with_once(tmp_path: Path, store: RocksDbEventStore):
+    """Readers do not follow one that replaces it; what only that holds must stay until they are restarted."""
+    signals = make_batch(tmp_path / "signals")
+    store.append([event("held", 500), event("held by the next", 501)])
+    sweeper = Sweeper(store, signals, pause_seconds=0)
+    assert sweeper.sweep_if_new() == Swept(checked=2, removed=1)
+    make_batch(signals, {7: [(101, PIN, SAVE, 1, 501)]}, end_time=2_000)
+    assert sweeper.sweep_if_new() is None
+    assert left(store) == ["held by the next"]
+    assert Sweeper(store, signals, pause_seconds=0).sweep_if_new() == Swept(checked=1, removed=1)
 
 
 def test_a_thread_sweeps_whenever_another_snapshot_is_the_oldest(
