@@ -36,6 +36,11 @@ class RedisServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
+    def bus_port(self) -> int:
+        """Of a node of a cluster: where the other nodes talk to it."""
+        return int(self._options[self._options.index("--cluster-port") + 1])
+
+    @property
     def location(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
@@ -103,9 +108,8 @@ def cluster(folder: Path, *options: str) -> Iterator[Sequence[RedisServer]]:
                 start, end = SLOTS * i // 3, SLOTS * (i + 1) // 3 - 1
                 client.execute_command("CLUSTER ADDSLOTSRANGE", start, end)
                 client.execute_command("CLUSTER SET-CONFIG-EPOCH", i + 1)
-                bus = int(first._options[3])
                 if server is not first:
-                    client.execute_command("CLUSTER MEET", "127.0.0.1", first.port, bus)
+                    client.execute_command("CLUSTER MEET", "127.0.0.1", first.port, first.bus_port)
         wait_for_cluster(servers)
         yield servers
 

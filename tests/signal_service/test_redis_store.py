@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import pytest
 from redis.crc import key_slot
+from redis.exceptions import ResponseError
 
 from benchmarks.signals.redis_server import (
     MISSING,
@@ -50,16 +51,23 @@ def servers(tmp_path: Path) -> Iterator[list[RedisServer]]:
         yield list(running)
 
 
-def eventually(ask: Callable[[], Answer]) -> Answer:
+def eventually(ask: Callable[[], Answer], error: type[Exception] = StoreError) -> Answer:
     """What it answers once the store answers again."""
     until = time.monotonic() + 60
     while True:
         try:
             return ask()
-        except StoreError:
+        except error:
             if time.monotonic() > until:
                 raise
             time.sleep(0.05)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 def ids(store: RedisEventStore, user: bytes = b"u") -> list[str]:
@@ -124,6 +132,27 @@ def test_a_killed_node_of_a_cluster_is_missed_and_found_again(servers: list[Redi
         eventually(lambda: store.append([event("b", 2, user) for user in users]))
         assert [ids(store, user) for user in users] == [["a", "b"]] * 3
         assert sorted(store.user_keys()) == sorted(users)
+
+
+def test_a_replica_takes_over_while_it_serves(servers: list[RedisServer], tmp_path: Path):
+    """The killed primary does not come back; its replica has what reached it in time."""
+    user = user_on(servers, 2)
+    words = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()), "--cluster-node-timeout", "2000")
+    with (
+        RedisServer(tmp_path / "replica", *words) as replica,
+        RedisEventStore.open(cluster_location(servers), options=QUICK) as store,
+        replica.client() as client,
+        servers[2].client() as primary,
+    ):
+        store.append([event("a", 1, user)])
+        client.execute_command("CLUSTER MEET", "127.0.0.1", servers[0].port, servers[0].bus_port)
+        name = primary.execute_command("CLUSTER MYID").decode()
+        eventually(lambda: client.execute_command("CLUSTER REPLICATE", name), ResponseError)  # once they have met
+        wait_until(lambda: client.info("replication").get("master_link_status") == "up")
+        servers[2].kill()
+        assert eventually(lambda: ids(store, user)) == ["a"]
+        eventually(lambda: store.append([event("b", 2, user)]))
+        assert ids(store, user) == ["a", "b"]
 
 
 @pytest.mark.timeout(60)
