@@ -154,7 +154,6 @@ def merge_users(old: Sequences, new: Sequences, rules: MergeRules) -> tuple[Sequ
         threshold[u] = max(window, rules.forgotten.get(user_id, _NEVER) + 1)
     cut_unknown = np.zeros(U, bool)
     cut_unknown[old_user] = ~old.cut_known
-    cut_unknown &= oldest >= threshold
     if (cut_unknown[of_new] & (new.columns["timestamp"] == oldest[of_new])).any():
         raise RebuildNeeded(f"an event is at a time at which more than {L} events of its user were cut")
     present = time >= threshold[user]

@@ -91,11 +91,11 @@ def _measure(F: int, folder: Path) -> list[dict[str, float | str]]:
         user = _key(USERS)
 
         def joined(rows_of: Callable[[History], np.ndarray], database: Rdict) -> np.ndarray:
-            at = rows_of(decode_history(database[user]))
+            at = rows_of(_stored(database, user))
             return catalogue.feature[at] * catalogue.scale[at, None]
 
         def read() -> np.ndarray:
-            history = decode_history(with_features[user])
+            history = _stored(with_features, user)
             return history.feature * history.scale[:, None]
 
         fetches: dict[str, Callable[[], np.ndarray]] = {
@@ -139,6 +139,12 @@ def _write(folder: Path, columns: dict[str, np.ndarray], bounds: np.ndarray) -> 
         database.compact_range(None, None)
     view = sum(path.stat().st_size for path in (folder / "view").glob("*.sst"))
     return (folder / "sequences.parquet").stat().st_size, view
+
+
+def _stored(database: Rdict, key: bytes) -> History:
+    data = database[key]
+    assert data is not None
+    return decode_history(data)
 
 
 def _key(user: int) -> bytes:

@@ -14,9 +14,12 @@ from pinrec_core.dataset.manifest import DatasetManifest
 from pinrec_core.dataset.sequences import BatchInfo
 from pinrec_core.errors import DataError
 from pinrec_core.ids import IdKind, user_store_key
+from pinrec_core.preparation.append import append_events
+from pinrec_core.preparation.prepare import prepare_dataset
 from signal_service.batch_job import write_sequences
 from signal_service.batch_report import BatchReport
 from signal_service.batch_run import BatchRun
+from tests.pinrec_core.preparation.small_log import ITEMS, NOW, SPEC, T0, event, write_parquet
 from tests.signal_service.builders import PIN, LogRow, random_log, write_prepared
 
 pytestmark = pytest.mark.spark
@@ -326,3 +329,24 @@ def test_the_folder_must_be_empty(tmp_path, spark_up):
             folder, tmp_path / "out", master="local[2]", end_time=1060, lookback_days=None,
             max_interactions_per_user=8, driver_memory="1g", progress=lambda _: None,
         )  # fmt: skip
+
+
+def test_a_day_that_was_appended_is_read_incrementally(tmp_path, spark_up):
+    """From the log to the sequences: a new item and a new query come with the day, and features stay in their place."""
+    spec = replace(SPEC, text_encoder="hashed_ngram:16")
+    log, day = tmp_path / "log", tmp_path / "day"
+    for folder, items in ((log, ITEMS), (day, [{"id": 50, "title": "A new lamp", "category": "light"}])):
+        folder.mkdir()
+        write_parquet(folder / "items.parquet", items)
+    write_parquet(log / "events.parquet", [event(user=u, item=u % 5 + 1, time=T0 + u) for u in range(30)])
+    new = [event(user=3, item=50, time=T0 + 100), event(user=4, item=None, action="search", time=T0 + 5, query="lamp"),
+           event(user=99, item=1, action="save", time=T0 + 7)]  # fmt: skip
+    write_parquet(day / "events.parquet", new)
+    dataset = tmp_path / "data"
+    prepare_dataset(spec, log, dataset, now=NOW)
+    write(dataset, tmp_path / "run-0", end_time=T0 + 30)
+    append_events(spec, day, dataset, now=NOW)
+    report = write(dataset, tmp_path / "run-1", end_time=T0 + 101, previous=tmp_path / "run-0")
+    assert (report.incremental, report.files_read, report.events_read, report.late) == (True, 1, 3, 2)
+    write(dataset, tmp_path / "full", end_time=T0 + 101)
+    assert_same(tmp_path / "run-1", tmp_path / "full")

@@ -86,7 +86,9 @@ def rules(L: int, window: Window) -> MergeRules:
     )
 
 
-events = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3), st.integers(0, 1), st.integers(0, 9)), max_size=40)
+events = st.lists(
+    st.tuples(st.integers(0, 2), st.integers(0, 4), st.integers(0, 1), st.integers(0, 9)), min_size=3, max_size=60
+)
 times = st.dictionaries(st.integers(0, 2), st.integers(0, 9), max_size=2)
 
 
@@ -149,6 +151,10 @@ def test_what_cannot_be_told_is_refused():
     assert before.cut_known.tolist() == [False], "4 were cut at one time, of which 2 can be kept"
     with pytest.raises(RebuildNeeded, match="more than 2 events of its user were cut"):
         merge_users(before, full_run([(6, (0, 1, 0, 5))], 2, whole=False), rules(2, window))
+    newer = full_run(used([(0, key, 0, 5) for key in range(6)] + [(0, 9, 0, 6)], window), 2)
+    assert newer.cut_known.tolist() == [False]
+    merged, _ = merge_users(newer, full_run([(7, (0, 9, 0, 6))], 2, whole=False), rules(2, window))
+    assert_equal(merged, newer)  # a repeat of one that is kept changes nothing
     merged, _ = merge_users(before, full_run([(6, (0, 1, 0, 4)), (7, (0, 9, 0, 6))], 2, whole=False), rules(2, window))
     assert merged.columns["item_key"].tolist() == [5, 9]
     assert merged.cut_known.tolist() == [False]
