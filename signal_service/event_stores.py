@@ -32,8 +32,10 @@ def open_reader(location: StoreLocation) -> EventReader:
     place = store_location(str(location))
     if isinstance(place, Path):
         return RocksDbEventStore.open_secondary(place)
-    module = _redis_store()
-    return module.RedisEventStore.open(place, options=module.READING)
+    store = _redis_store()  # first, because it says what is missing
+    from signal_service.redis_nodes import READING
+
+    return store.RedisEventStore.open(place, options=READING)
 
 
 def forgotten_users(location: StoreLocation) -> dict[bytes, int]:

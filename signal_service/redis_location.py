@@ -26,11 +26,6 @@ SCHEMES = {
 """By scheme: whether connections use TLS, and whether it is a cluster."""
 
 
-def is_redis_location(location: str) -> bool:
-    """Whether the string names a store on the Redis protocol, and not a folder."""
-    return location.partition("://")[0] in SCHEMES and "://" in location
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedisLocation:
     """``nodes`` are hosts with ports: one for a single server, one or more of a cluster."""

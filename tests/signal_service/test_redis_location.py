@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pinrec_core.errors import ConfigError
-from signal_service.redis_location import RedisLocation, is_redis_location, password
+from signal_service.redis_location import RedisLocation, password
 
 
 def test_one_server_and_a_cluster_with_and_without_tls():
@@ -21,11 +21,6 @@ def test_one_server_and_a_cluster_with_and_without_tls():
 @pytest.mark.parametrize("location", ["redis://a:1/3", "rediss-cluster://a:1,[::1]:2", "redis-cluster://a:6379"])
 def test_it_is_shown_as_it_is_written(location):
     assert str(RedisLocation.parse(location)) == location
-    assert is_redis_location(location)
-
-
-def test_a_folder_is_no_location():
-    assert not any(map(is_redis_location, ["signals/realtime", "/redis", "redis", "redis:/a", "http://a", ""]))
 
 
 @pytest.mark.parametrize(

@@ -70,8 +70,6 @@ def opened(name: str, folder: Path) -> Iterator[Backend]:
     with ExitStack() as stack:
         backend: RocksDb | Redis
         if name == "rocksdb":
-            if not hasattr(RocksDbEventStore, "forget"):
-                pytest.skip("the RocksDB store has the former interface")
             backend = RocksDb(folder / "realtime")
         else:
             if not redis_server.installed():
