@@ -106,7 +106,7 @@ def main(
         )
         if names == [Benchmark.GOALS]:
             lines = goals.collect(out, machine_card().slug)
-            goals.write(lines, out, goals.PAGE, goals.RUNBOOK)
+            goals.write(lines, out, goals.PAGES)
             print(json.dumps([asdict(line) for line in lines], ensure_ascii=False))
             return
         possible = [name for name in Benchmark if name is not Benchmark.GPU or torch.cuda.is_available()]

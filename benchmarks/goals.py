@@ -1,7 +1,9 @@
-"""The goals of speed, scale and operation, each beside what the committed results say: ``python -m benchmarks goals``.
+"""The goals of speed, scale, operation and signals, each beside what the committed results say:
+``python -m benchmarks goals``.
 
 It measures nothing. It reads this machine's results from ``benchmarks/results``, writes ``goals.json`` there and the
-tables in ``docs/benchmarks.md`` and ``docs/operate.md``. A goal that nothing measured stays in both, with the reason.
+tables in ``docs/benchmarks.md``, ``docs/operate.md`` and ``docs/signals.md``. A goal that nothing measured stays in all
+of them, with the reason.
 """
 
 from __future__ import annotations
@@ -17,8 +19,7 @@ from benchmarks.report import write_between
 from pinrec_core.errors import ConfigError
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGE = DOCS / "benchmarks.md"
-RUNBOOK = DOCS / "operate.md"
+PAGES = {name: DOCS / f"{name}.md" for name in ("benchmarks", "operate", "signals")}
 START, END = "<!-- goals: written by python -m benchmarks goals -->", "<!-- end of goals -->"
 
 RESULT_FOLDERS = {
@@ -36,8 +37,8 @@ COMMANDS = {
 """Of benchmarks that have other names, or whose committed results were made with options. Two cores that do nothing
 else may spin."""
 
-DRILL = "operation_"
-"""What the names of results of drills begin with."""
+DRILLS = {"operation_": "python -m benchmarks.operation", "signals_": "python -m benchmarks.signals"}
+"""What the names of results of drills begin with, and the command that runs them."""
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -56,7 +57,7 @@ class Goal:
     result: str = ""
     value: Callable[[Rows], float] | None = None
     missing: str = ""
-    operation: bool = False  # shown in the runbook instead
+    page: str = "benchmarks"  # one of PAGES, which shows it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +71,7 @@ class Reached:
     reached: bool | None
     command: str
     machine: str
-    operation: bool = False
+    page: str = "benchmarks"
 
 
 def field(name: str, /, **where: object) -> Callable[[Rows], float]:
@@ -85,6 +86,11 @@ def over(above: Callable[[Rows], float], below: Callable[[Rows], float]) -> Call
 def most(name: str, **where: object) -> Callable[[Rows], float]:
     """The largest value of ``name`` in the rows that have it and all values of ``where``."""
     return lambda rows: max(float(row[name]) for row in rows if name in row and _has(row, where))
+
+
+def least(name: str) -> Callable[[Rows], float]:
+    """The smallest value of ``name`` in the rows that have it."""
+    return lambda rows: min(float(row[name]) for row in rows if name in row)
 
 
 def total(name: str) -> Callable[[Rows], float]:
@@ -125,9 +131,19 @@ def _further(stage: str, generator: str = "plain", count: int = 2) -> Callable[[
 
 def _operation(drill: str, goal: str, *cases: tuple[str, float, Callable[[Rows], float]]) -> list[Goal]:
     return [
-        Goal(goal=goal, case=case, target=target, result=f"{DRILL}{drill}", value=value, operation=True)
+        Goal(goal=goal, case=case, target=target, result=f"operation_{drill}", value=value, page="operate")
         for case, target, value in cases
     ]
+
+
+def _signals(
+    drill: str, goal: str, *cases: tuple[str, float, Callable[[Rows], float]], at_most: bool = True
+) -> list[Goal]:
+    return [
+        Goal(goal=goal, case=case, target=target, result=f"signals_{drill}", value=value, page="signals",
+             at_most=at_most)
+        for case, target, value in cases
+    ]  # fmt: skip
 
 
 _REFERENCE = {"case": "6 x 512", "what": "compiled"}
@@ -225,13 +241,33 @@ GOALS = (
                 ("accepted p99 over the objective", 2, field("accepted p99 / SLO", load="4 x saturation")),
                 ("recovered, s", 10, field("recovered s", load="4 x saturation"))),
     Goal(goal="4x overload for two minutes", case="goodput over saturation", target=0.95, at_most=False,
-         result="operation_overload", operation=True, value=field("goodput / saturation", load="4 x saturation")),
+         result="operation_overload", page="operate", value=field("goodput / saturation", load="4 x saturation")),
     *_operation("swaps", "30 swaps and 5 bad releases under load at 50%",
                 ("failed", 0, most("failed")), ("mixed", 0, most("mixed")), ("p99 over before", 2, most("p99 ratio")),
                 ("bad ones that served", 0, lambda rows: rows[0]["bad releases"] - rows[0]["bad refused"])),
     *_operation("stops", "SIGTERM under load, 20 rounds", ("accepted lost", 0, total("accepted lost"))),
     *_operation("soak", "soak, 30 minutes at 70%", ("failed", 0, most("failed")),
                 ("lower end of the slope of memory, MiB/h", 0, most("from"))),
+    *_signals("writer_kills", "`kill -9` of the writer of the embedded store, 200 rounds of each durability",
+              ("rounds", 200, least("rounds")), at_most=False),
+    *_signals("writer_kills", "`kill -9` of the writer of the embedded store, 200 rounds of each durability",
+              ("batches lost, in part, twice or back", 0, total("wrong"))),
+    *_signals("redis_kills", "`kill -9` of the writer to Redis, and of a Redis with `appendfsync always`, 200 rounds",
+              ("batches lost, in part or twice", 0, total("wrong"))),
+    *_signals("publish_kills", "`kill -9` of a publish, 50 rounds",
+              ("rounds in which the next run failed", 0, field("next run failed", what="publish"))),
+    *_signals("fuzz", "20,000 requests with events, most of them malformed", ("findings", 0, total("findings"))),
+    *_signals("fetch", "fetch, merge and de-quantise a history of 1,024, a million users in the store",
+              ("p99, ms", 2, field("p99_ms", what="fetch + merge + de-quantise"))),
+    *_signals("ingest", "ingest in batches of 100, one core",
+              ("events/s, process", 20_000, field("events/s", durability="process")),
+              ("events/s, disk", 5_000, field("events/s", durability="disk")), at_most=False),
+    *_signals("ingest", "an event is visible to the next request", ("p99, ms", 250, most("visible p99, ms"))),
+    *_signals("features", "INT8 features, median cosine to FP32", ("the worst width", 0.999, least("median cosine")),
+              at_most=False),
+    *_signals("features", "INT8 features, bytes over FP32", ("the worst width", 0.27, most("bytes over FP32"))),
+    *_signals("batch", "memory of Spark and the view, GiB", ("3M and more events", 3.0, most("peak GiB"))),
+    *_signals("batch", "an incremental day over a full run", ("the largest log", 0.1, most("day / full"))),
     *_operation("fuzz", "10,000 malformed requests, half of them nearly valid",
                 ("findings: a crash, a hang, a leak, an answer that is wrong", 0, most("findings")),
                 ("changed neighbours", 0, most("changed neighbours"))),
@@ -248,8 +284,9 @@ def _reached(goal: Goal, folder: Path, slug: str) -> Reached:
     if goal.value is not None:
         place, _, benchmark = goal.result.rpartition("/")
         command = COMMANDS.get(benchmark, f"python -m benchmarks {benchmark}")
-        if benchmark.startswith(DRILL):
-            command = f"python -m benchmarks.operation {benchmark.removeprefix(DRILL)}"
+        for start, program in DRILLS.items():
+            if benchmark.startswith(start):
+                command = f"{program} {benchmark.removeprefix(start)}"
         command += RESULT_FOLDERS[f"{place}/" if place else ""]
         path = folder / f"{goal.result}-{slug}.json"
         if benchmark == "gpu":  # of whatever machine has one: its name is the GPU's
@@ -265,16 +302,16 @@ def _reached(goal: Goal, folder: Path, slug: str) -> Reached:
     target = f"{'<=' if goal.at_most else '>='} {goal.target:g}"
     return Reached(
         goal=goal.goal, case=goal.case, value=value, target=target, reached=reached, command=command, machine=machine,
-        operation=goal.operation,
+        page=goal.page,
     )  # fmt: skip
 
 
-def write(lines: Sequence[Reached], folder: Path, page: Path, runbook: Path) -> None:
-    """``goals.json`` and the tables of the two pages."""
+def write(lines: Sequence[Reached], folder: Path, pages: Mapping[str, Path]) -> None:
+    """``goals.json`` and the table of each page."""
     plain = [asdict(line) for line in lines]
     (folder / "goals.json").write_text(json.dumps(plain, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    write_between(page, START, END, _table([line for line in lines if not line.operation]))
-    write_between(runbook, START, END, _table([line for line in lines if line.operation]))
+    for name, page in pages.items():
+        write_between(page, START, END, _table([line for line in lines if line.page == name]))
 
 
 def _table(lines: Sequence[Reached]) -> str:

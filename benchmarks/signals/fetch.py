@@ -59,25 +59,40 @@ def main(
     card = machine_card()
     console.print(f"{card.cpu}, {card.cores} cores, load {card.load_average}, {users:,} users")
     with tempfile.TemporaryDirectory(prefix="pinrec-benchmarks-", dir=folder) as made:
-        place = Path(made)
-        long = min(long, users)
-        needed = (long * history + users * SHORT) * (width + 40) * 2
-        require_disk(place, needed, f"{users:,} users")
-        manifest = manifest_of(width, users)
-        catalogue = make_catalogue(place, width)
-        began = time.perf_counter()
-        make_view(place, manifest, catalogue, users=users, long=long, history=history)
-        console.print(f"batch view written in {time.perf_counter() - began:.0f} s")
-        began = time.perf_counter()
-        with closing(RocksDbEventStore.open_primary(place / "realtime")) as store:
-            for batch in event_batches(catalogue, users=users, long=long, history=history, recent=recent):
-                store.append(batch)
-            console.print(f"real-time store written in {time.perf_counter() - began:.0f} s")
-            timings = measure(place, manifest, catalogue, long=long, history=history, requests=requests)
+        timings = prepared_and_measured(
+            Path(made), users=users, long=min(long, users), history=history, recent=recent, width=width,
+            requests=requests, console=console,
+        )  # fmt: skip
     show(console, timings)
     settings = {"users": users, "long": long, "history": history, "recent": recent, "F": width, "goal_ms": GOAL_MS}
     rows = {what: timing.to_dict() for what, timing in timings.items()}
     print(json.dumps({"benchmark": "signals_fetch", "settings": settings, "rows": rows, "machine": card.to_dict()}))
+
+
+def prepared_and_measured(
+    place: Path,
+    *,
+    users: int,
+    long: int,
+    requests: int,
+    history: int = 1_024,
+    recent: int = 20,
+    width: int = 256,
+    console: Console = Console(stderr=True),  # noqa: B008, it has no state
+) -> dict[str, Timed]:
+    """Write both stores to ``place``, and time what a request takes. Raises ``ConfigError`` where the disk is small."""
+    require_disk(place, (long * history + users * SHORT) * (width + 40) * 2, f"{users:,} users")
+    manifest = manifest_of(width, users)
+    catalogue = make_catalogue(place, width)
+    began = time.perf_counter()
+    make_view(place, manifest, catalogue, users=users, long=long, history=history)
+    console.print(f"batch view written in {time.perf_counter() - began:.0f} s")
+    began = time.perf_counter()
+    with closing(RocksDbEventStore.open_primary(place / "realtime")) as store:
+        for batch in event_batches(catalogue, users=users, long=long, history=history, recent=recent):
+            store.append(batch)
+        console.print(f"real-time store written in {time.perf_counter() - began:.0f} s")
+        return measure(place, manifest, catalogue, long=long, history=history, requests=requests)
 
 
 def measure(

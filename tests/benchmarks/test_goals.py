@@ -58,8 +58,12 @@ def test_the_table_and_the_file_say_the_same_and_leave_the_page_alone(results):
     page, runbook = results / "page.md", results / "runbook.md"
     for path in (page, runbook):
         path.write_text(f"before\n{goals.START}\nold\n{goals.END}\nafter\n")
-    of_operation = Goal(goal="kills", case="lost", target=0, missing="no such drill", operation=True)
-    write([*collect(results, "here"), goals._reached(of_operation, results, "here")], results, page, runbook)
+    of_operation = Goal(goal="kills", case="lost", target=0, missing="no such drill", page="operate")
+    write(
+        [*collect(results, "here"), goals._reached(of_operation, results, "here")],
+        results,
+        {"benchmarks": page, "operate": runbook},
+    )
     for path in (page, runbook):
         assert path.read_text().startswith("before\n")
         assert path.read_text().endswith("\nafter\n")
