@@ -20,9 +20,10 @@ from benchmarks.options import Options, Progress
 from benchmarks.pipeline import request_tensors
 from benchmarks.report import Result, Row, compare
 from benchmarks.timing import time_together
+from pinrec_core.dataset.batch_info import BatchInfo
 from pinrec_core.dataset.catalogue import ItemCatalogue
 from pinrec_core.dataset.manifest import DatasetManifest
-from pinrec_core.dataset.sequences import BatchInfo, iter_histories
+from pinrec_core.dataset.sequences import iter_histories
 from pinrec_core.errors import PinRecError
 from pinrec_core.history import DTYPES, History, ItemType
 from pinrec_core.ids import user_store_key

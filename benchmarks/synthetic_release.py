@@ -18,9 +18,9 @@ import torch
 
 from pinrec_core.config.presets import preset as preset_named
 from pinrec_core.config.sections import ModelConfig, Variant
+from pinrec_core.dataset.batch_info import BatchInfo
 from pinrec_core.dataset.catalogue import ItemCatalogue, write_catalogue
 from pinrec_core.dataset.manifest import SEQUENCES, DatasetManifest
-from pinrec_core.dataset.sequences import BatchInfo
 from pinrec_core.generation.defaults import default_generation
 from pinrec_core.ids import IdKind
 from pinrec_core.model.pinrec import PinRec
@@ -32,7 +32,7 @@ from pinrec_core.release.publishing import publish
 from pinrec_core.representations.id_tables import IdTables
 from pinrec_core.retrieval.catalogue_vectors import represent_catalogue
 from pinrec_core.retrieval.item_index import ItemIndex
-from signal_service.batch_view import build_batch_view
+from signal_service.view_writing import build_batch_view
 
 FEATURE_WIDTH = 256
 OUTCOMES, SURFACES = ("like", "neutral", "dislike"), ("", "home")

@@ -20,8 +20,8 @@ import typer
 from pyspark.sql import Observation, SparkSession
 from pyspark.sql import functions as F
 
+from pinrec_core.dataset.batch_info import BatchInfo, is_batch
 from pinrec_core.dataset.manifest import DatasetManifest
-from pinrec_core.dataset.sequences import BatchInfo, is_batch
 from pinrec_core.errors import DataError, PinRecError, require
 from pinrec_core.files.output_folder import output_folder
 from pinrec_core.ids import IdKind

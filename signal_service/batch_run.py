@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import xxhash
 from pydantic import Field
 
+from pinrec_core.dataset.batch_info import BatchInfo
 from pinrec_core.dataset.manifest import DatasetManifest
-from pinrec_core.dataset.sequences import BatchInfo
 from pinrec_core.errors import DataError
 from pinrec_core.ids import IdKind
 from pinrec_core.validation import ListOf, OneOf, load_json, save_json, validated

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from pinrec_core.dataset.sequences import BATCH_INFO_NAME
+from pinrec_core.dataset.batch_info import BATCH_INFO_NAME
 from pinrec_core.errors import PinRecError, StoreError
 from pinrec_core.stages.metrics import BATCH_END, NO_METRICS, SNAPSHOTS, Metrics
 from signal_service.batch_view import VIEW, BatchView

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pinrec_core.dataset.sequences import BatchInfo
+from pinrec_core.dataset.batch_info import BatchInfo
 from pinrec_core.errors import DataError, PinRecError
 from pinrec_core.history import NO_OUTCOME, History, ItemType
 from pinrec_core.stages.metrics import EVENTS_CHECKED, EVENTS_SWEPT, NO_METRICS, SWEPT_UNTIL, Metrics

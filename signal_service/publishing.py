@@ -9,13 +9,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import MappingProxyType
 
+from pinrec_core.dataset.batch_info import BatchInfo
 from pinrec_core.dataset.manifest import DatasetManifest
-from pinrec_core.dataset.sequences import BatchInfo
 from pinrec_core.errors import DataError
 from signal_service.batch_job import SECONDS_PER_DAY, write_sequences
-from signal_service.batch_view import SEQUENCES, VIEW, write_view
+from signal_service.batch_view import SEQUENCES, VIEW
 from signal_service.snapshot_changes import adopt_plain_folders, create, publish
 from signal_service.snapshots import Snapshot, current_name, open_snapshot, snapshot_folder, using_snapshot
+from signal_service.view_writing import write_view
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pinrec_core.dataset.batch_info import BATCH_INFO_NAME, BatchInfo, is_batch
 from pinrec_core.dataset.manifest import MANIFEST_NAME
-from pinrec_core.dataset.sequences import BATCH_INFO_NAME, BatchInfo, is_batch
 from pinrec_core.errors import ConfigError, DataError, StorageError, require
 from pinrec_core.files.file_writing import link_or_copy, writing
 from pinrec_core.files.folder_lock import locked

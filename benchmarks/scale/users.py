@@ -26,16 +26,18 @@ from benchmarks.pipeline import request_tensors
 from benchmarks.report import Result, Row, compare
 from benchmarks.scale import require_disk
 from benchmarks.timing import Timing, time_together
+from pinrec_core.dataset.batch_info import BatchInfo
 from pinrec_core.dataset.manifest import DatasetManifest
-from pinrec_core.dataset.sequences import BatchInfo, iter_histories
+from pinrec_core.dataset.sequences import iter_histories
 from pinrec_core.history import History
 from pinrec_core.ids import IdKind, user_store_key
 from pinrec_core.stages.base import StageParameters, Tensors, run_batch
-from signal_service.batch_view import SEQUENCES, VIEW, write_batch_view
+from signal_service.batch_view import SEQUENCES, VIEW
 from signal_service.fetch_stage import SignalFetchStage
 from signal_service.history_codec import encode_history
 from signal_service.merge import newest
 from signal_service.rocksdb_store import RocksDbEventStore
+from signal_service.view_writing import write_batch_view
 
 WARM, COLD, BUILD = "warm", "cold", "build"
 SIZES = (10_000, 100_000, 1_000_000)

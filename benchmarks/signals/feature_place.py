@@ -30,7 +30,7 @@ from benchmarks.machine import machine_card
 from benchmarks.timing import time_together
 from pinrec_core.dataset.catalogue import ItemCatalogue, write_catalogue
 from pinrec_core.history import DTYPES, History
-from signal_service.batch_view import _options
+from signal_service.batch_view import view_options
 from signal_service.history_codec import decode_history, encode_history
 
 USERS, LENGTH, LONG = 20_000, 64, 1_024
@@ -84,9 +84,9 @@ def _measure(F: int, folder: Path) -> list[dict[str, float | str]]:
     }
     sizes = {place: _write(folder / place, values, bounds) for place, values in stored.items()}
     with (
-        closing(Rdict(str(folder / "in view" / "view"), _options())) as with_features,
-        closing(Rdict(str(folder / "in release" / "view"), _options())) as by_key,
-        closing(Rdict(str(folder / "by row" / "view"), _options())) as by_row,
+        closing(Rdict(str(folder / "in view" / "view"), view_options())) as with_features,
+        closing(Rdict(str(folder / "in release" / "view"), view_options())) as by_key,
+        closing(Rdict(str(folder / "by row" / "view"), view_options())) as by_row,
     ):
         user = _key(USERS)
 
@@ -130,7 +130,7 @@ def _write(folder: Path, columns: dict[str, np.ndarray], bounds: np.ndarray) -> 
         if F or name not in ("feature", "scale"):
             table[name] = pa.ListArray.from_arrays(offsets, flat)
     pq.write_table(pa.table(table), folder / "sequences.parquet", compression="zstd")
-    with closing(Rdict(str(folder / "view"), _options())) as database:
+    with closing(Rdict(str(folder / "view"), view_options())) as database:
         for user in range(len(bounds) - 1):
             span = slice(bounds[user], bounds[user + 1])
             history = History(**{name: values[span] for name, values in columns.items()})

@@ -26,17 +26,17 @@ from rich.table import Table
 from benchmarks.machine import machine_card
 from benchmarks.scale import require_disk
 from benchmarks.timing import Timing
+from pinrec_core.dataset.batch_info import BatchInfo
 from pinrec_core.dataset.catalogue import ItemCatalogue, write_catalogue
 from pinrec_core.dataset.manifest import DatasetManifest
-from pinrec_core.dataset.sequences import BatchInfo
 from pinrec_core.history import History, ItemType
 from pinrec_core.ids import IdKind, string_key, user_store_key
 from pinrec_core.representations.quantization import dequantize
-from signal_service.batch_view import write_batch_view
 from signal_service.merge import merge_histories, newest
 from signal_service.rocksdb_store import RocksDbEventStore
 from signal_service.store import Event, Span
 from signal_service.user_histories import MAX_REALTIME_EVENTS, UserHistories
+from signal_service.view_writing import write_batch_view
 
 END = 1_700_000_000
 ITEMS = 100_000

@@ -29,15 +29,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import typer
 
+from pinrec_core.dataset.batch_info import BatchInfo
 from pinrec_core.dataset.manifest import DatasetManifest
-from pinrec_core.dataset.sequences import BatchInfo, iter_histories
+from pinrec_core.dataset.sequences import iter_histories
 from pinrec_core.files.folder_lock import LOCK_FILE
 from pinrec_core.history import DTYPES, History
 from pinrec_core.ids import IdKind, user_store_key
-from signal_service.batch_view import SEQUENCES, VIEW, BatchView, write_view
+from signal_service.batch_view import SEQUENCES, VIEW, BatchView
 from signal_service.current_view import CurrentView
 from signal_service.snapshot_changes import create, prune, publish
 from signal_service.snapshots import CURRENT, SNAPSHOTS, current_name, list_snapshots, open_snapshot
+from signal_service.view_writing import write_view
 
 USERS, T, F = 64, 12, 8
 KEPT = 2

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from pinrec_core.config.sections import ModelConfig, ObjectiveConfig, TrainingConfig
+from pinrec_core.dataset.batch_info import BatchInfo
 from pinrec_core.dataset.catalogue import ItemCatalogue
 from pinrec_core.dataset.manifest import SEQUENCES, DatasetManifest
-from pinrec_core.dataset.sequences import BatchInfo
 from pinrec_core.errors import ConfigError, DataError
 from pinrec_core.files.folder_lock import locked
 from pinrec_core.files.held_folder import holding

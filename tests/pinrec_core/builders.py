@@ -12,9 +12,9 @@ import torch
 
 from pinrec_core.config.presets import PRESETS
 from pinrec_core.config.sections import ModelConfig, Variant
+from pinrec_core.dataset.batch_info import BatchInfo
 from pinrec_core.dataset.catalogue import write_catalogue
 from pinrec_core.dataset.manifest import SEQUENCES, DatasetManifest
-from pinrec_core.dataset.sequences import BatchInfo
 from pinrec_core.history import NO_OUTCOME, History, ItemType
 from pinrec_core.ids import IdKind
 from pinrec_core.model.collate import collate

@@ -11,8 +11,8 @@ import pytest
 from pinrec_core.dataset.catalogue import ItemCatalogue
 from pinrec_core.dataset.manifest import DatasetManifest
 from signal_service.batch_job import run_batch_job
-from signal_service.batch_view import build_batch_view
 from signal_service.spark_session import spark_session
+from signal_service.view_writing import build_batch_view
 from tests.signal_service.builders import EVENTS, write_prepared
 
 

@@ -15,19 +15,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pinrec_core.dataset.batch_info import BatchInfo
 from pinrec_core.dataset.catalogue import ItemCatalogue
 from pinrec_core.dataset.manifest import DatasetManifest
-from pinrec_core.dataset.sequences import BatchInfo, iter_histories
+from pinrec_core.dataset.sequences import iter_histories
 from pinrec_core.history import DTYPES, History, ItemType
 from pinrec_core.ids import IdKind, string_key, user_store_key
 from pinrec_core.preparation.prepare import prepare_dataset
 from pinrec_core.preparation.schema import DatasetSpec, EventColumns
 from signal_service.batch_job import run_batch_job
-from signal_service.batch_view import build_batch_view
 from signal_service.merge import merge_histories
 from signal_service.rocksdb_store import RocksDbEventStore
 from signal_service.store import Event
 from signal_service.user_histories import UserHistories
+from signal_service.view_writing import build_batch_view
 
 pytestmark = pytest.mark.spark
 

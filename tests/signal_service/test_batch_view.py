@@ -9,21 +9,23 @@ import sys
 import numpy as np
 import pytest
 
+from pinrec_core.dataset.batch_info import BatchInfo
 from pinrec_core.dataset.manifest import DatasetManifest
-from pinrec_core.dataset.sequences import BatchInfo, iter_histories
+from pinrec_core.dataset.sequences import iter_histories
 from pinrec_core.errors import DataError
 from pinrec_core.history import DTYPES
 from pinrec_core.ids import IdKind, user_store_key
-from signal_service import batch_view
-from signal_service.batch_view import BatchView, build_batch_view, write_batch_view, write_view
+from signal_service import view_writing
+from signal_service.batch_view import BatchView
+from signal_service.view_writing import build_batch_view, write_batch_view, write_view
 
 pytestmark = pytest.mark.spark
 
 
-@pytest.mark.parametrize("file_bytes", [batch_view._FILE_BYTES, 1])
+@pytest.mark.parametrize("file_bytes", [view_writing._FILE_BYTES, 1])
 def test_equals_the_sequences(signals, monkeypatch, file_bytes):
     """The histories are the same in many small files as in one."""
-    monkeypatch.setattr(batch_view, "_FILE_BYTES", file_bytes)
+    monkeypatch.setattr(view_writing, "_FILE_BYTES", file_bytes)
     build_batch_view(signals)
     view = BatchView.open(signals)
     users = 0

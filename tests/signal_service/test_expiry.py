@@ -11,15 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from pinrec_core.dataset.sequences import BatchInfo
+from pinrec_core.dataset.batch_info import BatchInfo
 from pinrec_core.errors import DataError
 from pinrec_core.history import NO_OUTCOME, ItemType
 from pinrec_core.ids import IdKind, string_key, user_store_key
 from pinrec_core.stages.metrics import EVENTS_CHECKED, EVENTS_SWEPT, SWEPT_UNTIL
-from signal_service.batch_view import BatchView, write_batch_view
+from signal_service.batch_view import BatchView
 from signal_service.expiry import HeldBy, Sweeper, Swept, oldest_batch, sweep
 from signal_service.rocksdb_store import RocksDbEventStore
 from signal_service.store import Event, Span
+from signal_service.view_writing import write_batch_view
 from tests.recorded import Recorded
 from tests.signal_service.builders import EVENTS, PIN, QUERY, make_history, make_manifest
 

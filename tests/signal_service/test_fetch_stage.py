@@ -29,11 +29,12 @@ from pinrec_core.stages.metrics import (
 )
 from pinrec_core.stages.packing import decode_request
 from signal_service.batch_job import run_batch_job
-from signal_service.batch_view import BatchView, build_batch_view
+from signal_service.batch_view import BatchView
 from signal_service.event_history import EventHistoryBuilder
 from signal_service.fetch_stage import SignalFetchStage
 from signal_service.rocksdb_store import RocksDbEventStore
 from signal_service.store import Event
+from signal_service.view_writing import build_batch_view
 from tests.recorded import Recorded
 from tests.signal_service.builders import ENCODER, EVENTS, expected_sequences, random_log, write_prepared
 from tests.signal_service.fetching import NOW, NUMPY, fetch, make_stage, request, unpacked

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pinrec_core.dataset.batch_info import BatchInfo
 from pinrec_core.dataset.manifest import DatasetManifest
-from pinrec_core.dataset.sequences import BatchInfo
 from pinrec_core.errors import DataError
 from pinrec_core.ids import IdKind, user_store_key
 from pinrec_core.preparation.append import append_events

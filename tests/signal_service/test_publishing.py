@@ -7,18 +7,20 @@ from contextlib import closing
 
 import pytest
 
+from pinrec_core.dataset.batch_info import BatchInfo
 from pinrec_core.dataset.manifest import SEQUENCES, DatasetManifest
-from pinrec_core.dataset.sequences import BatchInfo, iter_histories
+from pinrec_core.dataset.sequences import iter_histories
 from pinrec_core.errors import DataError, StoreError
 from pinrec_core.ids import IdKind, user_store_key
 from signal_service import publishing
 from signal_service.batch_job import run_batch_job
 from signal_service.batch_report import BatchReport
-from signal_service.batch_view import BatchView, build_batch_view
+from signal_service.batch_view import BatchView
 from signal_service.event_stores import forgotten_users, open_writer
 from signal_service.publishing import publish_batch
 from signal_service.snapshot_changes import rollback
 from signal_service.snapshots import list_snapshots
+from signal_service.view_writing import build_batch_view
 from tests.signal_service.builders import EVENTS, expected_sequences, write_prepared
 
 pytestmark = pytest.mark.spark

@@ -26,13 +26,13 @@ from pinrec_core.model.collate import collate
 from pinrec_core.stages.base import run_batch
 from pinrec_core.stages.packing import decode_request
 from signal_service.batch_job import run_batch_job
-from signal_service.batch_view import build_batch_view
 from signal_service.fetch_stage import SignalFetchStage
 from signal_service.merge import newest
 from signal_service.request import RequestParser
 from signal_service.rocksdb_store import RocksDbEventStore
 from signal_service.store import Event
 from signal_service.user_histories import UserHistories
+from signal_service.view_writing import build_batch_view
 from tests.signal_service.builders import PIN, QUERIES, LogRow, random_log, write_prepared
 
 pytestmark = pytest.mark.spark

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pinrec_core.dataset.batch_info import BatchInfo
 from pinrec_core.dataset.catalogue import ItemCatalogue, write_catalogue
-from pinrec_core.dataset.sequences import BatchInfo
 from pinrec_core.errors import ReleaseError, StoreError
 from pinrec_core.history import DTYPES, NO_OUTCOME, History, ItemType
 from pinrec_core.ids import IdKind, string_key

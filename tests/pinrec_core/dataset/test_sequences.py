@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pinrec_core.dataset.sequences import BatchInfo, iter_histories
+from pinrec_core.dataset.batch_info import BatchInfo
+from pinrec_core.dataset.sequences import iter_histories
 from pinrec_core.dataset.splits import is_evaluation_user, is_validation_user, sampling_order, without_last
 from pinrec_core.errors import DataError
 from pinrec_core.history import DTYPES, NO_OUTCOME, History

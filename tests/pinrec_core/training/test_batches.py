@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pinrec_core.config.sections import TrainingConfig
+from pinrec_core.dataset.batch_info import BatchInfo
 from pinrec_core.dataset.manifest import SEQUENCES
-from pinrec_core.dataset.sequences import BatchInfo, iter_histories
+from pinrec_core.dataset.sequences import iter_histories
 from pinrec_core.dataset.splits import is_evaluation_user, is_validation_user
 from pinrec_core.history import NO_OUTCOME
 from pinrec_core.training import batches
