@@ -33,8 +33,17 @@ serve: setup  ## serve the demo's release until Ctrl-C
 	$(BIN)/pinrec demo --out $(DEMO) --build-only
 	$(BIN)/pinrec serve --releases $(DEMO)/releases --signals $(DEMO)/dataset/signals
 
-test: setup  ## all tests, the real Triton, Spark and RocksDB among them
-	$(BIN)/python -m pytest -q
+# Two processes of pytest at a time: one alone leaves half of two cores idle, waiting for servers to start and to stop.
+ASIDE = tests/signal_service tests/event_stream
+
+test: setup  ## all tests, the real Triton, Spark, RocksDB and Redis among them
+	log=$$(mktemp); \
+	$(BIN)/python -m pytest -q $(ASIDE) > $$log 2>&1 & aside=$$!; \
+	trap 'kill $$aside' INT TERM; \
+	$(BIN)/python -m pytest -q $(ASIDE:%=--ignore=%); others=$$?; \
+	wait $$aside; status=$$?; \
+	echo '$(ASIDE):'; cat $$log; rm $$log; \
+	exit $$((others | status))
 
 check: setup  ## what CI runs: lint, types, tests
 	$(BIN)/ruff check .

@@ -100,7 +100,7 @@ def test_killed_at_any_moment_it_loses_nothing_of_a_topic(service, tmp_path, bro
     broker.produce(topic, [json.dumps(row(number)).encode() for number in range(N)])
     source = f"kafka://{broker.address}/{topic}?group={topic}"
     quick = {"PINREC_KAFKA_SESSION_TIMEOUT_MS": "6000", "PINREC_KAFKA_HEARTBEAT_INTERVAL_MS": "500"}
-    for _ in range(3):
+    for _ in range(2):
         process = started(source, service, tmp_path, "--batch", 100, **quick)
         killing(service, process, random.randint(1, 12))
         process.communicate(timeout=PATIENCE)

@@ -21,13 +21,13 @@ RUN = """
 import sys
 from pathlib import Path
 from signal_service.batch_job import write_sequences
-dataset, out, master, end, *previous = sys.argv[1:]
+dataset, out, master, end = sys.argv[1:]
 Path(out).mkdir()
 report = write_sequences(
     Path(dataset), Path(out), master=master, end_time=int(end), lookback_days=None, max_interactions_per_user=2048,
-    driver_memory="512m", previous=Path(previous[0]) if previous else None, progress=lambda _: None,
+    driver_memory="512m", progress=lambda _: None,
 )
-print(report.incremental, report.users)
+print(report.users)
 """
 
 
@@ -42,17 +42,15 @@ def run(*arguments: object) -> str:
 def test_runs_on_a_master_with_two_workers(tmp_path: Path):
     dataset = write_prepared(tmp_path / "data", EVENTS)
     with standalone_spark(tmp_path, workers=2) as spark:
-        assert run(dataset, tmp_path / "first", spark.url, 1030) == "False 4"
-        assert run(dataset, tmp_path / "second", spark.url, 1050, tmp_path / "first") == "True 4"
+        assert run(dataset, tmp_path / "out", spark.url, 1050) == "4"
         with urllib.request.urlopen(f"{spark.page}/json/", timeout=60) as answer:
             state = json.load(answer)
     assert [worker["state"] for worker in state["workers"]] == ["ALIVE", "ALIVE"]
-    assert [job["state"] for job in state["completedapps"]] == ["FINISHED", "FINISHED"]
+    assert [job["state"] for job in state["completedapps"]] == ["FINISHED"]
     assert all((tmp_path / f"work-{number}").glob("app-*/*/stderr") for number in range(2))
     names = ("item_key", "item_type", "outcome", "surface", "timestamp")
-    for name, end in (("first", 1030), ("second", 1050)):
-        histories = iter_histories(tmp_path / name)
-        got = {
-            user: list(zip(*(getattr(history, n).tolist() for n in names), strict=True)) for user, history in histories
-        }
-        assert got == expected_sequences(EVENTS, end=end)
+    got = {
+        user: list(zip(*(getattr(history, name).tolist() for name in names), strict=True))
+        for user, history in iter_histories(tmp_path / "out")
+    }
+    assert got == expected_sequences(EVENTS, end=1050)
