@@ -34,7 +34,7 @@ serve: setup  ## serve the demo's release until Ctrl-C
 	$(BIN)/pinrec serve --releases $(DEMO)/releases --signals $(DEMO)/dataset/signals
 
 # Two processes of pytest at a time: one alone leaves half of two cores idle, waiting for servers to start and to stop.
-ASIDE = tests/signal_service tests/event_stream
+ASIDE = tests/signal_service tests/event_stream tests/pinrec_core
 
 test: setup  ## all tests, the real Triton, Spark, RocksDB and Redis among them
 	log=$$(mktemp); \
