@@ -39,5 +39,5 @@ def test_timings_and_the_fuzzer_make_the_rows_that_the_goals_look_for(tmp_path):
     found = {(line.goal, line.case): line.value for line in goals.collect(tmp_path, machine_card().slug)}
     measured = [key for key, value in found.items() if value is not None]
     assert ("20,000 requests with events, most of them malformed", "findings") in measured
-    assert ("ingest in batches of 100, one core", "events/s, disk") in measured
+    assert ("append to the embedded store in batches of 100, one core, without the stage", "events/s, disk") in measured
     assert ("INT8 features, median cosine to FP32", "the worst width") in measured
