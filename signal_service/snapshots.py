@@ -18,11 +18,10 @@ makes, switches and removes.
 from __future__ import annotations
 
 import datetime
-import logging
 import os
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -30,10 +29,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pinrec_core.errors import DataError
-from pinrec_core.files.held_folder import holding, is_held
+from pinrec_core.files.held_folder import is_held, using
 from pinrec_core.validation import check, load_json, save_json, validated
-
-log = logging.getLogger(__name__)
 
 SNAPSHOTS = "snapshots"
 CURRENT = "current"
@@ -210,13 +207,7 @@ def using_snapshot(folder: Path) -> Iterator[None]:
     The kernel ends the use with the process, however that ends. Raises ``DataError`` where the folder is gone. Where
     the file system knows no locks, a warning says so and the block runs all the same.
     """
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(holding(Path(folder)))
-        except (FileNotFoundError, NotADirectoryError) as gone:
-            raise DataError(f"{folder}: expected the folder of a snapshot; there is none any more") from gone
-        except OSError as error:
-            log.warning("%s: cannot be held (%s); do not prune it while it serves", folder, error.strerror)
+    with using(folder, "snapshot", gone=DataError):
         yield
 
 

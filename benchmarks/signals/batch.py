@@ -1,4 +1,6 @@
-"""The batch as a log grows: a full run, a day that is appended, and an incremental run, on a synthetic log of a year.
+"""The batch as a log grows: a full run, a day that is appended, and an incremental run, on a synthetic log.
+
+The day is the newest 365th of the events.
 
 Each run is the command of users, in a process of its own; its memory is that of all its processes together (Spark's
 Java included), looked at twice a second.
@@ -12,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -24,7 +27,7 @@ from pinrec_core.preparation.schema import load_spec
 LOOK_SECONDS = 0.5
 ITEMS = 100_000
 EVENTS_PER_USER = 40
-DAY = 86_400
+DAYS = 365
 
 
 def run(folder: Path, *, sizes: tuple[int, ...], driver_memory: str = "1g") -> list[dict[str, Any]]:
@@ -51,10 +54,11 @@ def run(folder: Path, *, sizes: tuple[int, ...], driver_memory: str = "1g") -> l
 
 
 def _last_day_apart(log: Path, day: Path) -> int:
-    """Move the last day of the log's events to ``day``, a row group at a time. Returns how many there are."""
+    """Move the newest of the log's events to ``day``, a batch of rows at a time. Returns how many there are."""
     events = log / "events.parquet"
     file = pq.ParquetFile(events)
-    end = max(pc.max(group.column("timestamp")).as_py() for group in file.iter_batches(columns=["timestamp"]))
+    time = pq.read_table(events, columns=["timestamp"])["timestamp"].to_numpy()
+    start = int(np.quantile(time, 1 - 1 / DAYS))
     day.mkdir()
     earlier, moved = log / "earlier.parquet", 0
     with (
@@ -62,7 +66,7 @@ def _last_day_apart(log: Path, day: Path) -> int:
         pq.ParquetWriter(day / "events.parquet", file.schema_arrow) as after,
     ):
         for batch in file.iter_batches():
-            late = pc.greater(batch.column("timestamp"), end - DAY)
+            late = pc.greater(batch.column("timestamp"), start)
             before.write_batch(batch.filter(pc.invert(late)))
             after.write_batch(batch.filter(late))
             moved += pc.sum(late).as_py() or 0

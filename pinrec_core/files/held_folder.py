@@ -10,13 +10,18 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+from pinrec_core.errors import PinRecError
+
+log = logging.getLogger(__name__)
 
 _UNFINISHED = re.compile(r"\..+-(building|removing)-[0-9a-f]{12}")
 
@@ -50,6 +55,23 @@ def holding(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def using(path: Path, what: str, *, gone: type[PinRecError]) -> Iterator[None]:
+    """Hold the folder of ``what``, such as a release, for as long as the block uses it.
+
+    Raises ``gone`` where it is not there. Where the file system knows no locks, a warning says so and the block runs
+    all the same.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(holding(Path(path)))
+        except (FileNotFoundError, NotADirectoryError) as absent:
+            raise gone(f"{path}: expected the folder of a {what}; there is none any more") from absent
+        except OSError as error:
+            log.warning("%s: cannot be held (%s); do not prune it while it serves", path, error.strerror)
+        yield
 
 
 def is_held(path: Path) -> bool:

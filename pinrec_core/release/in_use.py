@@ -6,15 +6,12 @@ holds it; machines that share releases over a network file system may not see ea
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from pinrec_core.errors import ReleaseError
-from pinrec_core.files.held_folder import holding, is_held
-
-log = logging.getLogger(__name__)
+from pinrec_core.files.held_folder import is_held, using
 
 
 @contextmanager
@@ -24,13 +21,7 @@ def using_release(folder: Path) -> Iterator[None]:
     The kernel ends the use with the process, however that ends. Raises ``ReleaseError`` where the folder is gone. Where
     the file system knows no locks, a warning says so and the block runs all the same.
     """
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(holding(Path(folder)))
-        except (FileNotFoundError, NotADirectoryError) as gone:
-            raise ReleaseError(f"{folder}: expected the folder of a release; there is none any more") from gone
-        except OSError as error:
-            log.warning("%s: cannot be held (%s); do not prune it while it serves", folder, error.strerror)
+    with using(folder, "release", gone=ReleaseError):
         yield
 
 
