@@ -1,4 +1,4 @@
-"""Turns the client's errors into this project's, so that every command fails in the same way.
+"""Opens the client of a command and turns its errors into this project's, so that every command fails in the same way.
 
 The client is a distribution of its own and cannot raise ``PinRecError`` itself.
 """
@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-from pinrec_client import DeadlineExceededError, PinRecClientError, UnavailableError
+from pinrec_client import DeadlineExceededError, PinRecClient, PinRecClientError, UnavailableError
 from pinrec_client import InvalidRequestError as ClientInvalidRequestError
+from pinrec_client.text import api_key, tls_files
 
 from pinrec_core.errors import InvalidRequestError, PinRecError, ServerError
 
@@ -34,3 +36,17 @@ def client_errors() -> Iterator[None]:
         yield
     except PinRecClientError as error:
         raise as_pinrec_error(error) from error
+
+
+@contextmanager
+def connected(
+    url: str, *, timeout: float, tls: bool, root_certificates: Path | None, certificate: Path | None, key: Path | None
+) -> Iterator[PinRecClient]:
+    """A client with the options of ``client_options`` and the API key of the environment; see ``client_errors``."""
+    with (
+        client_errors(),
+        PinRecClient(
+            url, timeout=timeout, tls=tls_files(tls, root_certificates, certificate, key), api_key=api_key()
+        ) as client,
+    ):
+        yield client

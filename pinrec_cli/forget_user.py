@@ -38,19 +38,15 @@ def forget_user(
 
     It lasts, whatever repeated or late events come. What the user does afterwards begins a new history.
     """
-    from pinrec_client import PinRecClient
-    from pinrec_client.text import api_key, parse_id, tls_files
+    from pinrec_client.text import parse_id
 
-    from pinrec_cli.client_errors import client_errors
+    from pinrec_cli.client_errors import connected
     from pinrec_cli.console import print_json, stdout
 
     user_id = parse_id(user, string_ids=string_ids)
-    with (
-        client_errors(),
-        PinRecClient(
-            url, timeout=timeout, tls=tls_files(tls, root_certificates, certificate, key), api_key=api_key()
-        ) as client,
-    ):
+    with connected(
+        url, timeout=timeout, tls=tls, root_certificates=root_certificates, certificate=certificate, key=key
+    ) as client:
         until = client.forget_user(user_id, at=at)
     if json_:
         print_json({"user_id": user_id, "forgotten_at": until})

@@ -113,16 +113,13 @@ def ingest(
     import time
     from contextlib import closing
 
-    from pinrec_client import PinRecClient
-    from pinrec_client.text import api_key, tls_files
-
     from event_stream.delivery import Delivery
     from event_stream.ingestion import Ingestion, IngestSettings
     from event_stream.opening import open_source
     from event_stream.records import RecordFormat
     from event_stream.rejected import RejectedFile
     from event_stream.stopping import Stopping
-    from pinrec_cli.client_errors import client_errors
+    from pinrec_cli.client_errors import connected
     from pinrec_cli.console import print_json, stderr, stdout
     from pinrec_cli.ingest_progress import ingest_progress
     from pinrec_core.training.stop_signals import stop_signals
@@ -137,9 +134,8 @@ def ingest(
     ingestion: Ingestion | None = None
     try:
         with (
-            client_errors(),
-            PinRecClient(
-                server, timeout=timeout, tls=tls_files(tls, root_certificates, certificate, key), api_key=api_key()
+            connected(
+                server, timeout=timeout, tls=tls, root_certificates=root_certificates, certificate=certificate, key=key
             ) as client,
             closing(
                 open_source(

@@ -49,18 +49,15 @@ def log_event(
     """Write one event of a user to a running service."""
     import time
 
-    from pinrec_client import Event, PinRecClient
-    from pinrec_client.text import api_key, parse_id, tls_files
+    from pinrec_client import Event
+    from pinrec_client.text import parse_id
 
-    from pinrec_cli.client_errors import client_errors
+    from pinrec_cli.client_errors import connected
     from pinrec_cli.console import print_json, stdout
 
-    with (
-        client_errors(),
-        PinRecClient(
-            url, timeout=timeout, tls=tls_files(tls, root_certificates, certificate, key), api_key=api_key()
-        ) as client,
-    ):
+    with connected(
+        url, timeout=timeout, tls=tls, root_certificates=root_certificates, certificate=certificate, key=key
+    ) as client:
         identity = {} if event_id is None else {"event_id": event_id}
         event = Event(
             user_id=parse_id(user, string_ids=string_ids),

@@ -66,20 +66,17 @@ def recommend(
     json_: Annotated[bool, typer.Option("--json", help="Print a JSON list, one entry per user.")] = False,
 ) -> None:
     """Recommend items to one or more users, from a running service."""
-    from pinrec_client import PinRecClient, PinRecClientError, RecommendRequest
-    from pinrec_client.text import api_key, document, parse_budget, parse_id, tls_files
+    from pinrec_client import PinRecClientError, RecommendRequest
+    from pinrec_client.text import document, parse_budget, parse_id
 
-    from pinrec_cli.client_errors import as_pinrec_error, client_errors
+    from pinrec_cli.client_errors import as_pinrec_error, connected
     from pinrec_cli.console import print_json, stdout
     from pinrec_core.dataset.catalogue import ItemCatalogue
 
     catalogue = None if titles is None else ItemCatalogue.open(titles)
-    with (
-        client_errors(),
-        PinRecClient(
-            url, timeout=timeout, tls=tls_files(tls, root_certificates, certificate, key), api_key=api_key()
-        ) as client,
-    ):
+    with connected(
+        url, timeout=timeout, tls=tls, root_certificates=root_certificates, certificate=certificate, key=key
+    ) as client:
         weights = None if budget is None else parse_budget(budget)
         requests = [
             RecommendRequest(
